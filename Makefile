@@ -1,0 +1,48 @@
+# Everything sets itself up: `make demo` and `make test` work on a machine with Python 3.11, pip, make and git.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test test-full check format bench clean
+
+install: $(STAMP)
+
+# Without ensurepip (Debian keeps it in a package of its own) the system's pip fills the new environment.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv --without-pip $(VENV)
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install
+	test -d data/scenes || $(BIN)/orchestrator data scenes data/scenes --num-train 12000 --num-eval 2000 --seed 0
+	$(BIN)/orchestrator run jobs/clip-scenes.yaml --cluster cluster/laptop
+	$(BIN)/orchestrator run jobs/catlip-scenes.yaml --cluster cluster/laptop
+	$(BIN)/orchestrator runs --cluster cluster/laptop
+
+test: install
+	$(BIN)/python -m pytest -m "not full"
+
+test-full: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/step.py --objective clip --model vit_tiny_64 --batch 128
+	$(BIN)/python benchmarks/tracking.py
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

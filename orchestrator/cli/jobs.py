@@ -1,0 +1,67 @@
+"""Commands about job files: ``check``, ``plan``, ``run``."""
+
+from __future__ import annotations
+
+import typer
+
+from orchestrator.cli import terminal
+from orchestrator.cli.options import LAPTOP, ClusterOption, JobArgument, JsonOption, SetOption
+from orchestrator.cli.results import print_evaluation, print_pretrain
+
+
+def check(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOption = None) -> None:
+    """Say what is wrong with a job on a cluster, before anything starts."""
+    from orchestrator.runs.check import check_job
+    from orchestrator.spec.load import load_cluster, load_job
+
+    spec, place = load_job(job, overrides or ()), load_cluster(cluster)
+    num_wrong = 0
+    for finding in check_job(spec, place):
+        num_wrong += not finding.holds
+        mark, style = ("✓", "green") if finding.holds else ("✗", "red")
+        terminal.out.print(f"{mark} {finding.subject}: {finding.detail}", style=style, markup=False, soft_wrap=True)
+    if num_wrong:
+        raise typer.Exit(2)
+
+
+def plan(
+    job: JobArgument, cluster: ClusterOption = LAPTOP, json: JsonOption = False, overrides: SetOption = None
+) -> None:
+    """Show what would run, with the arithmetic; starts nothing and writes nothing."""
+    from orchestrator.runs.prepare import read_facts
+    from orchestrator.spec.describe import describe_evaluate, describe_plan
+    from orchestrator.spec.job import EvaluateSpec
+    from orchestrator.spec.load import load_cluster, load_job
+    from orchestrator.spec.plan import resolve_plan
+
+    spec, place = load_job(job, overrides or ()), load_cluster(cluster)
+    if isinstance(spec, EvaluateSpec):
+        document, sections = spec.model_dump_json(indent=2), describe_evaluate(spec, place)
+    else:
+        resolved = resolve_plan(spec, place, read_facts(spec, place))
+        document, sections = resolved.model_dump_json(indent=2), describe_plan(resolved)
+    if json:
+        typer.echo(document)
+    else:
+        terminal.print_pairs(sections)
+
+
+def run(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOption = None) -> None:
+    """Run a job here and now. The same name again goes on from the run's last checkpoint."""
+    from orchestrator.spec.job import EvaluateSpec
+    from orchestrator.spec.load import join_uri, load_cluster, load_job
+
+    spec, place = load_job(job, overrides or ()), load_cluster(cluster)
+    if isinstance(spec, EvaluateSpec):
+        from orchestrator.runs.evaluate import evaluate_run
+
+        run_uri = join_uri(place.storage.runs, spec.run)
+        print_evaluation(evaluate_run(run_uri, place, evaluation=spec.evaluation))
+        return
+    from orchestrator.runs.pretrain import run_pretrain
+
+    with terminal.show_progress() as on_progress:
+        result = run_pretrain(spec, place, on_progress=on_progress)
+    print_pretrain(result)
+    if result.status == "stopped":
+        raise typer.Exit(130)

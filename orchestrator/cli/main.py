@@ -1,0 +1,47 @@
+"""The command ``orchestrator``: its groups, its exit codes. Imports no framework, so that ``--help`` answers at once.
+
+Exit codes: 0 done, 1 the work failed, 2 the user's input is wrong, 130 interrupted.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli import data, jobs, runs, terminal
+from orchestrator.env import apply_quiet_env
+from orchestrator.errors import OrchestratorError
+
+app = typer.Typer(
+    help="Train, evaluate and compare vision-language objectives on streamed image-text shards.",
+    epilog="Example: orchestrator run jobs/clip-scenes.yaml --cluster cluster/laptop",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(data.app, name="data")
+app.command(epilog="Example: orchestrator check jobs/clip-scenes.yaml --cluster cluster/laptop")(jobs.check)
+app.command(epilog="Example: orchestrator plan jobs/clip-scenes.yaml --set batch.global_size=512 --json")(jobs.plan)
+app.command(epilog="Example: orchestrator run jobs/clip-scenes.yaml --set budget.epochs=2 --set name=short")(jobs.run)
+app.command(epilog="Example: orchestrator evaluate clip-scenes --json")(runs.evaluate)
+app.command(epilog="Example: orchestrator export clip-scenes exported/clip-scenes --weights raw")(runs.export)
+app.command("runs", epilog="Example: orchestrator runs --cluster cluster/laptop --json")(runs.list_all)
+
+
+@app.callback()
+def _start(debug: Annotated[bool, typer.Option("--debug", help="Show all records and tracebacks.")] = False) -> None:
+    apply_quiet_env()
+    terminal.start_logging(debug)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        app()
+    except OrchestratorError as error:
+        terminal.report_error(error)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+"""Arguments and options that several commands share."""
+
+from typing import Annotated
+
+import typer
+
+JobArgument = Annotated[str, typer.Argument(metavar="JOB.yaml", help="Job file: what to run.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder or URI.")]
+ClusterOption = Annotated[str, typer.Option(help="Cluster folder: where to run, and where data and runs are.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a key of the job file; repeatable.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+LAPTOP = "cluster/laptop"

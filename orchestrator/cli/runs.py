@@ -1,0 +1,106 @@
+"""Commands about runs that exist: ``evaluate``, ``export``, ``runs``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_format
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli import terminal
+from orchestrator.cli.options import LAPTOP, ClusterOption, JsonOption, RunArgument
+from orchestrator.cli.results import print_evaluation
+
+if TYPE_CHECKING:
+    from orchestrator.spec.cluster import ClusterSpec
+    from orchestrator.tracking.tracker import RunRow
+
+
+class Weights(StrEnum):
+    """Which weights of a checkpoint."""
+
+    RAW = "raw"
+    EMA = "ema"
+
+
+def evaluate(run: RunArgument, cluster: ClusterOption = LAPTOP, json: JsonOption = False) -> None:
+    """Judge a run's last checkpoint again on the evaluation sets of its plan."""
+    from orchestrator.evaluation.results import results_to_json
+    from orchestrator.runs.evaluate import evaluate_run
+    from orchestrator.spec.load import load_cluster
+
+    place = load_cluster(cluster)
+    results = evaluate_run(_run_uri(run, place), place)
+    if json:
+        typer.echo(results_to_json(results), nl=False)
+    else:
+        print_evaluation(results)
+
+
+def export(
+    run: RunArgument,
+    dest: Annotated[str, typer.Argument(metavar="DEST", help="Folder to write; must be empty or new.")],
+    cluster: ClusterOption = LAPTOP,
+    weights: Annotated[Weights, typer.Option(help="Trained weights, or their moving average.")] = Weights.RAW,
+) -> None:
+    """Write a run's last checkpoint as safetensors that transformers opens with from_pretrained."""
+    from orchestrator.runs.export import export_run
+    from orchestrator.spec.load import load_cluster
+
+    place = load_cluster(cluster)
+    export_run(_run_uri(run, place), dest, place, weights.value)
+    terminal.out.print(f"exported {run} ({weights.value} weights) to {dest}", markup=False, soft_wrap=True)
+
+
+def list_all(
+    cluster: ClusterOption = LAPTOP,
+    experiment: Annotated[str, typer.Option(help="MLflow experiment.")] = "vl-orchestrator",
+    json: JsonOption = False,
+    sync: Annotated[bool, typer.Option("--sync", help="First deliver records that MLflow has not got yet.")] = False,
+) -> None:
+    """Show what MLflow knows as a table; a run that died is closed first."""
+    from orchestrator.spec.load import load_cluster
+    from orchestrator.spec.plan import resolve_tracking_uri
+    from orchestrator.tracking.mlflow.runs import close_dead_runs, list_runs
+
+    place = load_cluster(cluster)
+    uri = resolve_tracking_uri(place)
+    if sync:
+        from orchestrator.runs.sync import sync_runs
+
+        for delivered in sync_runs(place):
+            terminal.err.print(delivered, markup=False, soft_wrap=True)
+    close_dead_runs(uri, experiment)
+    rows = list_runs(uri, experiment)
+    if json:
+        typer.echo(json_format.dumps([_row_document(row) for row in rows], indent=2))
+    elif rows:
+        headings = ("run", "status", "objective", "steps", "samples/s", "started", "checkpoint", "reason")
+        terminal.print_table(headings, [_row_cells(row) for row in rows])
+    else:
+        terminal.out.print(f"no runs in experiment {experiment} of {uri}", markup=False, soft_wrap=True)
+
+
+def _run_uri(run: str, cluster: ClusterSpec) -> str:
+    from orchestrator.spec.load import absolute_uri, join_uri
+
+    return absolute_uri(run.rstrip("/")) if "/" in run else join_uri(cluster.storage.runs, run)
+
+
+def _row_document(row: RunRow) -> dict[str, object]:
+    return {**dataclasses.asdict(row), "started": row.started.isoformat()}
+
+
+def _row_cells(row: RunRow) -> tuple[str, ...]:
+    return (
+        row.name,
+        row.status,
+        row.objective or "",
+        "" if row.steps is None else f"{row.steps:,}",
+        "" if row.samples_per_s is None else f"{row.samples_per_s:,.0f}",
+        f"{row.started.astimezone():%Y-%m-%d %H:%M}",
+        row.checkpoint_uri or "",
+        row.reason or "",
+    )

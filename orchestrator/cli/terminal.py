@@ -1,0 +1,133 @@
+"""What a person sees: results on stdout, progress, records and errors on stderr; plain lines where nobody watches.
+
+Owns consoles, progress displays and the log file of a command. Decides nothing about the work.
+"""
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from orchestrator.env import setup_logging
+from orchestrator.errors import OrchestratorError
+from orchestrator.runs.progress import OnProgress, Progress
+
+PLAIN_INTERVAL_S = 10.0
+_MOST_LOG_FILES = 50
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+logger = logging.getLogger(__name__)
+
+
+def start_logging(debug: bool) -> None:
+    """Records go to stderr from INFO up (all with ``debug``) and, with tracebacks, to a log file."""
+    setup_logging(logging.DEBUG)
+    root = logging.getLogger("orchestrator")
+    if err.is_terminal:  # a bare stream handler would write through the middle of a progress bar
+        root.handlers[:] = [RichHandler(console=err, show_path=False, show_level=False, markup=False)]
+    root.handlers[0].setLevel(logging.DEBUG if debug else logging.INFO)
+    file_handler = logging.FileHandler(_new_log_file(), delay=True, encoding="utf-8")
+    file_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root.addHandler(file_handler)
+
+
+def log_file() -> str | None:
+    """The log file of this command, if it has one."""
+    handlers = logging.getLogger("orchestrator").handlers
+    return next((handler.baseFilename for handler in handlers if isinstance(handler, logging.FileHandler)), None)
+
+
+def report_error(error: OrchestratorError) -> None:
+    """One clear message on stderr; the traceback goes to the log file (and to stderr with ``--debug``)."""
+    logger.debug("%s", type(error).__name__, exc_info=error)
+    err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+    if error.exit_code == 1:
+        err.print(f"log file: {log_file()}", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def show_progress() -> Iterator[OnProgress]:
+    """Bars at a terminal; elsewhere a line per activity, every ten seconds and at its end."""
+    if not err.is_terminal:
+        yield _Lines().show
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=err) as bars:
+        yield _BarPerActivity(bars).show
+
+
+class _BarPerActivity:
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._ids: dict[str, int] = {}
+
+    def show(self, progress: Progress) -> None:
+        task = self._ids.get(progress.activity)
+        if task is None:
+            task = self._bars.add_task(progress.activity, total=progress.total, note="")
+            self._ids[progress.activity] = task
+        # The type of ids is rich's own NewType over int.
+        self._bars.update(task, completed=progress.done, total=progress.total, note=progress.note)  # type: ignore[arg-type]
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._activity = ""
+        self._shown_s = 0.0
+
+    def show(self, progress: Progress) -> None:
+        now_s = time.monotonic()
+        is_news = progress.activity != self._activity or progress.done == progress.total
+        if not is_news and now_s - self._shown_s < PLAIN_INTERVAL_S:
+            return
+        self._activity, self._shown_s = progress.activity, now_s
+        of_total = "" if progress.total is None else f"/{progress.total:,}"
+        note = f", {progress.note}" if progress.note else ""
+        line = f"{progress.activity}: {progress.done:,}{of_total} {progress.unit}".rstrip()
+        err.print(line + note, markup=False, soft_wrap=True)
+
+
+def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
+    """Headings on the left, their text on the right."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for heading, text in pairs:
+        grid.add_row(heading, text)
+    _print_table(grid)
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table with a line of headings."""
+    table = Table(*headings, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    _print_table(table)
+
+
+def _print_table(table: Table) -> None:
+    # Nobody's terminal, nobody's width: a pipe gets whole lines.
+    out.print(table, markup=False, width=None if out.is_terminal else 400)
+
+
+def _new_log_file() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    folder = Path(state) / "vl-orchestrator"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="vl-orchestrator-"))
+    for old in sorted(folder.glob("*.log"))[:-_MOST_LOG_FILES]:
+        old.unlink(missing_ok=True)
+    return folder / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"

@@ -1,0 +1,64 @@
+"""What ranks say to each other inside an objective or a probe: ``torch.distributed`` only.
+
+Everything works without a process group, as on one rank. All ranks call the same functions in the same order with
+tensors of equal shape; nothing here checks that, since the check would itself be a collective.
+
+Legend: B rows of a worker batch, G rows of the global batch, D any width.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def rank_and_world_size() -> tuple[int, int]:
+    """This process's rank and the number of ranks; (0, 1) without a process group."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def gather_with_gradient(local_BD: Tensor) -> Tensor:
+    """Rows of all ranks, in the order of ranks [G, D]; the gradient flows back to the rank a row came from.
+
+    The backward pass sums what all ranks' losses say about a row. With a loss over local rows against gathered
+    ones, and gradients averaged over ranks as data parallelism does, that is exactly the gradient of one process
+    with the global batch.
+    """
+    if rank_and_world_size()[1] == 1:
+        return local_BD
+    return _GatherWithGradient.apply(local_BD)  # type: ignore[no-untyped-call]
+
+
+def all_reduce_mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Mean over ranks of 0-dim tensors, in one collective; the same names on every rank."""
+    _, world_size = rank_and_world_size()
+    if world_size == 1 or not values:
+        return dict(values)
+    names = sorted(values)
+    means = torch.stack([values[name].detach().float() for name in names])
+    dist.all_reduce(means)
+    return dict(zip(names, means / world_size, strict=True))
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    # Lists of tensors, since the calls for one flat tensor carry other names from one torch version to the next.
+    @staticmethod
+    def forward(ctx: Any, local_BD: Tensor) -> Tensor:
+        _, world_size = rank_and_world_size()
+        global_GD = local_BD.new_empty((world_size * len(local_BD), *local_BD.shape[1:]))
+        dist.all_gather(list(global_GD.chunk(world_size)), local_BD.contiguous())
+        return global_GD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_GD: Tensor) -> Tensor:
+        _, world_size = rank_and_world_size()
+        chunks = [chunk.contiguous() for chunk in grad_GD.chunk(world_size)]
+        grad_BD = torch.empty_like(chunks[0])
+        dist.reduce_scatter(grad_BD, chunks)
+        return grad_BD

@@ -1,0 +1,45 @@
+"""The process environment: what must be set before Ray, DeepSpeed and MLflow are imported, and which names we read.
+
+Owns variable names and quiet logs. Holds no setting of a job or a cluster.
+"""
+
+import logging
+import os
+import socket
+import sys
+
+# What other packages read when they are imported or started.
+QUIET_ENV = {
+    "DS_SKIP_CUDA_CHECK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    # A planted pickle in a checkpoint must not run: DeepSpeed itself asks for weights_only=False.
+    "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
+}
+
+
+def apply_quiet_env() -> None:
+    """Set what is not set yet; call before importing Ray, DeepSpeed or MLflow."""
+    for name, value in QUIET_ENV.items():
+        os.environ.setdefault(name, value)
+
+
+def setup_logging(level: int = logging.INFO, rank: int | None = None) -> None:
+    """Log our own records to stderr, plainly; other packages only from warnings up."""
+    prefix = "" if rank is None else f"[rank {rank}] "
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
+    root = logging.getLogger("orchestrator")
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    root.propagate = False
+
+
+def holder_name() -> str:
+    """Who holds a lease: host and process."""
+    return f"{socket.gethostname()}:{os.getpid()}"

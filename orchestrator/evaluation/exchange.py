@@ -1,0 +1,67 @@
+"""Spreads independent work over ranks and hands every rank all results, without waiting in a collective.
+
+A collective gives up after the group's time-out, so a rank that is done must not wait in one for a rank that still
+works. Results go through the group's key-value store instead: each rank writes one key and polls for the others',
+and a collective is entered only when all results are there. Trade-off: polling costs up to ``POLL_S`` per exchange.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch.distributed as dist
+
+from orchestrator.errors import EvaluationError
+
+POLL_S = 0.05
+
+Record = dict[str, Any]
+
+
+def share_work(
+    work: Sequence[Callable[[], Record]], rank: int, world_size: int, timeout_s: float = 4 * 3600
+) -> list[Record]:
+    """Does item i on rank i % world_size and returns the records of all items, in order, on all ranks.
+
+    All ranks call it with the same number of items; records hold what JSON can hold. World size 1 needs no group.
+
+    Raises:
+        EvaluationError: on the other ranks, when an item failed on one (which raises its own error), or when a
+            rank has not finished ``timeout_s`` after this one did.
+    """
+    if world_size == 1:
+        return [item() for item in work]
+    store = dist.distributed_c10d._get_default_store()  # the group's own; torch has no public name for it
+    prefix = _agree_on_prefix()
+    try:
+        own = [item() for item in work[rank::world_size]]
+    except Exception as error:
+        store.set(f"{prefix}/{rank}", json.dumps({"failed": f"{type(error).__name__}: {error}"}))
+        raise
+    store.set(f"{prefix}/{rank}", json.dumps({"records": own}))
+    deadline_s = time.monotonic() + timeout_s
+    by_rank = [_wait_for(store, f"{prefix}/{other}", other, deadline_s) for other in range(world_size)]
+    dist.barrier()  # all have all results by now, or within one poll: the keys can go, and so can the store's host
+    store.delete_key(f"{prefix}/{rank}")
+    return [by_rank[i % world_size][i // world_size] for i in range(len(work))]
+
+
+def _agree_on_prefix() -> str:
+    """A key prefix that no earlier exchange used, the same on all ranks."""
+    names = [uuid.uuid4().hex]
+    dist.broadcast_object_list(names, src=0)
+    return f"evaluation/{names[0]}"
+
+
+def _wait_for(store: dist.distributed_c10d.Store, key: str, rank: int, deadline_s: float) -> list[Record]:
+    while not store.check([key]):
+        if time.monotonic() > deadline_s:
+            raise EvaluationError(f"rank {rank} did not finish its probes in time; see that rank's log")
+        time.sleep(POLL_S)
+    outcome = json.loads(store.get(key))
+    if "failed" in outcome:
+        raise EvaluationError(f"a probe failed on rank {rank}: {outcome['failed']}")
+    records: list[Record] = outcome["records"]
+    return records

@@ -1,0 +1,67 @@
+"""What an evaluation set asks: its targets, their classes and the prompts that name them (``targets.json``).
+
+The file is ``{"targets": {name: fields of TargetSpec}}``; the rows' own labels travel with the rows.
+"""
+
+from typing import Annotated
+
+from pydantic import Field, ValidationError, model_validator
+
+from orchestrator.errors import EvaluationError
+from orchestrator.spec.section import Section
+
+PLACEHOLDER = "{}"
+MAX_TARGETS_BYTES = 16 * 1024**2
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]  # stands in a metric's name
+
+
+class TargetSpec(Section):
+    """One thing to tell about an image, as exactly one of ``classes``."""
+
+    classes: tuple[str, ...] = Field(min_length=2)
+    """Every label a row can carry, as text."""
+    named_in_captions: bool
+    """Whether training captions name this target, that is, whether a text tower had a chance to learn its words."""
+    templates: tuple[str, ...] = ()
+    """Zero-shot prompts with ``{}`` where the class goes; none: the target has no zero-shot classifier."""
+    hypernyms: dict[str, str] = Field(default_factory=dict)
+    """Class to the more general word that captions call it by, and prompts therefore too."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TargetSpec":
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes holds one class twice; every class must stand there once")
+        for template in self.templates:
+            if PLACEHOLDER not in template:
+                raise ValueError(f"template {template!r} has no {PLACEHOLDER} for the class to stand in")
+        if unknown := sorted(set(self.hypernyms) - set(self.classes)):
+            raise ValueError(f"hypernyms names {unknown}, which are not in classes")
+        return self
+
+    def prompts_of(self, label: str) -> list[str]:
+        """The prompts of one class, in the order of the templates."""
+        words = self.hypernyms.get(label, label)
+        return [template.replace(PLACEHOLDER, words) for template in self.templates]
+
+
+class _TargetsFile(Section):
+    targets: dict[Name, TargetSpec] = Field(min_length=1)
+
+
+def load_targets(data: bytes, source: str = "targets.json") -> dict[str, TargetSpec]:
+    """Reads the bytes of a ``targets.json``; ``source`` is what an error calls the file.
+
+    Raises:
+        EvaluationError: too large, not JSON, or a field that is missing, unknown or wrong (all are listed).
+    """
+    if len(data) > MAX_TARGETS_BYTES:
+        raise EvaluationError(f"{source} has {len(data):,} bytes; at most {MAX_TARGETS_BYTES:,} are read")
+    try:
+        return _TargetsFile.model_validate_json(data).targets
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}"
+            for fault in error.errors(include_url=False, include_input=False)
+        )
+        raise EvaluationError(f"{source} does not describe evaluation targets: {faults}") from error

@@ -1,0 +1,80 @@
+"""The line between the driver and rank 0: an actor that keeps reports until the driver takes them.
+
+The driver is the only one that talks to MLflow; a worker's part is one message that nobody waits for. The actor
+lives on the driver's node and holds no CPU.
+"""
+
+import logging
+import time
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from orchestrator.training.reports import Report
+
+logger = logging.getLogger(__name__)
+
+_ASK_INTERVAL_S = 0.5
+
+
+class _Mailbox:
+    """State of the actor."""
+
+    def __init__(self) -> None:
+        self._reports: list[Report] = []
+        self._stop = False
+
+    def send(self, report: Report) -> None:
+        self._reports.append(report)
+
+    def take(self) -> list[Report]:
+        taken, self._reports = self._reports, []
+        return taken
+
+    def request_stop(self) -> None:
+        self._stop = True
+
+    def stop_requested(self) -> bool:
+        return self._stop
+
+
+class RunControl:
+    """The driver's end."""
+
+    def __init__(self) -> None:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.mailbox = ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+
+    def take(self) -> list[Report]:
+        """All reports since the last call, in order."""
+        reports: list[Report] = ray.get(self.mailbox.take.remote())
+        return reports
+
+    def request_stop(self) -> None:
+        """Ask the workers to write a checkpoint and end."""
+        ray.get(self.mailbox.request_stop.remote())
+
+
+class MailboxLink:
+    """Rank 0's end; implements ``training.reports.DriverLink``. Asks at most twice a second, and never waits."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+        self._answer: Any = None
+        self._asked_s = 0.0
+        self._stop = False
+
+    def send(self, report: Report) -> None:
+        """Hand over a report; an actor delivers calls of one caller in order."""
+        self._mailbox.send.remote(report)
+
+    def stop_requested(self) -> bool:
+        """The last answer that came."""
+        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            self._stop = ray.get(self._answer)
+            self._answer = None
+        if self._answer is None and time.monotonic() - self._asked_s > _ASK_INTERVAL_S:
+            self._answer = self._mailbox.stop_requested.remote()
+            self._asked_s = time.monotonic()
+        return self._stop

@@ -1,0 +1,87 @@
+"""What a failed attempt means: end the run with a named error, or try again.
+
+Decides only; ``attempts.py`` acts. Errors of input, data, divergence and memory would come again; workers, nodes and
+stores recover. Ray's own policy retries them all alike and never refills its budget.
+"""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.train import ControllerError, WorkerGroupError
+
+from orchestrator.errors import (
+    MemoryExhaustedError,
+    OrchestratorError,
+    ShardReadError,
+    WorkerLostError,
+    WorkError,
+)
+
+# What the other ranks see when one dies in a collective (gloo and NCCL).
+_PEER_LOST = re.compile(
+    r"connection (closed|reset|refused)|broken pipe|peer|socket|timed? ?out|nccl.*(remote|abort)", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do about a failure, and the error to end with if nothing more is tried."""
+
+    retry: bool
+    error: OrchestratorError
+
+
+def judge_failure(failure: BaseException) -> Verdict:
+    """The verdict on what ``TorchTrainer.fit`` raised."""
+    causes = [_root_cause(error) for error in _collect(failure)]
+    named = [cause for cause in causes if isinstance(cause, OrchestratorError)]
+    for cause in named:
+        if not isinstance(cause, ShardReadError):
+            return Verdict(retry=False, error=cause)
+    if named:
+        return Verdict(retry=True, error=named[0])
+    for cause in causes:
+        if isinstance(cause, torch.OutOfMemoryError | OutOfMemoryError | MemoryError):
+            return Verdict(retry=False, error=_memory_error(cause))
+    lost = [cause for cause in causes if _is_lost(cause)]
+    if lost:
+        return Verdict(retry=True, error=WorkerLostError(f"a worker or its node was lost: {_first_line(lost[0])}"))
+    first = causes[0]
+    return Verdict(retry=False, error=WorkError(f"{type(first).__name__} in a worker: {first}"))
+
+
+def _collect(failure: BaseException) -> list[BaseException]:
+    if isinstance(failure, WorkerGroupError):
+        return [error for _, error in sorted(failure.worker_failures.items())] or [failure]
+    if isinstance(failure, ControllerError):
+        return [failure.controller_failure]
+    return [failure]
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """The exception below Ray's wrappers, which each keep it under another name."""
+    for name in ("_base_exc", "health_check_failure", "cause"):
+        inner = getattr(error, name, None)
+        if isinstance(inner, BaseException) and inner is not error:
+            return _root_cause(inner)
+    return error
+
+
+def _is_lost(cause: BaseException) -> bool:
+    if isinstance(cause, RayActorError | RayTaskError):
+        return True
+    is_startup = type(cause).__name__.startswith("WorkerGroupStartup")
+    return is_startup or (isinstance(cause, RuntimeError) and bool(_PEER_LOST.search(str(cause))))
+
+
+def _memory_error(cause: BaseException) -> MemoryExhaustedError:
+    return MemoryExhaustedError(
+        f"out of memory: {_first_line(cause)}; lower batch.global_size or model.image_size, raise zero_stage, "
+        f"or set model.activation_checkpointing: true"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,76 @@
+"""A run's folder: its plan, its key, and the local place of its journal.
+
+    plan.json            the Plan of the last start
+    run.json             the run's key, made once: under it MLflow finds the same run again
+    lease.json           who holds the run (storage/lease.py)
+    checkpoints/         step-NNNNNNNN/ with their complete markers (training/checkpoint.py)
+    tracking/            journal of what MLflow gets (below the user's state folder when the run lies in a bucket)
+"""
+
+import json
+import os
+import secrets
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from orchestrator.errors import RunConflictError, RunNotFoundError
+from orchestrator.spec.cluster import S3Spec
+from orchestrator.spec.plan import Plan, compare_identities, load_plan
+from orchestrator.storage.store import ObjectNotFoundError, Store, open_store
+
+PLAN_FILE, KEY_FILE = "plan.json", "run.json"
+
+
+def claim_run(store: Store, plan: Plan) -> str:
+    """Make the run's folder this plan's, and return the run's key. The caller holds the lease.
+
+    Raises:
+        RunConflictError: the folder belongs to a plan of another identity; says what differs.
+    """
+    before = _read(store, PLAN_FILE)
+    if before is not None:
+        theirs = load_plan(before.decode(), f"{store.uri}/{PLAN_FILE}")
+        differences = compare_identities(plan.identity, theirs.identity)
+        if differences:
+            raise RunConflictError(
+                f"run '{plan.name}' in {store.uri} belongs to another plan; its values -> yours:\n  "
+                + "\n  ".join(differences)
+                + "\nuse another name (--set name=...), or restore these values to go on with it"
+            )
+    store.write_bytes(PLAN_FILE, plan.model_dump_json(indent=2).encode())
+    if _read(store, KEY_FILE) is None:
+        store.create_bytes(KEY_FILE, json.dumps({"key": secrets.token_hex(8)}).encode())
+    return str(json.loads(store.read_bytes(KEY_FILE))["key"])
+
+
+def open_run(run_uri: str, s3: S3Spec) -> tuple[Store, Plan, str]:
+    """The folder, plan and key of a run that exists.
+
+    Raises:
+        RunNotFoundError: there is no run at ``run_uri``.
+    """
+    store = open_store(run_uri, s3)
+    text = _read(store, PLAN_FILE)
+    if text is None:
+        raise RunNotFoundError(f"{run_uri} holds no {PLAN_FILE}; 'orchestrator runs' lists the runs there are")
+    plan = load_plan(text.decode(), f"{run_uri}/{PLAN_FILE}")
+    return store, plan, str(json.loads(store.read_bytes(KEY_FILE))["key"])
+
+
+def tracking_folder(run_uri: str, key: str) -> Path:
+    """The local folder of the run's journal; made when missing."""
+    parts = urlsplit(run_uri)
+    if parts.scheme in ("", "file"):
+        folder = Path(unquote(parts.path)) / "tracking"
+    else:
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        folder = Path(state) / "vl-orchestrator" / "tracking" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _read(store: Store, path: str) -> bytes | None:
+    try:
+        return store.read_bytes(path)
+    except ObjectNotFoundError:
+        return None

@@ -1,0 +1,130 @@
+"""The pretrain job, seen from the driver: prepare, plan, claim the run, train, and say how it ended."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Literal
+
+from orchestrator.env import apply_quiet_env, holder_name
+from orchestrator.errors import Interrupted, OrchestratorError
+from orchestrator.evaluation.results import ProbeResult
+from orchestrator.runs.folder import claim_run, tracking_folder
+from orchestrator.runs.interrupts import StopRequest, stop_on_signals
+from orchestrator.runs.prepare import prepare_facts
+from orchestrator.runs.progress import OnProgress
+from orchestrator.runs.recorder import Recorder
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.job import PretrainSpec
+from orchestrator.spec.plan import Plan, resolve_plan
+from orchestrator.storage.lease import Lease, acquire_lease
+from orchestrator.storage.store import Store, check_store, open_store
+from orchestrator.tracking.mlflow.open import open_tracker
+from orchestrator.tracking.tracker import TAG_OBJECTIVE, RunStatus, RunTarget, Tracker, flat_params
+from orchestrator.training.checkpoint import find_checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """How a pretrain job ended, and where everything is."""
+
+    plan: Plan
+    status: Literal["finished", "stopped"]
+    step: int
+    checkpoint_uri: str
+    run_folder: str
+    tracking_uri: str
+    mlflow_run_id: str | None
+    samples_per_s: float | None = None
+    """Over the last logged steps; ``None``: there was nothing left to train."""
+    evaluation: list[ProbeResult] = field(default_factory=list)
+    evaluation_ema: list[ProbeResult] = field(default_factory=list)
+
+
+def run_pretrain(
+    job: PretrainSpec, cluster: ClusterSpec, *, on_progress: OnProgress | None = None
+) -> PretrainResult:
+    """Run a pretrain job to its end, or to the user's.
+
+    Raises:
+        OrchestratorError: what was wrong with the input, or what ended the work; the run is closed in MLflow.
+    """
+    apply_quiet_env()
+    plan = resolve_plan(job, cluster, prepare_facts(job, cluster, on_progress))
+    store = open_store(plan.run_uri, plan.s3)
+    check_store(store, write=True)
+    with stop_on_signals() as stop, acquire_lease(store, holder_name()) as lease:
+        key = claim_run(store, plan)
+        tracker = open_tracker(_target(plan, key), tracking_folder(plan.run_uri, key), "driver", owns_run=True)
+        try:
+            result = _run(plan, cluster, store, tracker, on_progress, stop, lease, key)
+        finally:
+            tracker.close()
+    return result
+
+
+def _run(
+    plan: Plan,
+    cluster: ClusterSpec,
+    store: Store,
+    tracker: Tracker,
+    on_progress: OnProgress | None,
+    stop: StopRequest,
+    lease: Lease,
+    key: str,
+) -> PretrainResult:
+    _record_start(plan, tracker)
+    recorder = Recorder(plan, tracker, on_progress)
+    try:
+        status = _train(plan, cluster, store, recorder, stop, lease)
+    except Interrupted as error:
+        tracker.finish(RunStatus.KILLED, str(error))
+        raise
+    except OrchestratorError as error:
+        tracker.finish(RunStatus.FAILED, str(error))
+        raise
+    reason = f"{stop.signal_name} at step {recorder.step}" if status == "stopped" else ""
+    tracker.finish(RunStatus.KILLED if status == "stopped" else RunStatus.FINISHED, reason)
+    return PretrainResult(
+        plan=plan,
+        status=status,
+        step=recorder.step,
+        checkpoint_uri=recorder.checkpoint_uri,
+        run_folder=plan.run_uri,
+        tracking_uri=plan.tracking.uri,
+        mlflow_run_id=key,
+        samples_per_s=recorder.samples_per_s,
+        evaluation=recorder.evaluation.get("raw", []),
+        evaluation_ema=recorder.evaluation.get("ema", []),
+    )
+
+
+def _train(
+    plan: Plan, cluster: ClusterSpec, store: Store, recorder: Recorder, stop: StopRequest, lease: Lease
+) -> Literal["finished", "stopped"]:
+    last = find_checkpoint(store)
+    if last is not None and last.step >= plan.steps:
+        logger.info("run '%s' is finished: step %s of %s; nothing to train", plan.name, f"{last.step:,}", f"{plan.steps:,}")
+        recorder.step, recorder.checkpoint_uri = last.step, last.uri
+        return "finished"
+    if last is not None:
+        logger.info("run '%s' goes on from its checkpoint at step %s", plan.name, f"{last.step:,}")
+
+    from orchestrator.runs.attempts import run_attempts  # Ray is only imported once there is work for it
+    from orchestrator.runs.session import ray_session
+
+    with ray_session(cluster, plan.machine):
+        return run_attempts(plan, recorder, stop, lease).status
+
+
+def _target(plan: Plan, key: str) -> RunTarget:
+    tags = {TAG_OBJECTIVE: plan.objective.name, "orchestrator.plan": plan.identity_digest}
+    return RunTarget(plan.tracking.uri, plan.tracking.experiment, plan.name, key, tags)
+
+
+def _record_start(plan: Plan, tracker: Tracker) -> None:
+    tracker.log_params(flat_params(plan.model_dump(mode="json")))
+    tracker.log_text("plan.json", plan.model_dump_json(indent=2))
+    for name, shards in (("train", plan.data.train), ("heldout", plan.data.heldout)):
+        if shards is not None:
+            tracker.log_input(name, shards.uri, shards.digest)

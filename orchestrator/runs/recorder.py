@@ -1,0 +1,82 @@
+"""From a worker's reports to what people see: tracker, progress, and the state that a run's end needs."""
+
+import logging
+from collections.abc import Sequence
+
+from orchestrator.evaluation.results import ProbeResult, summarise
+from orchestrator.runs.progress import OnProgress, Progress
+from orchestrator.spec.plan import Plan
+from orchestrator.tracking import metrics
+from orchestrator.tracking.tracker import Tracker
+from orchestrator.training.reports import (
+    CheckpointReport,
+    EvaluationReport,
+    NoteReport,
+    Report,
+    StepReport,
+    Weights,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Takes reports in order."""
+
+    def __init__(self, plan: Plan, tracker: Tracker, on_progress: OnProgress | None) -> None:
+        self._plan = plan
+        self._tracker = tracker
+        self._on_progress = on_progress
+        self.checkpoint_uri = ""
+        self.num_checkpoints = 0
+        self.step = 0
+        self.samples_per_s: float | None = None
+        self.evaluation: dict[Weights, list[ProbeResult]] = {}
+
+    def record(self, reports: Sequence[Report]) -> None:
+        """Record reports; none of this waits for a server."""
+        for report in reports:
+            match report:
+                case StepReport():
+                    self._record_step(report)
+                case CheckpointReport():
+                    self._record_checkpoint(report)
+                case EvaluationReport():
+                    self._record_evaluation(report)
+                case NoteReport():
+                    logger.info("%s", report.text)
+
+    def _record_step(self, report: StepReport) -> None:
+        self._tracker.log_metrics(report.metrics, report.step)
+        self.step = report.step
+        self.samples_per_s = report.metrics.get(metrics.SAMPLES_PER_S, self.samples_per_s)
+        if self._on_progress and metrics.LOSS in report.metrics:
+            note = f"loss {report.metrics[metrics.LOSS]:.3f}, {self.samples_per_s or 0:,.0f} samples/s"
+            self._on_progress(Progress("train", report.step, self._plan.steps, "steps", note))
+
+    def _record_checkpoint(self, report: CheckpointReport) -> None:
+        self.checkpoint_uri = report.uri
+        self.num_checkpoints += 1
+        self.step = report.step
+        self._tracker.log_checkpoint(report.uri, report.step, report.metrics)
+        logger.info("checkpoint at step %s: %s", f"{report.step:,}", report.uri)
+
+    def _record_evaluation(self, report: EvaluationReport) -> None:
+        results = [ProbeResult.from_dict(record) for record in report.results]
+        self.evaluation[report.weights] = results
+        record_evaluation(self._tracker, self._plan, self.checkpoint_uri, report.step, results, report.weights)
+
+
+def record_evaluation(
+    tracker: Tracker, plan: Plan, checkpoint_uri: str, step: int, results: Sequence[ProbeResult], weights: Weights
+) -> None:
+    """Probe accuracies and their means, linked to the checkpoint, one entry per evaluation set."""
+    for name, uri in zip(plan.evaluation.sets, plan.evaluation_uris, strict=True):
+        dataset = name.strip("/").replace("/", "-")
+        own = [result for result in results if result.set == dataset]
+        values = {result.metric_name(): result.accuracy for result in own if result.accuracy is not None}
+        values |= summarise(own)
+        if weights == "ema":
+            values = {f"eval_ema/{key.removeprefix('eval/')}": value for key, value in values.items()}
+        if values:
+            tracker.log_evaluation(checkpoint_uri, step, values, dataset, uri)

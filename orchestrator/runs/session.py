@@ -1,0 +1,51 @@
+"""Ray for the length of a job: started here and stopped afterwards, or joined where it runs already."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from orchestrator.errors import PlanError
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.facts import MachineFacts
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def ray_session(cluster: ClusterSpec, machine: MachineFacts) -> Iterator[None]:
+    """Ray is initialised within; one that this process has already is used and left running.
+
+    Raises:
+        PlanError: no cluster answers at the address of the cluster file.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    _start(cluster, machine)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start(cluster: ClusterSpec, machine: MachineFacts) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if cluster.ray.address is None:
+        ray.init(
+            address="local",
+            num_cpus=machine.num_cpus,
+            object_store_memory=cluster.ray.object_store_bytes,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",  # nothing outside this machine has any business here
+            **quiet,
+        )
+        return
+    try:
+        ray.init(address=cluster.ray.address, **quiet)
+    except (ConnectionError, ValueError) as error:
+        raise PlanError(
+            f"ray.address: no Ray answers at {cluster.ray.address} ({error}); start one there, "
+            f"or leave ray.address out of the cluster file to start one here"
+        ) from error

@@ -1,0 +1,30 @@
+"""Delivers what runs recorded while MLflow was away: the journals of a cluster's runs on this machine."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from orchestrator.errors import TrackingError
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.tracking.mlflow.open import sync_journals
+
+
+def sync_runs(cluster: ClusterSpec) -> Iterator[str]:
+    """Deliver the journals of all runs; one line per journal that had something left or could not be delivered."""
+    for folder in _tracking_folders(cluster.storage.runs):
+        try:
+            left = [unshipped for unshipped in sync_journals(folder) if unshipped.entries or unshipped.refused]
+        except TrackingError as error:  # a run that is live, or a server that is away: the others may still go
+            yield f"{folder}: {error}"
+            continue
+        yield from (f"{folder}: {unshipped}" for unshipped in left)
+
+
+def _tracking_folders(runs_uri: str) -> list[Path]:
+    """Where ``runs/folder.py`` keeps journals on this machine."""
+    parts = urlsplit(runs_uri)
+    if parts.scheme in ("", "file"):
+        return sorted(Path(unquote(parts.path)).glob("*/tracking"))
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return sorted(Path(state, "vl-orchestrator", "tracking").glob("*"))

@@ -1,0 +1,72 @@
+"""Where to run: the sections of a ``cluster.yaml``. Nothing here says what is run."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from orchestrator.spec.section import Section
+
+
+class S3Spec(Section):
+    """An S3-compatible endpoint. Credentials come from the environment or the instance, never from a file here."""
+
+    endpoint: str | None = None
+    """URL of the endpoint; none: AWS."""
+    region: str = "us-east-1"
+    """Region of the bucket; most endpoints other than AWS take any."""
+    request_timeout_s: float = Field(default=30.0, gt=0)
+    """How long one request may take before it is tried again."""
+    max_attempts: int = Field(default=10, ge=1)
+    """Tries of one request, the first included, before reading or writing fails."""
+
+
+class StorageSpec(Section):
+    """Where data sets and runs live."""
+
+    data: str
+    """Root of relative data paths in job files: a folder or ``s3://bucket/prefix``."""
+    runs: str
+    """Root of run folders (checkpoints, plans): a folder or ``s3://bucket/prefix``."""
+    s3: S3Spec = S3Spec()
+
+
+class RaySpec(Section):
+    """How to reach Ray."""
+
+    address: str | None = None
+    """Address of a cluster that runs already; none: Ray is started here and stopped afterwards."""
+    num_cpus: int | None = Field(default=None, ge=1)
+    """Logical CPUs of a Ray started here; none: twice the cores (readers wait on storage half of their time)."""
+    object_store_bytes: int = Field(default=2 * 2**30, ge=80 * 2**20)
+    """Shared memory for blocks on their way to workers, of a Ray started here."""
+
+
+class WorkersSpec(Section):
+    """The training workers that this place offers."""
+
+    count: int = Field(ge=1)
+    """One worker per device."""
+    accelerator: Literal["cpu", "cuda"]
+    """What a worker computes on; it also decides the collectives (gloo, NCCL)."""
+    cpus: int = Field(default=1, ge=1)
+    """Logical CPUs that one worker holds; readers share the rest."""
+    threads: int | None = Field(default=None, ge=1)
+    """Torch threads of a worker; none: the physical cores over the workers of the machine."""
+
+
+class TrackingSpec(Section):
+    """Where runs are recorded."""
+
+    uri: str | None = None
+    """An MLflow server's URL, or ``sqlite:///FILE``; none: ``mlflow.db`` in the runs folder (local only)."""
+
+
+class ClusterSpec(Section):
+    """One place where jobs run."""
+
+    name: str
+    """What messages call this place."""
+    ray: RaySpec = RaySpec()
+    workers: WorkersSpec
+    storage: StorageSpec
+    tracking: TrackingSpec = TrackingSpec()

@@ -1,0 +1,140 @@
+"""A Plan as text for people: what runs, with the arithmetic said aloud. Pure; how it is printed is the CLI's."""
+
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.job import CheckpointSpec, EvaluateSpec, ShardsSpec
+from orchestrator.spec.load import join_uri
+from orchestrator.spec.objective import CatlipSpec
+from orchestrator.spec.plan import Plan
+from orchestrator.spec.presets import PRESETS
+
+
+def describe_plan(plan: Plan) -> list[tuple[str, str]]:
+    """Headings and their text, in the order to read them."""
+    return [
+        ("run", f"{plan.name}: {plan.objective.name} with {plan.model.preset}, plan {plan.identity_digest}"),
+        ("data", _describe_data(plan)),
+        ("model", _describe_model(plan)),
+        ("batch", _describe_batch(plan)),
+        ("workers", _describe_workers(plan)),
+        ("stream", _describe_stream(plan)),
+        ("schedule", _describe_schedule(plan)),
+        ("checkpoints", _describe_checkpoints(plan.checkpoint)),
+        ("evaluation", _describe_evaluation(plan)),
+        ("places", _describe_places(plan)),
+    ]
+
+
+def describe_evaluate(job: EvaluateSpec, cluster: ClusterSpec) -> list[tuple[str, str]]:
+    """The same for a job that has no Plan of its own: it judges a run by that run's Plan."""
+    uris = [join_uri(cluster.storage.data, name) for name in job.evaluation.sets]
+    sets = "\n".join(uris) or "the evaluation sets of the run's plan"
+    return [
+        ("run", f"{job.run}: its last checkpoint; {join_uri(cluster.storage.runs, job.run)}"),
+        ("evaluation", f"{', '.join(job.evaluation.probes)} on {sets}"),
+    ]
+
+
+def _describe_data(plan: Plan) -> str:
+    data = plan.data
+    if not isinstance(data.spec, ShardsSpec):
+        return f"{data.num_samples:,} synthetic samples an epoch, made on the fly"
+    lines = []
+    for role, shards in (("train", data.train), ("held out", data.heldout)):
+        if shards is not None:
+            size = f"{shards.num_samples:,} samples in {_count(shards.num_shards, 'shard')}, {_bytes(shards.bytes)}"
+            lines.append(f"{role}: {size}; digest {shards.digest[:16]}; {shards.uri}")
+    lines.append(f"images decoded by {data.decoder}")
+    return "\n".join(lines)
+
+
+def _describe_model(plan: Plan) -> str:
+    size, model = PRESETS[plan.model.preset], plan.model
+    patches = (model.image_size // size.patch_size) ** 2
+    lines = [
+        f"vision: {size.vision.num_layers} layers, width {size.vision.width}, {model.image_size} pixels "
+        f"in {patches} patches of {size.patch_size}"
+    ]
+    if isinstance(plan.objective, CatlipSpec):
+        concepts = f"{model.vocabulary.size:,} concepts" if model.vocabulary else "concepts counted when the job runs"
+        return "\n".join([*lines, concepts])
+    lines.append(f"text: {size.text.num_layers} layers, width {size.text.width}, {model.context} tokens")
+    if model.tokenizer is None:
+        lines.append(f"tokenizer: trained when the job runs, at most {model.trained_tokenizer_size:,} tokens")
+    else:
+        lines.append(f"tokenizer: {model.tokenizer.vocabulary_size:,} tokens; {model.tokenizer.uri}")
+    return "\n".join(lines)
+
+
+def _describe_batch(plan: Plan) -> str:
+    batch = plan.batch
+    return (
+        f"{_count(plan.workers.count, 'worker')} x {_count(batch.num_micro, 'micro batch')} x {batch.micro_size:,} "
+        f"= {batch.global_size:,} samples a step; {_count(plan.steps, 'step')} = {plan.samples:,} samples "
+        f"= {plan.epochs:,.1f} epochs"
+    )
+
+
+def _describe_workers(plan: Plan) -> str:
+    workers, machine = plan.workers, plan.machine
+    return (
+        f"{_count(machine.num_cpus, 'logical CPU')}: {_count(workers.count, 'worker')} x {workers.cpus}, "
+        f"{plan.stream.ingest_cpus} to read and decode; torch uses {_count(workers.threads, 'thread')} per worker "
+        f"of {_count(machine.num_cores, 'physical core')}\n"
+        f"{workers.accelerator}, {plan.precision}, ZeRO stage {plan.zero_stage}"
+    )
+
+
+def _describe_stream(plan: Plan) -> str:
+    stream = plan.stream
+    return (
+        f"blocks of {plan.batch.micro_size:,} rows, {_bytes(stream.block_bytes)}; {stream.blocks_per_task} blocks "
+        f"a read task; {stream.window:,} samples mixed with one another\n"
+        f"object store: {_bytes(stream.object_store_bytes)} at least"
+    )
+
+
+def _describe_schedule(plan: Plan) -> str:
+    schedule, optimizer = plan.schedule, plan.optimizer
+    text = (
+        f"AdamW, learning rate {optimizer.learning_rate:g}, {schedule.kind}; "
+        f"warm-up {_count(round(schedule.warmup_fraction * plan.steps), 'step')}"
+    )
+    if schedule.kind == "wsd":
+        text += f"; decay over the last {_count(round(schedule.decay_fraction * plan.steps), 'step')}"
+    if schedule.kind != "constant":
+        text += f"; ends at {schedule.final_fraction * optimizer.learning_rate:g}"
+    return text + (f"; EMA {plan.ema.decay:g}" if plan.ema else "")
+
+
+def _describe_checkpoints(checkpoint: CheckpointSpec) -> str:
+    when = []
+    if checkpoint.every_steps is not None:
+        when.append(f"every {_count(checkpoint.every_steps, 'step')}")
+    if checkpoint.every_minutes is not None:
+        when.append(f"every {checkpoint.every_minutes:g} minutes")
+    best = " and the one with the least held-out loss" if checkpoint.keep_best else ""
+    return f"{', '.join([*when, 'at the end'])}; the newest {checkpoint.keep_last}{best} are kept"
+
+
+def _describe_evaluation(plan: Plan) -> str:
+    if not plan.evaluation_uris:
+        return "none"
+    every = plan.evaluation.every_steps
+    when = f"every {_count(every, 'step')} and at the end" if every else "at the end"
+    return f"{', '.join(plan.evaluation.probes)} {when} on {', '.join(plan.evaluation_uris)}"
+
+
+def _describe_places(plan: Plan) -> str:
+    return f"run folder: {plan.run_uri}\nMLflow: {plan.tracking.uri}, experiment {plan.tracking.experiment}"
+
+
+def _count(number: int, noun: str) -> str:
+    plural = "es" if noun.endswith("ch") else "s"
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
+
+
+def _bytes(number: int) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number} bytes"

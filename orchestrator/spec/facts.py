@@ -1,0 +1,57 @@
+"""What ``resolve_plan`` must know besides the job and the cluster; read by ``runs``, never by the plan itself."""
+
+from pydantic import Field
+
+from orchestrator.spec.section import Section
+
+
+class ShardsFacts(Section):
+    """What the index of a folder of shards says."""
+
+    uri: str
+    digest: str
+    """Of the shards' paths, sizes and sample counts; the same on disk and in a bucket."""
+    num_shards: int
+    num_samples: int
+    bytes: int
+
+
+class TokenizerFacts(Section):
+    """A tokenizer that is ready to be loaded."""
+
+    uri: str
+    """A folder or hub name; a trained one lies beside the shards it was trained on."""
+    digest: str
+    vocabulary_size: int
+    begin_id: int
+    end_id: int
+    pad_id: int
+
+
+class VocabularyFacts(Section):
+    """A concept vocabulary that is ready to be loaded."""
+
+    uri: str
+    digest: str
+    size: int
+
+
+class MachineFacts(Section):
+    """What executes the plan."""
+
+    num_cores: int = Field(ge=1)
+    """Physical cores."""
+    num_cpus: int = Field(ge=1)
+    """Logical CPUs that Ray hands out."""
+    decoder: str
+    """Name and version of the image decoder: another one may give other pixels."""
+
+
+class Facts(Section):
+    """All of the above, as far as it is known; ``None``: made when the job runs."""
+
+    machine: MachineFacts
+    train: ShardsFacts | None = None
+    heldout: ShardsFacts | None = None
+    tokenizer: TokenizerFacts | None = None
+    vocabulary: VocabularyFacts | None = None

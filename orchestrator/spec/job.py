@@ -1,0 +1,236 @@
+"""What to run: the sections of a job file. Nothing here says where it runs (that is ``spec/cluster.py``)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from orchestrator.spec.objective import ObjectiveSpec
+from orchestrator.spec.section import Section
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+
+
+class SeedSpec(Section):
+    """Two seeds, apart: the same data order can be shown to differently initialised models."""
+
+    data: int = Field(default=0, ge=0, lt=2**31)
+    """Order of the samples, crops, flips and the choice among captions."""
+    model: int = Field(default=0, ge=0, lt=2**31)
+    """Initial weights and dropout."""
+
+
+class AugmentationSpec(Section):
+    """What happens to an image before it reaches the model; drawn from (seed, epoch, sample)."""
+
+    crop_scale: tuple[float, float] = (0.9, 1.0)
+    """Share of the image's area that a random-resized crop keeps (open_clip's CLIP recipe; CatLIP 0.08-1)."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Aspect ratio of that crop, as least and greatest width over height."""
+    flip: bool = False
+    """Mirror half of the images left to right; off, since captions name sides."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "AugmentationSpec":
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_scale is [{low}, {high}]; wanted 0 < least <= greatest <= 1")
+        low, high = self.crop_ratio
+        if not 0 < low <= high:
+            raise ValueError(f"crop_ratio is [{low}, {high}]; wanted 0 < least <= greatest")
+        return self
+
+
+class ShardsSpec(Section):
+    """Image-text shards in a folder or bucket."""
+
+    kind: Literal["shards"]
+    train: str
+    """Folder of training shards: a URI, or a path below the cluster's ``storage.data``."""
+    heldout: str | None = None
+    """Folder of shards for the held-out loss; none: no held-out loss."""
+    image_fields: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
+    """Tar member extensions (or Parquet columns) that may hold the image; the first that is there counts."""
+    caption_fields: tuple[str, ...] = ("txt",)
+    """Tar member extensions (or Parquet columns) that hold captions; with several, one is drawn per epoch."""
+    augmentation: AugmentationSpec = AugmentationSpec()
+    max_image_pixels: int = Field(default=89_478_485, ge=1)
+    """Larger images are skipped and counted: a decompression bomb takes a worker down (Pillow's own limit)."""
+    max_skipped_fraction: float = Field(default=0.01, ge=0, le=1)
+    """The run stops by name once a greater share of its samples had to be skipped."""
+    shuffle_window: int = Field(default=2048, ge=1)
+    """Samples that are mixed with one another, gathered from chunks of many shards (data/order.py)."""
+
+
+class SyntheticSpec(Section):
+    """Random images and tokens made on the fly: tells the loader's limit from the device's."""
+
+    kind: Literal["synthetic"]
+    num_samples: int = Field(default=1_000_000, ge=1)
+    """Samples of an epoch."""
+
+
+DataSpec = Annotated[ShardsSpec | SyntheticSpec, Field(discriminator="kind")]
+
+
+class ModelSpec(Section):
+    """Towers by preset name; their weights start at random or from a folder."""
+
+    preset: Literal["vit_nano_32", "vit_tiny_64", "vit_s16", "vit_b32", "vit_b16", "vit_l14"]
+    """Sizes of the towers (spec/presets.py)."""
+    image_size: int | None = Field(default=None, ge=8, le=2048)
+    """Pixels a side; none: the preset's own."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+
+class TextSpec(Section):
+    """How captions become tokens."""
+
+    tokenizer: str | None = None
+    """A Hugging Face tokenizer folder or hub name; none: byte pairs trained on the training captions."""
+    trained_size: int = Field(default=4096, ge=300, le=200_000)
+    """Most tokens of the tokenizer that is trained when none is named."""
+    context: int = Field(default=77, ge=4, le=1024)
+    """Tokens of a caption, begin and end included; what is longer is cut and keeps its end token."""
+
+
+class BatchSpec(Section):
+    """Samples per optimizer step, over all workers and per forward pass."""
+
+    global_size: int = Field(ge=1)
+    """Samples of one step over all workers."""
+    micro_size: int | None = Field(default=None, ge=1)
+    """Samples of one forward pass on one worker; none: the whole worker batch."""
+
+
+class BudgetSpec(Section):
+    """How long to train; exactly one of the three."""
+
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps."""
+    samples: int | None = Field(default=None, ge=1)
+    """Samples over all workers, rounded up to whole steps."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the training data, rounded up to whole steps."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "BudgetSpec":
+        given = [key for key in ("steps", "samples", "epochs") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"wanted exactly one of steps, samples, epochs; given: {given or 'none'}")
+        return self
+
+
+class OptimizerSpec(Section):
+    """AdamW; norms, biases and scalars are never decayed."""
+
+    learning_rate: float = Field(gt=0)
+    """The peak, after the warm-up."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Decay of the first and the second moment (the CLIP paper's for vision transformers)."""
+    eps: float = Field(default=1e-6, gt=0)
+    """Added to the root of the second moment."""
+    weight_decay: float = Field(default=0.2, ge=0)
+    """Decoupled decay of matrices, times the learning rate."""
+    gradient_clip: float = Field(default=1.0, ge=0)
+    """Greatest norm of the whole gradient; 0 turns clipping off."""
+
+
+class ScheduleSpec(Section):
+    """The learning rate as a function of the share of the budget that is spent."""
+
+    kind: Literal["cosine", "constant", "wsd"] = "cosine"
+    """``wsd``: warm-up, stable, linear decay."""
+    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
+    """The share of the budget, at its start, over which the rate rises from zero."""
+    decay_fraction: float = Field(default=0.2, gt=0, le=1)
+    """``wsd`` only: the share of the budget, at its end, over which the rate falls."""
+    final_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Where the rate ends, as a share of its peak."""
+
+
+class EmaSpec(Section):
+    """An exponential moving average of the fp32 master weights."""
+
+    decay: float = Field(default=0.9995, gt=0, lt=1)
+    """Greatest decay; warmed up as min(decay, (1 + n) / (10 + n)) at update n."""
+
+
+class CheckpointSpec(Section):
+    """When checkpoints are written, and which are kept. The last step always writes one."""
+
+    every_steps: int | None = Field(default=None, ge=1)
+    """Steps between checkpoints; none: by time only."""
+    every_minutes: float | None = Field(default=30.0, gt=0)
+    """Minutes between checkpoints; none: by steps only."""
+    keep_last: int = Field(default=2, ge=1)
+    """Newest complete checkpoints that are kept."""
+    keep_best: bool = True
+    """Also keep the checkpoint with the least held-out loss."""
+
+
+class EvaluationSpec(Section):
+    """Evaluation sets, judged at the end and, if asked, every N steps."""
+
+    sets: tuple[str, ...] = ()
+    """Folders of labelled shards: URIs, or paths below the cluster's ``storage.data``."""
+    probes: tuple[Literal["zero_shot", "linear_probe"], ...] = ("zero_shot", "linear_probe")
+    """What judges: prompts against images, a linear classifier on frozen features."""
+    every_steps: int | None = Field(default=None, ge=1)
+    """Steps between evaluations; none: at the end only."""
+    max_samples: int | None = Field(default=None, ge=10)
+    """Read at most this many rows of a set; none: all."""
+
+
+class FaultsSpec(Section):
+    """How much may go wrong before a run gives up."""
+
+    max_attempts: int = Field(default=4, ge=1)
+    """Attempts without a new checkpoint in between; a committed checkpoint refills them."""
+    max_nonfinite_steps: int = Field(default=20, ge=0)
+    """Steps in a row that may be skipped because loss or gradient is not finite."""
+
+
+class PretrainSpec(Section):
+    """A job that trains a model with one objective."""
+
+    kind: Literal["pretrain"]
+    name: Name
+    """The run's name; running the same name again goes on with the same run."""
+    experiment: str = "vl-orchestrator"
+    """MLflow experiment that holds the run."""
+    seed: SeedSpec = SeedSpec()
+    objective: ObjectiveSpec
+    data: DataSpec
+    model: ModelSpec
+    text: TextSpec = TextSpec()
+    batch: BatchSpec
+    budget: BudgetSpec
+    optimizer: OptimizerSpec
+    schedule: ScheduleSpec = ScheduleSpec()
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """fp16 needs CUDA (loss scaling)."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """DeepSpeed ZeRO: what is spread over workers (1 optimizer state, 2 gradients, 3 weights too)."""
+    ema: EmaSpec | None = None
+    workers: int | None = Field(default=None, ge=1)
+    """Workers to use; none: all that the cluster offers."""
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    faults: FaultsSpec = FaultsSpec()
+    log_every_steps: int = Field(default=10, ge=1)
+    """Steps between the metrics that are recorded."""
+
+
+class EvaluateSpec(Section):
+    """A job that judges a run's checkpoint again."""
+
+    kind: Literal["evaluate"]
+    name: Name
+    """The job's name in messages; the verdicts are recorded with the run that is judged."""
+    run: Name
+    """Name of the pretrain run whose last checkpoint is judged."""
+    evaluation: EvaluationSpec
+
+
+JobSpec = Annotated[PretrainSpec | EvaluateSpec, Field(discriminator="kind")]

@@ -1,0 +1,221 @@
+"""YAML to Spec: duplicate keys refused, ``--set a.b=c`` applied, every error with its file and path.
+
+Owns reading job and cluster files. Does not look at anything they point to (that is ``runs``).
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from orchestrator.errors import JobFileError
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.job import EvaluateSpec, JobSpec, PretrainSpec
+from orchestrator.spec.section import Section
+
+MAX_FILE_BYTES = 1_000_000
+_UNION_TAGS = ("kind", "name")
+
+S = TypeVar("S")
+
+
+def load_job(path: str, overrides: Sequence[str] = ()) -> PretrainSpec | EvaluateSpec:
+    """Read a job file.
+
+    Args:
+        path: the YAML file.
+        overrides: ``a.b=value`` assignments, applied in order; the value is read as YAML.
+
+    Raises:
+        JobFileError: the file is missing, is not YAML, or says something a job cannot say.
+    """
+    document = _apply_overrides(_read_yaml(Path(path)), overrides)
+    return _validate(TypeAdapter(JobSpec), document, Path(path))
+
+
+def load_cluster(path: str) -> ClusterSpec:
+    """Read ``cluster.yaml`` of a cluster folder (or that file itself); relative folders become absolute.
+
+    Raises:
+        JobFileError: the file is missing, is not YAML, or says something a cluster cannot say.
+    """
+    file = Path(path)
+    file = file / "cluster.yaml" if file.is_dir() or not file.suffix else file
+    cluster: ClusterSpec = _validate(TypeAdapter(ClusterSpec), _read_yaml(file), file)
+    storage = cluster.storage.model_copy(
+        update={"data": absolute_uri(cluster.storage.data), "runs": absolute_uri(cluster.storage.runs)}
+    )
+    return cluster.model_copy(update={"storage": storage})
+
+
+def absolute_uri(location: str) -> str:
+    """``location`` with a scheme: URIs as they are, paths as absolute ``file://`` URIs."""
+    if "://" in location:
+        return location
+    return Path(location).expanduser().absolute().as_uri()
+
+
+def join_uri(root: str, location: str) -> str:
+    """``location`` below ``root`` when it is relative, else on its own."""
+    if "://" in location or location.startswith(("/", "~")):
+        return absolute_uri(location)
+    return f"{root.rstrip('/')}/{location.strip('/')}"
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's last-one-wins would drop what the user wrote first without a word."""
+
+
+def _construct_unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[str, int] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if not isinstance(key, str):
+            raise JobFileError(f"{node.start_mark.name}:{line}: key {key!r} is not text; write it in quotes if meant")
+        if key in seen:
+            raise JobFileError(
+                f"{node.start_mark.name}:{line}: key '{key}' is given twice (first on line {seen[key]}); keep one"
+            )
+        seen[key] = line
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_unique_mapping)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise JobFileError(f"{file}: larger than {MAX_FILE_BYTES:,} bytes; this is not a job or cluster file")
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise JobFileError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except OSError as error:
+        raise JobFileError(f"{file}: cannot be read ({error.strerror}); {_near_files(file)}") from error
+    loader = _UniqueKeyLoader(text)
+    loader.name = str(file)
+    try:
+        document = loader.get_single_data()
+    except (yaml.YAMLError, RecursionError) as error:
+        raise JobFileError(f"{file}: not valid YAML: {error}") from error
+    finally:
+        loader.dispose()
+    if not isinstance(document, dict):
+        raise JobFileError(f"{file}: holds {type(document).__name__}; wanted keys and values at the top")
+    return document
+
+
+def _near_files(file: Path) -> str:
+    folder = file.parent if file.name != "cluster.yaml" else file.parent.parent
+    wanted = file.name if file.name != "cluster.yaml" else file.parent.name
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.4)
+    return f"did you mean {folder / near[0]}?" if near else f"{folder} holds: {', '.join(sorted(names)) or 'nothing'}"
+
+
+def _apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise JobFileError(f"--set {override}: wanted the form a.b=value, for example batch.global_size=512")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise JobFileError(f"--set {override}: the value is not valid YAML: {error}") from error
+        _assign(document, keys, value, override)
+    return document
+
+
+def _assign(document: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    node = document
+    for depth, key in enumerate(keys[:-1]):
+        child = node.setdefault(key, {})
+        if child is None:
+            child = node[key] = {}
+        if not isinstance(child, dict):
+            raise JobFileError(
+                f"--set {override}: '{'.'.join(keys[: depth + 1])}' is {child!r}, which has no keys below it"
+            )
+        node = child
+    node[keys[-1]] = value
+
+
+def _validate(adapter: TypeAdapter[S], document: dict[str, Any], file: Path) -> S:
+    try:
+        return adapter.validate_python(document)
+    except ValidationError as error:
+        lines = [_explain(detail, document) for detail in error.errors(include_url=False)]
+        raise JobFileError("\n".join(f"{file}: {line}" for line in lines)) from error
+
+
+def _explain(detail: Any, document: dict[str, Any]) -> str:
+    path = _written_path(detail["loc"], document)
+    where = ".".join(str(part) for part in path) or "top level"
+    if detail["type"] == "extra_forbidden":
+        choices = _sibling_keys(detail["loc"])
+        near = difflib.get_close_matches(str(path[-1]), choices, n=1, cutoff=0.5)
+        advice = f"did you mean '{near[0]}'?" if near else f"valid keys here: {', '.join(sorted(choices))}"
+        return f"{where}: unknown key '{path[-1]}'; {advice}"
+    if detail["type"] == "missing":
+        return f"{where}: this key is required and is not given"
+    if detail["type"] == "union_tag_not_found":
+        tag = detail["ctx"]["discriminator"].strip("'")
+        return f"{where}.{tag}: this key is required and is not given; it says which keys are valid beside it"
+    if detail["type"] in ("union_tag_invalid", "literal_error"):
+        expected = detail["ctx"].get("expected_tags") or detail["ctx"].get("expected")
+        given = detail["ctx"].get("tag", detail["input"])
+        choices = [part.strip(" '") for part in str(expected).replace(" or ", ", ").split(",")]
+        near = difflib.get_close_matches(str(given), choices, n=1, cutoff=0.4)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        return f"{where}: '{given}' is none of {', '.join(choices)}{hint}"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{where}: {message} (given: {detail['input']!r})"
+
+
+def _written_path(location: tuple[Any, ...], document: dict[str, Any]) -> list[Any]:
+    """The path as the user wrote it: pydantic puts the tag of a chosen union member in between."""
+    path: list[Any] = []
+    node: Any = document
+    for depth, part in enumerate(location):
+        last = depth == len(location) - 1
+        if isinstance(node, dict) and part not in node and not last and part in [node.get(tag) for tag in _UNION_TAGS]:
+            continue
+        path.append(part)
+        node = node.get(part) if isinstance(node, dict) else None
+    return path
+
+
+def _sibling_keys(location: tuple[Any, ...]) -> list[str]:
+    """Keys that are valid beside the one at ``location``."""
+    sections: list[type[Section]] = [PretrainSpec, EvaluateSpec, ClusterSpec]
+    for part in location[:-1]:
+        by_tag = [section for section in sections if _tag(section) == part]
+        sections = by_tag or [child for section in sections for child in _children(section, str(part))]
+    return sorted({name for section in sections for name in section.model_fields})
+
+
+def _tag(section: type[Section]) -> Any:
+    for name in _UNION_TAGS:
+        field = section.model_fields.get(name)
+        values: tuple[Any, ...] = getattr(field.annotation, "__args__", ()) if field else ()
+        if len(values) == 1 and isinstance(values[0], str):
+            return values[0]
+    return None
+
+
+def _children(section: type[Section], name: str) -> list[type[Section]]:
+    field = section.model_fields.get(name)
+    pending: list[Any] = [field.annotation] if field else []
+    found: list[type[Section]] = []
+    while pending:
+        annotation = pending.pop()
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            found.append(annotation)
+        else:
+            pending.extend(getattr(annotation, "__args__", ()))
+    return found

@@ -1,0 +1,151 @@
+"""A folder as a store. Writes go to a temporary file that is renamed: readers see all of an object or nothing.
+
+Conditional writes hold an advisory lock (flock) on a file beside the object, so they are exact between processes
+of one machine and on network file systems that carry locks.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from orchestrator.errors import ShardReadError, StorageAccessError
+from orchestrator.storage.atomic import TEMPORARY_SUFFIX, replacing
+from orchestrator.storage.store import ObjectInfo, ObjectNotFoundError, Store, checked_path
+
+if TYPE_CHECKING:
+    from pyarrow import NativeFile
+
+_LOCK_SUFFIX = ".lock"
+
+
+@dataclass(frozen=True)
+class LocalStore(Store):
+    """``uri`` is the absolute path of the folder; it is made by the first write."""
+
+    read_unit_bytes: ClassVar[int] = 2**14
+
+    def read_versioned(self, path: str) -> tuple[bytes, str]:
+        with self._explained(path), open(self._file(path), "rb") as file:
+            return file.read(), _etag(os.fstat(file.fileno()))
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        with self._explained(path), open(self._file(path), "rb", buffering=0) as file:
+            file.seek(offset)
+            data = bytearray()
+            while part := file.read(length - len(data)):
+                data += part
+            return bytes(data)
+
+    def open_input(self, path: str) -> "NativeFile":
+        import pyarrow
+
+        with self._explained(path):
+            return pyarrow.OSFile(str(self._file(path)), "rb")
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        with self._explained(path), replacing(self._file(path)) as temporary, open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def create_bytes(self, path: str, data: bytes) -> bool:
+        return self._write_if(path, data, None)
+
+    def replace_bytes(self, path: str, data: bytes, etag: str) -> bool:
+        return self._write_if(path, data, etag)
+
+    def checks_conditions(self) -> bool:
+        return True
+
+    def upload(self, local_path: Path | str, path: str) -> None:
+        with self._explained(path), replacing(self._file(path)) as temporary:
+            shutil.copyfile(local_path, temporary)
+
+    def download(self, path: str, local_path: Path | str) -> None:
+        with self._explained(path), replacing(Path(local_path)) as temporary:
+            shutil.copyfile(self._file(path), temporary)
+
+    def list(self, prefix: str = "") -> tuple[ObjectInfo, ...]:
+        root = Path(self.uri)
+        found = []
+        with self._explained(prefix):
+            for folder, _, names in os.walk(root / checked_path(prefix) if prefix else root, onerror=_raise_if_real):
+                for name in names:
+                    if name.startswith(".") and name.endswith((TEMPORARY_SUFFIX, _LOCK_SUFFIX)):
+                        continue
+                    info = self.stat(Path(folder, name).relative_to(root).as_posix())
+                    if info is not None:  # else deleted since it was listed
+                        found.append(info)
+        return tuple(sorted(found, key=lambda info: info.path))
+
+    def stat(self, path: str) -> ObjectInfo | None:
+        with self._explained(path):
+            try:
+                status = os.stat(self._file(path))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return ObjectInfo(path, status.st_size, _etag(status))
+
+    def delete(self, path: str) -> None:
+        with self._explained(path):
+            self._file(path).unlink(missing_ok=True)
+
+    def delete_folder(self, path: str) -> None:
+        with self._explained(path), contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._file(path))
+
+    def check(self, write: bool) -> None:
+        folder = Path(self.uri)
+        if write:
+            probe = f".check-{secrets.token_hex(4)}"
+            self.write_bytes(probe, b"")
+            self.delete(probe)
+        elif not folder.is_dir():
+            raise StorageAccessError(f"folder {self.uri} does not exist; correct the path, or storage.data above it")
+        elif not os.access(folder, os.R_OK | os.X_OK):
+            raise StorageAccessError(f"folder {self.uri} may not be read by this user; grant it, or name another")
+
+    def _file(self, path: str) -> Path:
+        return Path(self.uri, checked_path(path))
+
+    def _write_if(self, path: str, data: bytes, etag: str | None) -> bool:
+        """Write if the object has ``etag`` (None: is absent)."""
+        file = self._file(path)
+        with self._explained(path):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with open(file.with_name(f".{file.name}{_LOCK_SUFFIX}"), "wb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                present = self.stat(path)
+                if (present.etag if present else None) != etag:
+                    return False
+                self.write_bytes(path, data)
+                return True
+
+    @contextlib.contextmanager
+    def _explained(self, path: str) -> Iterator[None]:
+        """Operating system errors as ours."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise ObjectNotFoundError(f"{error.filename or self._file(path)} does not exist") from error
+        except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
+            where = error.filename or self._file(path)
+            raise StorageAccessError(f"{where} does not open: {error.strerror}; check its path and rights") from error
+        except OSError as error:
+            raise ShardReadError(f"{self.uri}/{path}: {error.strerror or error}") from error
+
+
+def _etag(status: os.stat_result) -> str:
+    # The inode tells apart two writes within one tick of the file system's clock: each write is a new file.
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
+
+
+def _raise_if_real(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # an absent folder holds nothing
+        raise error

@@ -1,0 +1,204 @@
+"""A bucket prefix as a store, at AWS or any S3-compatible endpoint.
+
+boto3 does all but Parquet: one request a ranged read, typed refusals, conditional and multipart writes, listings.
+Parquet goes through pyarrow.fs, which gives the Arrow file it wants. Credentials come from the environment or the
+instance, by the standard chain of each client; nothing here holds one.
+"""
+
+import logging
+import os
+import secrets
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from orchestrator.errors import ShardReadError, StorageAccessError
+from orchestrator.spec.cluster import S3Spec
+from orchestrator.storage.atomic import replacing
+from orchestrator.storage.s3_errors import explained, has_status, unreachable
+from orchestrator.storage.store import ObjectInfo, ObjectNotFoundError, Store, checked_path
+
+if TYPE_CHECKING:
+    from pyarrow import NativeFile
+    from pyarrow.fs import S3FileSystem
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 10.0
+CHECK_TIMEOUT_S = 5.0  # a person waits for the answer
+CHECK_ATTEMPTS = 2
+_TRANSFER = TransferConfig(multipart_threshold=32 * 2**20, multipart_chunksize=16 * 2**20, max_concurrency=4)
+
+
+@dataclass(frozen=True)
+class S3Store(Store):
+    """``uri`` is ``s3://bucket`` or ``s3://bucket/prefix``."""
+
+    s3: S3Spec
+
+    read_unit_bytes: ClassVar[int] = 8 * 2**20
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name."""
+        return self.uri.removeprefix("s3://").split("/")[0]
+
+    def read_versioned(self, path: str) -> tuple[bytes, str]:
+        with self._explained(path):
+            answer = self._client.get_object(Bucket=self.bucket, Key=self._key(path))
+            return answer["Body"].read(), answer["ETag"].strip('"')
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        if length == 0:
+            return b""
+        byte_range = f"bytes={offset}-{offset + length - 1}"
+        with self._explained(path):
+            try:
+                answer = self._client.get_object(Bucket=self.bucket, Key=self._key(path), Range=byte_range)
+            except ClientError as error:
+                if has_status(error, 416):  # the object ends before the range begins
+                    return b""
+                raise
+            return answer["Body"].read()
+
+    def open_input(self, path: str) -> "NativeFile":
+        try:
+            return _arrow(self.s3, os.getpid()).open_input_file(f"{self.bucket}/{self._key(path)}")
+        except FileNotFoundError as error:
+            raise ObjectNotFoundError(f"{self.uri}/{path} does not exist") from error
+        except OSError as error:
+            raise ShardReadError(f"{self.uri}/{path}: {error}") from error
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        with self._explained(path):
+            self._client.put_object(Bucket=self.bucket, Key=self._key(path), Body=data)
+
+    def create_bytes(self, path: str, data: bytes) -> bool:
+        # Look first: some servers (rclone's) ignore the condition and would overwrite.
+        return self.stat(path) is None and self._write_if(path, data, IfNoneMatch="*")
+
+    def replace_bytes(self, path: str, data: bytes, etag: str) -> bool:
+        present = self.stat(path)
+        return present is not None and present.etag == etag and self._write_if(path, data, IfMatch=f'"{etag}"')
+
+    def checks_conditions(self) -> bool:
+        return _checks_conditions(self)
+
+    def upload(self, local_path: Path | str, path: str) -> None:
+        with open(local_path, "rb") as file, self._explained(path):
+            self._client.upload_fileobj(file, self.bucket, self._key(path), Config=_TRANSFER)
+
+    def download(self, path: str, local_path: Path | str) -> None:
+        with replacing(Path(local_path)) as temporary, open(temporary, "wb") as file, self._explained(path):
+            self._client.download_fileobj(self.bucket, self._key(path), file, Config=_TRANSFER)
+
+    def list(self, prefix: str = "") -> tuple[ObjectInfo, ...]:
+        root = self._key("")
+        folder = f"{self._key(checked_path(prefix))}/" if prefix else root
+        found = []
+        with self._explained(prefix):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=folder):
+                for entry in page.get("Contents", ()):
+                    if not entry["Key"].endswith("/"):  # what consoles write to show a folder
+                        path = entry["Key"].removeprefix(root)
+                        found.append(ObjectInfo(path, entry["Size"], entry["ETag"].strip('"')))
+        return tuple(sorted(found, key=lambda info: info.path))
+
+    def stat(self, path: str) -> ObjectInfo | None:
+        try:
+            with self._explained(path):
+                answer = self._client.head_object(Bucket=self.bucket, Key=self._key(path))
+        except ObjectNotFoundError:
+            return None
+        return ObjectInfo(path, answer["ContentLength"], answer["ETag"].strip('"'))
+
+    def delete(self, path: str) -> None:
+        with self._explained(path):
+            self._client.delete_object(Bucket=self.bucket, Key=self._key(path))
+
+    def delete_folder(self, path: str) -> None:
+        for info in self.list(path):
+            self.delete(info.path)
+
+    def check(self, write: bool) -> None:
+        try:
+            with self._explained(""):
+                client = _connect(self.s3, CHECK_ATTEMPTS, CHECK_TIMEOUT_S, os.getpid())
+                client.list_objects_v2(Bucket=self.bucket, Prefix=self._key(""), MaxKeys=1)
+                if write:
+                    probe = self._key(f".check-{secrets.token_hex(4)}")
+                    client.put_object(Bucket=self.bucket, Key=probe, Body=b"")
+                    client.delete_object(Bucket=self.bucket, Key=probe)
+        except ShardReadError as error:
+            what = "does not answer" if unreachable(error) else "fails"
+            advice = "start it, or correct storage.s3.endpoint in the cluster file"
+            raise StorageAccessError(f"endpoint {self.s3.endpoint or 'AWS'} {what} ({error}); {advice}") from error
+
+    @property
+    def _client(self) -> Any:
+        return _connect(self.s3, self.s3.max_attempts, self.s3.request_timeout_s, os.getpid())
+
+    def _key(self, path: str) -> str:
+        """The key of an object; of the prefix itself, with its closing slash, for an empty path."""
+        prefix = self.uri.removeprefix(f"s3://{self.bucket}").lstrip("/")
+        return (f"{prefix}/" if prefix else "") + (checked_path(path) if path else "")
+
+    def _write_if(self, path: str, data: bytes, **condition: str) -> bool:
+        """A conditional put; False when the server says that the condition does not hold."""
+        with self._explained(path):
+            try:
+                self._client.put_object(Bucket=self.bucket, Key=self._key(path), Body=data, **condition)
+            except ClientError as error:
+                if has_status(error, 404, 409, 412):
+                    return False
+                raise
+            return True
+
+    def _explained(self, path: str) -> Any:
+        return explained(self.uri, self.s3.endpoint, path)
+
+
+@lru_cache(maxsize=16)
+def _connect(s3: S3Spec, attempts: int, timeout_s: float, process_id: int) -> Any:
+    """A boto3 client of this process (a connection does not survive a fork)."""
+    checksums = {}
+    if s3.endpoint is not None:  # AWS's newer default checksums are not understood by many other servers
+        checksums = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
+        read_timeout=timeout_s,
+        **checksums,
+    )
+    session = boto3.session.Session(region_name=s3.region)
+    return session.client("s3", endpoint_url=s3.endpoint, config=config)
+
+
+@lru_cache(maxsize=16)
+def _arrow(s3: S3Spec, process_id: int) -> "S3FileSystem":
+    """An Arrow file system of this process. It reads no AWS_ENDPOINT_URL, so the endpoint is handed in."""
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+
+    return S3FileSystem(
+        region=s3.region,
+        endpoint_override=s3.endpoint,
+        request_timeout=s3.request_timeout_s,
+        connect_timeout=min(s3.request_timeout_s, CONNECT_TIMEOUT_S),
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=s3.max_attempts),
+    )
+
+
+@lru_cache(maxsize=16)
+def _checks_conditions(store: S3Store) -> bool:
+    """Ask the server itself: a second create of the same key must be refused."""
+    probe = f".conditions-{secrets.token_hex(4)}"
+    store._write_if(probe, b"", IfNoneMatch="*")
+    exact = not store._write_if(probe, b"", IfNoneMatch="*")
+    store.delete(probe)
+    return exact

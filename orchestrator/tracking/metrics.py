@@ -1,0 +1,113 @@
+"""Every metric a run records: its name, its unit and what it means, in one table.
+
+Names read ``<part>/<what>``: ``train/`` comes from optimizer steps, ``heldout/`` from the fixed held-out shards,
+``eval/`` from probes, ``system/`` from the worker's machine. A part in angle brackets is filled in by the function
+beside it. Values are plain floats; a name ends in its unit where it has one (``_s``, ``_bytes``, ``_per_s``,
+``_fraction``). An objective returns short names (``logit_scale``); ``train_metric`` places them in the table.
+"""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRow:
+    """One row of the table: a name (with ``<placeholders>``), its unit and its meaning."""
+
+    name: str
+    unit: str
+    meaning: str
+
+
+_rows: list[MetricRow] = []
+
+
+def _metric(name: str, unit: str, meaning: str) -> str:
+    _rows.append(MetricRow(name, unit, meaning))
+    return name
+
+
+STEPS = _metric("train/steps", "steps", "optimizer steps done since the run's first start")
+SAMPLES_SEEN = _metric("train/samples_seen", "samples", "samples that entered an optimizer step")
+LOSS = _metric("train/loss", "nats", "the objective's loss on the global batch")
+LEARNING_RATE = _metric("train/learning_rate", "1", "learning rate of the step")
+STEP_S = _metric("train/step_s", "s", "wall time of one optimizer step, waiting for data included")
+SAMPLES_PER_S = _metric("train/samples_per_s", "samples/s", "global batch over step_s")
+DATA_WAIT_FRACTION = _metric("train/data_wait_fraction", "share", "part of step_s spent waiting for the next batch")
+GRAD_NORM = _metric("train/grad_norm/global", "L2", "gradient norm over all parameters, before clipping")
+_GRAD_NORM_OF = _metric("train/grad_norm/<tower>", "L2", "gradient norm of one tower, before clipping")
+CLIPPED_STEP_FRACTION = _metric("train/clipped_step_fraction", "share", "steps since the last record that were clipped")
+MEMORY_BYTES = _metric(
+    "train/memory_bytes", "bytes", "peak memory of the worker: device memory, on a CPU resident memory"
+)
+CHECKPOINT_S = _metric("train/checkpoint_s", "s", "how long the last checkpoint held up training")
+_SKIPPED_SAMPLES = _metric("train/skipped_samples/<reason>", "samples", "samples skipped so far, by reason")
+HELDOUT_LOSS = _metric("heldout/loss", "nats", "the objective's loss on the fixed held-out shards")
+
+LOGIT_SCALE = _metric("train/logit_scale", "1", "CLIP: factor on the similarities, exp of the learned temperature")
+ACCURACY_IMAGE_TO_TEXT = _metric(
+    "train/accuracy_image_to_text", "share", "CLIP: images whose own caption is the most similar of the global batch"
+)
+ACCURACY_TEXT_TO_IMAGE = _metric(
+    "train/accuracy_text_to_image", "share", "CLIP: captions whose own image is the most similar of the global batch"
+)
+POSITIVE_SIMILARITY = _metric("train/positive_similarity", "cosine", "CLIP: mean similarity of matching pairs")
+HARDEST_NEGATIVE_SIMILARITY = _metric(
+    "train/hardest_negative_similarity", "cosine", "CLIP: mean over images of the most similar foreign caption"
+)
+TRUNCATED_CAPTION_FRACTION = _metric(
+    "train/truncated_caption_fraction", "share", "CLIP: captions cut to the context length"
+)
+LOSS_MINUS_PRIOR = _metric(
+    "train/loss_minus_prior", "nats", "CatLIP: loss minus that of a model that knows only the concept frequencies"
+)
+POSITIVES_PER_IMAGE = _metric("train/positives_per_image", "concepts", "CatLIP: mean number of concepts of an image")
+PRECISION_AT_5 = _metric("train/precision_at_5", "share", "CatLIP: right ones among the five most probable concepts")
+ALL_ZERO_FRACTION = _metric("train/all_zero_fraction", "share", "CatLIP: images whose caption names no known concept")
+
+_EVAL = _metric("eval/<set>/<probe>/<target>/accuracy", "share", "top-1 accuracy of one probe on one target")
+_EVAL_EMA = _metric("eval_ema/<set>/<probe>/<target>/accuracy", "share", "the same with the averaged (EMA) weights")
+
+CPU_FRACTION = _metric("system/cpu_fraction", "share", "busy share of all logical CPUs of the worker's machine")
+MEMORY_USED_BYTES = _metric("system/memory_used_bytes", "bytes", "memory in use on the worker's machine")
+PROCESS_MEMORY_BYTES = _metric("system/process_memory_bytes", "bytes", "resident memory of the worker process")
+_GPU_BUSY = _metric("system/gpu_<index>/busy_fraction", "share", "share of time in which the GPU ran a kernel")
+_GPU_MEMORY = _metric("system/gpu_<index>/memory_used_bytes", "bytes", "memory in use on the GPU")
+
+METRICS: tuple[MetricRow, ...] = tuple(_rows)
+
+_PATTERNS = tuple(re.compile(re.sub(r"<\w+>", r"[^/]+", row.name)) for row in METRICS)
+
+
+def is_metric(name: str) -> bool:
+    """Whether the table has a row for ``name``."""
+    return any(pattern.fullmatch(name) for pattern in _PATTERNS)
+
+
+def train_metric(short_name: str) -> str:
+    """Full name of what an objective calls ``short_name``."""
+    return f"train/{short_name}"
+
+
+def grad_norm(tower: str) -> str:
+    """Name of one tower's gradient norm."""
+    return _GRAD_NORM_OF.replace("<tower>", tower)
+
+
+def skipped_samples(reason: str) -> str:
+    """Name of the count of samples skipped for ``reason``, one of ``columns.SKIP_REASONS``."""
+    return _SKIPPED_SAMPLES.replace("<reason>", reason)
+
+
+def eval_accuracy(dataset: str, probe: str, target: str, *, ema: bool = False) -> str:
+    """Name of the accuracy of ``probe`` (``linear_probe``, ``zero_shot``) for ``target`` on one evaluation set."""
+    template = _EVAL_EMA if ema else _EVAL
+    return template.replace("<set>", dataset).replace("<probe>", probe).replace("<target>", target)
+
+
+def gpu_metrics(index: int, busy_fraction: float, memory_used_bytes: float) -> dict[str, float]:
+    """One GPU's sample under its full names."""
+    return {
+        _GPU_BUSY.replace("<index>", str(index)): busy_fraction,
+        _GPU_MEMORY.replace("<index>", str(index)): memory_used_bytes,
+    }

@@ -1,0 +1,1 @@
+"""The only place that imports mlflow: the client, delivery into it, and the list of runs."""

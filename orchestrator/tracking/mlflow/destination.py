@@ -1,0 +1,226 @@
+"""Turns journal entries into MLflow calls. Every call may be repeated: after a crash an entry comes again.
+
+Metrics carry their own time, and MLflow keeps one value per (name, time, step, value): a repeated batch changes
+nothing. Models, inputs and outputs are looked up before they are created.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from mlflow import MlflowClient
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModel,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    RunTag,
+)
+from mlflow.exceptions import MlflowException
+
+from orchestrator.errors import TrackingError
+from orchestrator.tracking import journal
+from orchestrator.tracking.journal import Entry
+from orchestrator.tracking.mlflow.client import connect, ensure_experiment
+from orchestrator.tracking.redaction import redact
+from orchestrator.tracking.tracker import (
+    TAG_CHECKPOINT,
+    TAG_HEARTBEAT,
+    TAG_OBJECTIVE,
+    TAG_REASON,
+    TAG_RUN_KEY,
+    RunStatus,
+    RunTarget,
+)
+
+logger = logging.getLogger(__name__)
+
+# Limits of MLflow's API.
+_MOST_METRICS = 1000
+_MOST_PARAM_CHARACTERS = 6000
+_MOST_DIGEST_CHARACTERS = 36
+
+_CHECKPOINT_URI = "checkpoint_uri"
+
+
+class MlflowDestination:
+    """One run's record in MLflow (implements ``shipping.Destination``)."""
+
+    def __init__(self, target: RunTarget, *, owns_run: bool) -> None:
+        self._target = target
+        self._owns_run = owns_run
+        self._run_id: str | None = None
+        self._models: dict[str, LoggedModel] | None = None
+
+    @property
+    def run_id(self) -> str | None:
+        return self._run_id
+
+    def open(self) -> None:
+        """Find the run by its key; the owner creates it where there is none, a joining writer raises TrackingError."""
+        if self._run_id is not None:
+            return
+        target = self._target
+        self._client: MlflowClient = connect(target.tracking_uri)
+        self._experiment_id = ensure_experiment(self._client, target.tracking_uri, target.experiment)
+        found = self._client.search_runs(
+            [self._experiment_id], f"tags.`{TAG_RUN_KEY}` = '{target.run_key}'", max_results=1
+        )
+        if found:
+            self._run_id = found[0].info.run_id
+        elif self._owns_run:
+            tags = {name: redact(value) for name, value in target.tags.items()}
+            tags |= {TAG_RUN_KEY: target.run_key, TAG_HEARTBEAT: _now_s()}
+            run = self._client.create_run(self._experiment_id, run_name=target.run_name, tags=tags)
+            self._run_id = run.info.run_id
+        else:
+            raise TrackingError(f"run {target.run_name} has no record in experiment {target.experiment} yet")
+
+    def ping(self) -> None:
+        self._client.get_run(self._run_id)
+
+    def beat(self, *, revive: bool) -> None:
+        self._tag({TAG_HEARTBEAT: _now_s()})
+        if revive:  # another command may have closed the run as dead while the server was away
+            self._set_status(RunStatus.RUNNING, reason="", time_ms=time.time_ns() // 1_000_000)
+
+    def ship(self, entries: Sequence[Entry]) -> list[Entry]:
+        if entries[0].kind == journal.METRICS:
+            return self._ship_metrics(entries)
+        try:
+            self._ship_one(entries[0])
+        except MlflowException as error:
+            if not _is_refusal(error):
+                raise
+            logger.warning("MLflow refuses: %s", redact(str(error))[:300])
+            return list(entries)
+        return []
+
+    def _ship_metrics(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Send as one batch; where MLflow refuses it, halve until the wrong entries are alone."""
+        metrics = [metric for entry in entries for metric in _metrics(entry)]
+        try:
+            self._log_metrics(metrics)
+        except MlflowException as error:
+            if not _is_refusal(error):
+                raise
+            if len(entries) == 1:
+                logger.warning("MLflow refuses: %s", redact(str(error))[:300])
+                return list(entries)
+            half = len(entries) // 2
+            return self._ship_metrics(entries[:half]) + self._ship_metrics(entries[half:])
+        return []
+
+    def _ship_one(self, entry: Entry) -> None:
+        fields = entry.fields
+        match entry.kind:
+            case journal.PARAMS:
+                self._log_params(fields["values"])
+            case journal.TAGS:
+                self._tag(fields["values"])
+            case journal.TEXT:
+                self._client.log_text(self._run_id, fields["text"], fields["name"])
+            case journal.INPUT:
+                self._client.log_inputs(self._run_id, [_dataset_input(fields)])
+            case journal.CHECKPOINT:
+                model = self._ensure_model(fields["uri"], fields["step"])
+                self._log_metrics(_metrics(entry, model_id=model.model_id))
+                self._tag({TAG_CHECKPOINT: fields["uri"]})
+            case journal.EVALUATION:
+                model = self._ensure_model(fields["uri"], fields["step"])
+                digest = fields["digest"][:_MOST_DIGEST_CHARACTERS]
+                linked = {"model_id": model.model_id, "dataset_name": fields["dataset"], "dataset_digest": digest}
+                self._log_metrics(_metrics(entry, **linked))
+            case journal.STATUS:
+                self._set_status(RunStatus(fields["status"]), fields["reason"], entry.time_ms)
+            case unknown:
+                raise TrackingError(f"journal entry of unknown kind {unknown!r}: written by another version")
+
+    def _log_metrics(self, metrics: Sequence[Metric]) -> None:
+        for start in range(0, len(metrics), _MOST_METRICS):
+            batch = metrics[start : start + _MOST_METRICS]
+            self._client.log_batch(self._run_id, metrics=batch, synchronous=True)
+
+    def _log_params(self, values: dict[str, str]) -> None:
+        """MLflow never changes a parameter: what a resume changed becomes a tag."""
+        known = self._client.get_run(self._run_id).data.params
+        values = {name: value[:_MOST_PARAM_CHARACTERS] for name, value in values.items()}
+        new = [Param(name, value) for name, value in values.items() if name not in known]
+        self._client.log_batch(self._run_id, params=new, synchronous=True)
+        self._tag({f"changed.{name}": value for name, value in values.items() if known.get(name, value) != value})
+
+    def _tag(self, tags: dict[str, str]) -> None:
+        batch = [RunTag(name, value) for name, value in tags.items()]
+        self._client.log_batch(self._run_id, tags=batch, synchronous=True)
+
+    def _set_status(self, status: RunStatus, reason: str, time_ms: int) -> None:
+        if status is RunStatus.RUNNING:
+            self._client.update_run(self._run_id, status=status.value)
+            self._tag({TAG_REASON: reason, TAG_HEARTBEAT: str(time_ms // 1000)})
+        else:
+            self._tag({TAG_REASON: reason})
+            self._client.set_terminated(self._run_id, status=status.value, end_time=time_ms)
+
+    def _ensure_model(self, uri: str, step: int) -> LoggedModel:
+        """The logged model of a checkpoint: READY, an output of the run, its weights where ``uri`` says."""
+        if self._models is None:
+            self._models = self._find_models()
+        model = self._models.get(uri)
+        if model is None:
+            model = self._client.create_logged_model(
+                self._experiment_id,
+                name=f"checkpoint-{step}",
+                source_run_id=self._run_id,
+                tags={_CHECKPOINT_URI: uri, "mlflow.model.isExternal": "true"},
+                params={"step": str(step)},
+                model_type=self._target.tags.get(TAG_OBJECTIVE),
+            )
+        if model.status != LoggedModelStatus.READY:
+            model = self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        if uri not in self._models:
+            outputs = self._client.get_run(self._run_id).outputs
+            if model.model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
+                self._client.log_outputs(self._run_id, [LoggedModelOutput(model.model_id, step)])
+        self._models[uri] = model
+        return model
+
+    def _find_models(self) -> dict[str, LoggedModel]:
+        models: dict[str, LoggedModel] = {}
+        token: str | None = None
+        while True:
+            page = self._client.search_logged_models(
+                [self._experiment_id], f"source_run_id = '{self._run_id}'", page_token=token
+            )
+            models |= {model.tags[_CHECKPOINT_URI]: model for model in page if _CHECKPOINT_URI in model.tags}
+            token = page.token
+            if not token:
+                return models
+
+
+def _metrics(entry: Entry, **linked: str) -> list[Metric]:
+    fields: dict[str, Any] = entry.fields
+    return [Metric(name, value, entry.time_ms, fields["step"], **linked) for name, value in fields["values"].items()]
+
+
+def _dataset_input(fields: dict[str, Any]) -> DatasetInput:
+    # MLflow's digest is short; the whole one stands in the source.
+    source = json.dumps({"uri": fields["uri"], "digest": fields["digest"]})
+    scheme = urlsplit(fields["uri"]).scheme or "file"
+    dataset = Dataset(fields["name"], fields["digest"][:_MOST_DIGEST_CHARACTERS], scheme, source)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+
+
+def _is_refusal(error: MlflowException) -> bool:
+    """Whether the content is wrong, so that trying again cannot help."""
+    return bool(error.error_code == "INVALID_PARAMETER_VALUE")
+
+
+def _now_s() -> str:
+    return f"{time.time():.0f}"

@@ -1,0 +1,106 @@
+"""The tracker that a run uses: every call becomes a journal entry, a thread takes the entries to the server.
+
+The caller pays for one line of JSON and one ``write``. Several processes may write to one record, each with a
+journal of its own: the driver owns the run (creates it, keeps its heartbeat, says how it ended), the worker's rank 0
+joins it. A joining writer waits for the owner to have created the record.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+
+from orchestrator.tracking.journal import (
+    CHECKPOINT,
+    EVALUATION,
+    INPUT,
+    METRICS,
+    PARAMS,
+    STATUS,
+    TAGS,
+    TEXT,
+    Journal,
+)
+from orchestrator.tracking.shipping import Destination, Shipper
+from orchestrator.tracking.system import SystemSampler
+from orchestrator.tracking.tracker import RunStatus, Unshipped
+
+logger = logging.getLogger(__name__)
+
+_SAMPLE_INTERVAL_S = 10.0
+_TAG_DROPPED = "orchestrator.dropped_entries"
+
+
+class JournalTracker:
+    """Implements ``Tracker`` over a journal and a destination. Starts its thread at once."""
+
+    def __init__(self, journal: Journal, destination: Destination, *, owns_run: bool, samples_system: bool) -> None:
+        self._journal = journal
+        self._step = 0
+        self._sampler = SystemSampler() if samples_system else None
+        self._next_sample_s = 0.0
+        if owns_run:
+            self._journal.append(STATUS, status=RunStatus.RUNNING, reason="")
+        self._shipper = Shipper(journal, destination, heartbeat=owns_run, tick=self._sample_system)
+        self._shipper.start()
+
+    def run_id(self, timeout_s: float = 0.0) -> str | None:
+        """The server's id of the run, waited for at most ``timeout_s``; None while the server is away."""
+        return self._shipper.run_id(timeout_s)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        self._step = step
+        self._journal.append(METRICS, step=step, values={name: float(value) for name, value in metrics.items()})
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        self._journal.append(PARAMS, values={name: _text(value) for name, value in params.items()})
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        self._journal.append(TAGS, values=dict(tags))
+
+    def log_text(self, name: str, text: str) -> None:
+        self._journal.append(TEXT, name=name, text=text)
+
+    def log_input(self, name: str, uri: str, digest: str) -> None:
+        self._journal.append(INPUT, name=name, uri=uri, digest=digest)
+
+    def log_checkpoint(self, uri: str, step: int, metrics: Mapping[str, float]) -> None:
+        self._journal.append(CHECKPOINT, uri=uri, step=step, values=dict(metrics))
+
+    def log_evaluation(
+        self, checkpoint_uri: str, step: int, metrics: Mapping[str, float], dataset: str, digest: str
+    ) -> None:
+        self._journal.append(
+            EVALUATION, uri=checkpoint_uri, step=step, values=dict(metrics), dataset=dataset, digest=digest
+        )
+
+    def finish(self, status: RunStatus, reason: str = "") -> None:
+        self._shipper.stop_heartbeat()
+        self._journal.append(STATUS, status=status, reason=reason)
+
+    def close(self, timeout_s: float = 30.0) -> Unshipped:
+        if self._journal.dropped:
+            self.set_tags({_TAG_DROPPED: str(self._journal.dropped)})
+        self._shipper.finish(timeout_s)
+        size_bytes = self._journal.unshipped_bytes
+        left = Unshipped(
+            entries=self._journal.close(),
+            size_bytes=size_bytes,
+            refused=self._journal.refused,
+            dropped=self._journal.dropped,
+            journal=str(self._journal.path),
+        )
+        if left.entries or left.refused or left.dropped:
+            logger.warning("tracking: %s; 'orchestrator runs --sync' delivers what is left", left)
+        return left
+
+    def _sample_system(self) -> None:
+        if self._sampler is not None and time.monotonic() >= self._next_sample_s:
+            self._next_sample_s = time.monotonic() + _SAMPLE_INTERVAL_S
+            if sample := self._sampler():
+                self._journal.append(METRICS, step=self._step, values=sample)
+
+
+def _text(value: object) -> str:
+    """A setting as YAML would show it."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)

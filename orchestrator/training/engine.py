@@ -1,0 +1,251 @@
+"""The engine that trains over workers: DeepSpeed at ZeRO 0-3 behind the protocol of ``training/step.py``.
+
+The only file that imports deepspeed, and only once an engine is built. Owns its configuration, the place of the
+learning rate, clipping, clamping, gradient norms and the decision to leave a step out. What ranks hold of the master
+weights is in ``partition.py``; averaging over time in ``ema.py``; storage in ``checkpoint.py``.
+
+Precision. At ZeRO 1-3 the weights are bf16 (fp16) and their fp32 masters lie apart, spread over ranks. At ZeRO 0 the
+weights are the fp32 masters and run under autocast: deepspeed's own optimizers for that case add up and reduce
+gradients in half precision, and take a first step of weight decay when they are built.
+"""
+
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from orchestrator.objectives.objective import Features, Objective
+from orchestrator.spec.job import OptimizerSpec, ScheduleSpec
+from orchestrator.spec.plan import BatchPlan
+from orchestrator.training.optimizer import build_optimizer, parameter_groups
+from orchestrator.training.partition import FlatPartition, Partition, ReplicatedPartition, ShardedPartition
+from orchestrator.training.schedule import factor_at_step
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class DeepSpeedEngine:
+    """An objective spread over the ranks of the default process group; all ranks call the same methods in step.
+
+    A step whose averaged gradient is not finite on any rank is left out on all of them, and counted.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: OptimizerSpec,
+        schedule: ScheduleSpec,
+        num_steps: int,
+        precision: Precision,
+        zero_stage: Literal[0, 1, 2, 3],
+        batch: BatchPlan,
+        accelerator: Literal["cpu", "cuda"],
+    ) -> None:
+        """``objective``: fp32, equal on all ranks, on any device; it is moved and cast in place. Needs a process group.
+
+        ``num_steps``: the whole budget, over which ``schedule`` runs.
+        """
+        self.objective = objective
+        self.num_skipped_steps = 0
+        self.steps_taken = 0
+        """Batches that were stepped on, left-out ones included: the schedule's position."""
+        self._spec, self._schedule, self._num_steps = optimizer, schedule, num_steps
+        self._num_micro, self._num_backwards = batch.num_micro, 0
+        self._bounds = objective.bounds()
+        self._norms: dict[str, Tensor] = {}
+        groups = parameter_groups(objective, optimizer.weight_decay)
+        self._adamw = build_optimizer(groups, optimizer)
+        self._tower_of = {id(parameter): group["tower"] for group in groups for parameter in group["params"]}
+        config = _configuration(optimizer, precision, zero_stage, batch, accelerator)
+        self._deepspeed = _initialize(objective, self._adamw, config, accelerator)
+        self.device: torch.device = self._deepspeed.device
+        self._is_sharded, self._computes_in = zero_stage == 3, _autocast_dtype(precision, zero_stage)
+        self.partition = _find_partition(self._deepspeed, self._adamw, zero_stage)
+        self._num_clipped_steps = torch.zeros((), device=self.device)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the coming step."""
+        return self._spec.learning_rate * factor_at_step(self._schedule, self.steps_taken, self._num_steps)
+
+    @property
+    def num_clipped_steps(self) -> int:
+        """Steps of this attempt whose gradient was longer than ``gradient_clip``."""
+        return int(self._num_clipped_steps.item())
+
+    @property
+    def loss_scale(self) -> float:
+        """The factor on fp16 losses; 1 for other precisions."""
+        scaler = self._deepspeed.torch_autocast_z0_gradscaler
+        scale = scaler.get_scale() if scaler else getattr(self._deepspeed.optimizer, "loss_scale", 1.0)
+        return float(scale)
+
+    @loss_scale.setter
+    def loss_scale(self, scale: float) -> None:
+        if scaler := self._deepspeed.torch_autocast_z0_gradscaler:
+            scaler.update(new_scale=scale)
+        elif self._deepspeed.fp16_enabled():
+            self._deepspeed.optimizer._set_loss_scale(scale)
+
+    def encode(self, batch: Mapping[str, Tensor]) -> Features:
+        features: Features = self._deepspeed(batch, stage="encode")
+        return features
+
+    def loss(self, features: Sequence[Features]) -> tuple[Tensor, dict[str, Tensor]]:
+        loss: tuple[Tensor, dict[str, Tensor]] = self._deepspeed(features, stage="loss")
+        return loss
+
+    def backward(self, loss: Tensor) -> None:
+        # A loss that is not finite may have a finite gradient; this factor spreads it to every rank without a word.
+        self._num_backwards += 1
+        self._deepspeed.set_gradient_accumulation_boundary(self._num_backwards == self._num_micro)
+        self._deepspeed.backward(loss * torch.where(loss.detach().isfinite(), 1.0, math.nan), scale_wrt_gas=False)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        assert self._num_backwards == self._num_micro, "a step follows its last micro batch"
+        self._num_backwards = 0
+        for group in self._adamw.param_groups:
+            group["lr"] = self.learning_rate
+        self._norms = self._measure()
+        is_updated = self._step_replicated() if self.partition.is_replicated else self._step_sharded()
+        self.num_skipped_steps += not is_updated
+        if is_updated and self._spec.gradient_clip > 0:
+            self._num_clipped_steps += self._norms["total"] > self._spec.gradient_clip
+        self.partition.clamp(self._bounds)
+        self.steps_taken += 1
+
+    def gradient_norms(self) -> dict[str, Tensor]:
+        return self._norms
+
+    @contextmanager
+    def gathered(self) -> Iterator[Objective]:
+        """The objective with whole weights on every rank, to be evaluated without gradients; a collective at ZeRO 3.
+
+        Inside, ranks may call any of its methods, and differently often.
+        """
+        was_training = self.objective.training
+        self.objective.eval()
+        try:
+            with torch.no_grad(), self._autocast(), _whole(self.objective, self._is_sharded):
+                yield self.objective
+        finally:
+            self.objective.train(was_training)
+
+    def close(self) -> None:
+        """Gives back hooks and buffers; the engine is of no use afterwards."""
+        self._deepspeed.destroy()
+
+    def _measure(self) -> dict[str, Tensor]:
+        """Norms of the averaged gradient, from this rank's fragments and one small collective."""
+        towers = sorted(set(self._tower_of.values()))
+        gradients: dict[str, list[Tensor]] = {tower: [] for tower in towers}
+        self._unscale_replicated()
+        for fragment in self.partition.fragments:
+            gradient = self.partition.gradient(fragment)
+            if gradient is not None:
+                gradients[self._tower_of[id(fragment.parameter)]].append(gradient)
+        norms = torch.stack([get_total_norm(gradients[tower]).to(self.device) for tower in towers]).float()
+        if not self.partition.is_replicated:
+            squares = norms.square()
+            dist.all_reduce(squares)
+            norms = squares.sqrt() / self.loss_scale
+        return {**dict(zip(towers, norms, strict=True)), "total": get_total_norm([norms])}
+
+    def _unscale_replicated(self) -> None:
+        if scaler := self._deepspeed.torch_autocast_z0_gradscaler:
+            scaler.unscale_(self._adamw)
+
+    def _step_replicated(self) -> bool:
+        """At ZeRO 0 deepspeed would write what is not finite into the weights, so it is decided here."""
+        scaler = self._deepspeed.torch_autocast_z0_gradscaler
+        is_finite = bool(self._norms["total"].isfinite())
+        if not is_finite and scaler is None:
+            self._deepspeed.zero_grad()
+            return False
+        if is_finite and self._spec.gradient_clip > 0:
+            clip_grads_with_norm_(self.objective.parameters(), self._spec.gradient_clip, self._norms["total"])
+        self._deepspeed.step()  # with a scaler, which leaves the step out by itself and lowers the scale
+        return is_finite
+
+    def _step_sharded(self) -> bool:
+        # Deepspeed leaves a step out on all ranks together when its norm, taken over all of them, is not finite.
+        self._deepspeed.step()
+        is_updated: bool = self._deepspeed.was_step_applied()
+        return is_updated
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self._computes_in, enabled=self._computes_in is not None)
+
+
+def _autocast_dtype(precision: Precision, zero_stage: int) -> torch.dtype | None:
+    if precision == "fp32" or zero_stage > 0:
+        return None
+    return torch.bfloat16 if precision == "bf16" else torch.float16
+
+
+def _configuration(
+    optimizer: OptimizerSpec, precision: Precision, zero_stage: int, batch: BatchPlan, accelerator: str
+) -> dict[str, Any]:
+    """Every setting that matters is said: several of deepspeed's defaults (clipping at 1.0) would go unnoticed."""
+    computes_in = _autocast_dtype(precision, zero_stage)
+    return {
+        "train_micro_batch_size_per_gpu": batch.micro_size,
+        "gradient_accumulation_steps": batch.num_micro,
+        # At ZeRO 0 the engine clips itself, since it also decides whether to step.
+        "gradient_clipping": optimizer.gradient_clip if zero_stage > 0 else 0.0,
+        "zero_optimization": {"stage": zero_stage, "overlap_comm": accelerator == "cuda"},
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": precision == "bf16" and zero_stage > 0, "check_grad_overflow": True},
+        "fp16": {"enabled": precision == "fp16" and zero_stage > 0},
+        "torch_autocast": {"enabled": computes_in is not None, "dtype": str(computes_in or torch.float32)},
+        # Micro batches add up in fp32: in bf16 what is small is lost.
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "steps_per_print": None,
+    }
+
+
+def _initialize(objective: nn.Module, adamw: torch.optim.Optimizer, config: dict[str, Any], accelerator: str) -> Any:
+    if accelerator == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"  # read at the import
+    import deepspeed
+
+    if accelerator == "cpu":
+        # Else each start probes for a compiler and builds a shared-memory collective; workers need not have one.
+        deepspeed.ops.__compatible_ops__ = {}
+    deepspeed_logger = logging.getLogger("DeepSpeed")
+    deepspeed_logger.setLevel(logging.ERROR)  # it would warn of an AdamW that is not its own
+    backend = "gloo" if accelerator == "cpu" else "nccl"
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False)
+    initialized, *_ = deepspeed.initialize(model=objective, optimizer=adamw, config=config)
+    deepspeed_logger.setLevel(logging.WARNING)
+    return initialized
+
+
+def _find_partition(initialized: Any, adamw: torch.optim.Optimizer, zero_stage: int) -> Partition:
+    module = initialized.module
+    if zero_stage == 0:
+        return ReplicatedPartition(module, adamw)
+    if zero_stage == 3:
+        return ShardedPartition(module, adamw, initialized.optimizer, dist.get_rank())
+    return FlatPartition(module, adamw, initialized.optimizer)
+
+
+@contextmanager
+def _whole(module: nn.Module, is_sharded: bool) -> Iterator[None]:
+    if not is_sharded:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(module.parameters())):
+        yield

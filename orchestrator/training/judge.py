@@ -1,0 +1,91 @@
+"""The trained objective as evaluation sees it, and the evaluation sets of a plan.
+
+Joins ``evaluation`` (torch only) to storage and tokenizer. Reads the sets without Ray: rank r takes rows r, r + W, ...
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from orchestrator.data.evaluation_set import read_evaluation_batches
+from orchestrator.data.index import load_index
+from orchestrator.data.tokens import CaptionTokenizer
+from orchestrator.errors import DatasetError
+from orchestrator.evaluation.evaluate import EvaluationSet, evaluate
+from orchestrator.evaluation.results import EMBEDDING, POOLED, ProbeResult
+from orchestrator.evaluation.targets import load_targets
+from orchestrator.objectives.objective import Objective, ZeroShotObjective
+from orchestrator.spec.cluster import S3Spec
+from orchestrator.spec.job import EvaluationSpec
+from orchestrator.storage.store import open_store
+
+TARGETS_FILE = "targets.json"
+_BATCH_SIZE = 256
+
+
+class JudgedObjective:
+    """An objective with whole weights on its device; implements ``JudgedModel``."""
+
+    def __init__(
+        self, objective: Objective, tokenizer: CaptionTokenizer | None, context: int, device: torch.device
+    ) -> None:
+        self._objective = objective
+        self._tokenizer = tokenizer
+        self._context = context
+        self._device = device
+
+    @property
+    def encode_texts(self) -> Callable[[list[str]], Tensor] | None:
+        """Prompts to unit vectors [N, D]; ``None`` where the objective has no text tower."""
+        objective, tokenizer = self._objective, self._tokenizer
+        if not isinstance(objective, ZeroShotObjective) or tokenizer is None:
+            return None
+        return lambda prompts: objective.class_embeddings(
+            [[prompt] for prompt in prompts], lambda texts: tokenizer.encode(texts, self._context)
+        )
+
+    def encode_images(self, image_BHWC: Tensor) -> dict[str, Tensor]:
+        """uint8 images to the pooled output and, where there is one, the embedding."""
+        image_BHWC = image_BHWC.to(self._device)
+        features = {POOLED: self._objective.vision_features(image_BHWC)}
+        if isinstance(self._objective, ZeroShotObjective):
+            features[EMBEDDING] = self._objective.image_embedding(image_BHWC)
+        return features
+
+
+def judge(
+    judged: JudgedObjective,
+    evaluation: EvaluationSpec,
+    uris: Sequence[str],
+    s3: S3Spec,
+    image_size: int,
+    rank: int,
+    world_size: int,
+) -> list[ProbeResult]:
+    """All probes on all evaluation sets; all ranks call it, all get the same results.
+
+    Raises:
+        DatasetError: a set without an index or without ``targets.json``.
+        EvaluationError: a set that cannot be judged.
+    """
+    sets = [
+        open_evaluation_set(name, uri, s3, image_size, evaluation.max_samples, rank, world_size)
+        for name, uri in zip(evaluation.sets, uris, strict=True)
+    ]
+    return evaluate(judged, sets, evaluation.probes, rank, world_size)
+
+
+def open_evaluation_set(
+    name: str, uri: str, s3: S3Spec, image_size: int, max_samples: int | None, rank: int, world_size: int
+) -> EvaluationSet:
+    """This rank's rows of a labelled folder of shards."""
+    store = open_store(uri, s3)
+    index = load_index(store)
+    if index is None:
+        raise DatasetError(f"evaluation.sets: {uri} has no index; run: orchestrator data index {uri}")
+    if store.stat(TARGETS_FILE) is None:
+        raise DatasetError(f"evaluation.sets: {uri} has no {TARGETS_FILE}, which says what is to be told from its images")
+    targets = load_targets(store.read_bytes(TARGETS_FILE), f"{uri}/{TARGETS_FILE}")
+    batches = read_evaluation_batches(store, index, image_size, _BATCH_SIZE, rank, world_size, max_samples=max_samples)
+    return EvaluationSet(name.strip("/").replace("/", "-"), targets, batches)

@@ -1,0 +1,101 @@
+"""Means of what happened since the last logged step: metrics, times, skipped samples.
+
+Reading a metric's value waits for the device, so steps only add tensors, and values are read at logged steps.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from orchestrator import columns
+
+
+class Meter:
+    """Adds up steps; ``read`` averages them over ranks and starts anew. All ranks read at the same steps."""
+
+    def __init__(self, global_size: int) -> None:
+        self._global_size = global_size
+        self._reset()
+
+    def _reset(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._num_steps = 0
+        self._data_wait_s = 0.0
+        self._started_s = time.monotonic()
+        self._paused_s = 0.0
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        """One step's metrics, each 0-dim."""
+        for name, value in metrics.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.detach().float()
+        self._num_steps += 1
+
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Time within counts as waiting for the loader."""
+        start_s = time.monotonic()
+        yield
+        self._data_wait_s += time.monotonic() - start_s
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time within (a checkpoint, an evaluation) counts for no step."""
+        start_s = time.monotonic()
+        yield
+        self._paused_s += time.monotonic() - start_s
+
+    def read(self, device: torch.device) -> dict[str, float]:
+        """Means over steps and ranks by the objective's short names, plus the loop's own; then empty."""
+        wall_s = max(time.monotonic() - self._started_s - self._paused_s, 1e-9)
+        steps = max(self._num_steps, 1)
+        names = sorted(self._sums)
+        own = torch.tensor([wall_s / steps, self._data_wait_s / wall_s], device=device)
+        values = torch.stack([*(self._sums[name] / steps for name in names), *own]).double()
+        if dist.is_initialized():
+            dist.all_reduce(values)
+            values /= dist.get_world_size()
+        means = dict(zip([*names, "step_s", "data_wait_fraction"], values.tolist(), strict=True))
+        means["samples_per_s"] = self._global_size / means["step_s"]
+        self._reset()
+        return means
+
+
+class SkipCounter:
+    """Samples that were skipped for their content, by reason, over all ranks and attempts."""
+
+    def __init__(self, counts: Mapping[str, int]) -> None:
+        """``counts``: what the checkpoint already knew."""
+        self._merged = Counter(counts)
+        self._own: Counter[int] = Counter()
+
+    def add(self, reasons: npt.NDArray[np.generic]) -> None:
+        """The reason column of a block."""
+        self._own.update(reasons[reasons > 0].tolist())
+
+    def merge(self) -> dict[str, int]:
+        """Counts over all ranks; a collective."""
+        counts = torch.tensor([self._own[number] for number in range(len(columns.SKIP_REASONS))])
+        if dist.is_initialized():
+            device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+            counts = counts.to(device)
+            dist.all_reduce(counts)
+        for number, count in enumerate(counts.tolist()):
+            if count:
+                self._merged[columns.SKIP_REASONS[number]] += count
+        self._own.clear()
+        return dict(self._merged)
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Peak memory of the device, or the process's resident memory on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return int(psutil.Process().memory_info().rss)

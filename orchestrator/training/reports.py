@@ -1,0 +1,68 @@
+"""What a worker tells the driver, and what the driver may ask of it. Plain values that pickle.
+
+Workers know nothing of MLflow: rank 0 sends these reports and goes on; the driver records them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Weights = Literal["raw", "ema"]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Metrics at a logged step, under their full names (``tracking/metrics.py``)."""
+
+    step: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class CheckpointReport:
+    """A checkpoint whose complete marker is written."""
+
+    step: int
+    uri: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What the probes found at a step; each result is ``ProbeResult.to_dict()``."""
+
+    step: int
+    weights: Weights
+    results: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class NoteReport:
+    """Something the user should read."""
+
+    text: str
+
+
+Report = StepReport | CheckpointReport | EvaluationReport | NoteReport
+
+
+class DriverLink(Protocol):
+    """Rank 0's line to the driver. Neither call waits for the driver."""
+
+    def send(self, report: Report) -> None:
+        """Hand over a report."""
+        ...
+
+    def stop_requested(self) -> bool:
+        """Whether the driver has asked for a checkpoint and an end."""
+        ...
+
+
+@dataclass(frozen=True)
+class WorkerResult:
+    """What rank 0 returns when its train function ends."""
+
+    status: Literal["finished", "stopped"]
+    step: int
+    checkpoint_uri: str
+    samples_per_s: float
+    evaluation: dict[Weights, list[dict[str, Any]]] = field(default_factory=dict)

@@ -1,0 +1,277 @@
+"""What runs on every worker: build, restore, loop, report. Ray Train starts it; the driver hears through a link.
+
+Reads from top to bottom: ``train_on_worker`` builds the parts, ``_Run.train`` is the loop, the rest is what happens
+at a logged step, at a checkpoint and at the end. All ranks pass the same points in the same order.
+"""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import ray.train
+import torch
+from ray.train.collective import broadcast_from_rank_zero
+
+from orchestrator.columns import SKIP_REASON
+from orchestrator.data.blocks import unpack_block
+from orchestrator.data.order import BlockLayout
+from orchestrator.data.stream import BlockStream
+from orchestrator.env import setup_logging
+from orchestrator.errors import BadSampleLimitError, DivergedError
+from orchestrator.spec.job import ShardsSpec
+from orchestrator.spec.plan import Plan, load_plan
+from orchestrator.storage.store import open_store
+from orchestrator.tracking import metrics
+from orchestrator.training.agreement import Agreement, Decision
+from orchestrator.training.checkpoint import CheckpointRecord, Checkpoints
+from orchestrator.training.ema import Ema
+from orchestrator.training.engine import DeepSpeedEngine
+from orchestrator.training.heldout import heldout_loss, read_heldout_batches
+from orchestrator.training.judge import JudgedObjective, judge
+from orchestrator.training.meter import Meter, SkipCounter, memory_bytes
+from orchestrator.training.parts import block_format, block_reader, build_plan_objective, sample_order
+from orchestrator.training.reports import (
+    CheckpointReport,
+    DriverLink,
+    EvaluationReport,
+    NoteReport,
+    Report,
+    StepReport,
+    Weights,
+    WorkerResult,
+)
+from orchestrator.training.step import StepResult, to_device, train_step
+
+logger = logging.getLogger(__name__)
+
+_SKIPS_BEFORE_LIMIT = 100  # a share of a handful of samples says nothing
+
+
+def train_on_worker(config: dict[str, Any]) -> WorkerResult:
+    """Train as one rank; ``config`` holds the Plan as JSON (``plan``) and the driver's line (``link``).
+
+    Raises:
+        OrchestratorError: whatever ends the run by name; the driver decides about another attempt.
+    """
+    rank = ray.train.get_context().get_world_rank()
+    setup_logging(rank=rank)
+    plan = load_plan(config["plan"], "the driver's plan")
+    torch.set_num_threads(plan.workers.threads)
+    run = _Run(plan, config["link"], rank, ray.train.get_context().get_world_size())
+    try:
+        return run.train(run.restore())
+    finally:
+        run.close()
+
+
+class _Run:
+    """One rank's part of one attempt."""
+
+    def __init__(self, plan: Plan, link: DriverLink, rank: int, world_size: int) -> None:
+        self._plan = plan
+        self._link = link
+        self._rank, self._world_size = rank, world_size
+        self._format = block_format(plan)
+        self._engine = DeepSpeedEngine(
+            build_plan_objective(plan, self._format.vocabulary),
+            plan.optimizer,
+            plan.schedule,
+            plan.steps,
+            plan.precision,
+            plan.zero_stage,
+            plan.batch,
+            plan.workers.accelerator,
+        )
+        self._device = self._engine.device
+        self._ema = Ema(self._engine.partition, plan.ema.decay) if plan.ema else None
+        self._checkpoints = Checkpoints(open_store(plan.run_uri, plan.s3), plan.checkpoint, rank, world_size)
+        self._meter = Meter(plan.batch.global_size)
+        self._agreement = Agreement(plan.checkpoint.every_minutes, plan.log_every_steps, self._device)
+        self._skips = SkipCounter({})
+        self._heldout = self._read_heldout()
+        self._evaluation: dict[Weights, list[dict[str, Any]]] = {}
+        self._last_clipped = 0
+        self._nonfinite_in_a_row, self._skipped_steps = 0, 0
+        self._samples_per_s = 0.0
+        self._checkpoint_s = 0.0
+
+    def restore(self) -> int:
+        """Take up the last complete checkpoint, if there is one; returns the first step to do."""
+        record = self._checkpoints.restore(self._engine, self._ema)
+        if record is None:
+            return 0
+        self._skips = SkipCounter(record.state.get("skipped", {}))
+        workers = record.state.get("workers")
+        change = f" ({workers} workers then, {self._world_size} now)" if workers != self._world_size else ""
+        self._send(NoteReport(f"resumed from {record.uri} at step {record.step:,}{change}"))
+        return record.step
+
+    def train(self, first_step: int) -> WorkerResult:
+        """The loop: steps [first_step, plan.steps), unless the driver asks to stop."""
+        blocks = self._stream().blocks(first_step, self._plan.steps)
+        for step in range(first_step, self._plan.steps):
+            result = self._step(blocks)
+            self._meter.add({**result.metrics, "loss": result.loss})
+            self._check_finite(step + 1)
+            if self._pause_after(step + 1):
+                return self._finish(step + 1, stopped=True)
+        return self._finish(self._plan.steps, stopped=False)
+
+    def close(self) -> None:
+        """End what runs beside the loop."""
+        self._checkpoints.close()
+        self._engine.close()
+
+    def _step(self, blocks: Iterator[pa.Table]) -> StepResult:
+        with self._meter.waiting_for_data():
+            arrays = [unpack_block(next(blocks), self._format.image_size) for _ in range(self._plan.batch.num_micro)]
+        for one in arrays:
+            self._skips.add(one[SKIP_REASON])
+        names = self._engine.objective.columns
+        result = train_step(self._engine, [to_device(one, names, self._device) for one in arrays])
+        if self._ema is not None:
+            self._ema.update()
+        return result
+
+    def _pause_after(self, done: int) -> bool:
+        """What may follow a step: a log line, a checkpoint, an evaluation; true when the run is to stop."""
+        plan, last = self._plan, done == self._plan.steps
+        if done % plan.log_every_steps == 0 or last:
+            self._log(done)
+        decision = Decision(stop=False, checkpoint=False)
+        if self._agreement.is_due(done):
+            decision = self._agreement.decide(done, self._rank == 0 and self._link.stop_requested())
+        if last:
+            return False  # the end writes its own checkpoint
+        if decision.stop:
+            return True
+        evaluate = _is_multiple(done, plan.evaluation.every_steps) and bool(plan.evaluation.sets)
+        if decision.checkpoint or evaluate or _is_multiple(done, plan.checkpoint.every_steps):
+            with self._meter.paused():
+                self._save(done, wait=evaluate)
+                if evaluate:
+                    self._evaluate(done)
+        return False
+
+    def _finish(self, step: int, stopped: bool) -> WorkerResult:
+        record = self._save(step, wait=True)
+        if not stopped and self._plan.evaluation.sets:
+            self._evaluate(step)
+        status = "stopped" if stopped else "finished"
+        return WorkerResult(status, step, record.uri, self._samples_per_s, self._evaluation)
+
+    def _log(self, done: int) -> None:
+        means = self._meter.read(self._device)
+        norms = self._engine.gradient_norms()
+        skipped = self._skips.merge()
+        samples_seen = done * self._plan.batch.global_size
+        clipped, self._last_clipped = self._engine.num_clipped_steps - self._last_clipped, self._engine.num_clipped_steps
+        self._samples_per_s = means["samples_per_s"]
+        values = {metrics.train_metric(name): value for name, value in means.items()}
+        values |= {metrics.grad_norm(name): float(norm) for name, norm in norms.items() if name != "total"}
+        values |= {metrics.skipped_samples(reason): float(count) for reason, count in skipped.items()}
+        values |= {
+            metrics.STEPS: float(done),
+            metrics.SAMPLES_SEEN: float(samples_seen),
+            metrics.LEARNING_RATE: self._engine.learning_rate,
+            metrics.GRAD_NORM: float(norms["total"]),
+            metrics.CLIPPED_STEP_FRACTION: clipped / self._plan.log_every_steps,
+            metrics.MEMORY_BYTES: float(memory_bytes(self._device)),
+            metrics.CHECKPOINT_S: self._checkpoint_s,
+        }
+        self._send(StepReport(done, values))
+        self._check_skipped(sum(skipped.values()), samples_seen, skipped)
+
+    def _save(self, step: int, wait: bool) -> CheckpointRecord:
+        """Write a checkpoint; its upload goes on in the background unless ``wait``."""
+        losses = self._heldout_losses()
+        if losses:
+            self._send(StepReport(step, losses))
+        state = {
+            "identity": self._plan.identity_digest,
+            "workers": self._world_size,
+            "samples_seen": step * self._plan.batch.global_size,
+            "skipped": self._skips.merge(),
+            "metrics": losses,
+        }
+        record, self._checkpoint_s = self._checkpoints.save(
+            self._engine, self._ema, step, state, score=losses.get(metrics.HELDOUT_LOSS), wait=wait
+        )
+        self._agreement.checkpoint_written()
+        self._report_checkpoints()
+        return record
+
+    def _report_checkpoints(self) -> None:
+        for record in self._checkpoints.take_completed():
+            self._send(CheckpointReport(record.step, record.uri, record.state["metrics"]))
+
+    def _heldout_losses(self) -> dict[str, float]:
+        if not self._heldout:
+            return {}
+        with self._engine.gathered() as objective:
+            return {metrics.HELDOUT_LOSS: heldout_loss(objective, self._heldout, self._device)}
+
+    def _evaluate(self, step: int) -> None:
+        """Judge the weights, and their average where there is one; all ranks take part."""
+        self._judge(step, "raw")
+        if self._ema is not None:
+            with self._ema.swapped():
+                self._judge(step, "ema")
+
+    def _judge(self, step: int, weights: Weights) -> None:
+        plan = self._plan
+        with self._engine.gathered() as objective:
+            judged = JudgedObjective(objective, self._format.tokenizer, plan.model.context, self._device)
+            results = judge(
+                judged,
+                plan.evaluation,
+                plan.evaluation_uris,
+                plan.s3,
+                plan.model.image_size,
+                self._rank,
+                self._world_size,
+            )
+        self._evaluation[weights] = [result.to_dict() for result in results]
+        self._send(EvaluationReport(step, weights, self._evaluation[weights]))
+
+    def _stream(self) -> BlockStream:
+        batch = self._plan.batch
+        layout = BlockLayout(batch.micro_size, batch.num_micro, self._world_size)
+        order = sample_order(self._plan) if self._rank == 0 else None
+        reader = block_reader(self._plan, layout, self._format)
+        return BlockStream(reader, order, layout, self._plan.stream, self._rank, broadcast_from_rank_zero)
+
+    def _read_heldout(self) -> list[dict[str, Any]]:
+        data = self._plan.data
+        if data.heldout is None or not isinstance(data.spec, ShardsSpec):
+            return []
+        store = open_store(data.heldout.uri, self._plan.s3)
+        return read_heldout_batches(store, data.spec, self._format, self._plan.batch.worker_size)
+
+    def _check_finite(self, done: int) -> None:
+        skipped = self._engine.num_skipped_steps
+        self._nonfinite_in_a_row = self._nonfinite_in_a_row + 1 if skipped > self._skipped_steps else 0
+        self._skipped_steps = skipped
+        if self._nonfinite_in_a_row > self._plan.faults.max_nonfinite_steps:
+            raise DivergedError(
+                f"loss or gradient was not finite in {self._nonfinite_in_a_row} steps in a row, up to step {done:,} "
+                f"(faults.max_nonfinite_steps); lower optimizer.learning_rate, lengthen schedule.warmup_fraction, "
+                f"or set a smaller optimizer.gradient_clip"
+            )
+
+    def _check_skipped(self, num_skipped: int, samples_seen: int, reasons: dict[str, int]) -> None:
+        limit = self._plan.data.spec.max_skipped_fraction if isinstance(self._plan.data.spec, ShardsSpec) else 1.0
+        if num_skipped > max(limit * samples_seen, _SKIPS_BEFORE_LIMIT * limit):
+            raise BadSampleLimitError(
+                f"{num_skipped:,} of {samples_seen:,} samples had to be skipped, more than data.max_skipped_fraction "
+                f"({limit:.2%}): " + ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items()))
+            )
+
+    def _send(self, report: Report) -> None:
+        if self._rank == 0:
+            self._link.send(report)
+
+
+def _is_multiple(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0

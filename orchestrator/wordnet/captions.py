@@ -1,0 +1,131 @@
+"""Concepts of a caption, as CatLIP labels it: every word, as a noun, in its first sense.
+
+The algorithm is the one CatLIP was trained with (arXiv 2404.15653; apple/corenet): clean the caption, split it into
+tokens, take each token's noun lemma and that lemma's first noun synset, and keep the synset only if the lemma names
+it (``dog`` -> dog.n.01). That last test keeps out what only looks like a noun (``in`` -> inch.n.01, ``a`` ->
+angstrom.n.01) and costs the synonyms (``photo`` -> photograph.n.01); multi-word lemmas never match.
+
+A caption is cut at white space, and what one piece means is remembered: captions repeat their words, so nearly every
+piece is one dictionary look-up. The result equals NLTK's tokenizer, lemmatizer and reader over WordNet 3.0, but for
+three things: a caption counts as one sentence (an inner full stop stays with its word, as in ``word_tokenize(...,
+preserve_line=True)``), of ftfy's repairs only entities, quotes and composed letters are made (no mojibake, no
+ligatures, no wide letters), and stacked quotes at the very end (``dog's'``) may split otherwise.
+"""
+
+import functools
+import html
+import re
+import unicodedata
+from collections.abc import Iterable
+from itertools import chain
+from urllib.parse import unquote
+
+from orchestrator.wordnet.lemmas import lemmatize_noun
+from orchestrator.wordnet.table import NounTable, load_noun_table
+
+# Pieces remembered per finder (about 30 MB): a web data set has no end of misspellings and numbers.
+MAX_REMEMBERED_PIECES = 200_000
+
+_TAG = re.compile(r"<[^>]*>")
+_ENTITY = re.compile(r"&#?\w{1,24};")
+_CURLY_QUOTES = str.maketrans(dict.fromkeys("ʼ‘’‚‛", "'") | dict.fromkeys("“”„‟", '"'))
+
+# Characters that are tokens of their own wherever they stand; none is part of a noun.
+_OWN_TOKENS = str.maketrans(dict.fromkeys(';@#$%&?!*[](){}<>"`«»‒–—―', " "))
+# A full stop ends the caption if only closing marks follow it; a quote after a space opens.
+_FINAL_STOP = re.compile(r"""(?<=[^.])\.(?=(?:[])}>'» ]|(?<! )")*$)""")
+
+# What cuts a piece of text that has no white space but one space behind it: pattern and replacement, in this order.
+_CUTS = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"(?<!\w)'(?!(?:re|ve|ll|m|t|s|d|n)\b)(?=\w)", "' "),  # an opening quote, not the clitic of "'s"
+        (r"[:,](\D)", r" \1"),  # but not within a number: 3:30, 1,000
+        (r"\.{2,}|--|''", " "),
+        (r"(?<=[^'])'(?= )", " "),  # a closing quote, or the possessive of "dogs'"
+        (r"(?<=[^' ])'[smd](?= )", " "),
+        (r"(?<=[^' ])(?:'ll|'re|'ve|n't)(?= )", " "),
+        (r"\b(?:can(?=not\b)|d(?='ye\b)|gim(?=me\b)|gon(?=na\b)|got(?=ta\b))", r" \g<0> "),
+        (r"\b(?:lem(?=me\b)|more(?='n\b)|wan(?=na\s))", r" \g<0> "),
+    )
+)
+
+
+class ConceptFinder:
+    """Finds the concepts of captions in one noun table; remembers what each piece of text means."""
+
+    def __init__(self, table: NounTable) -> None:
+        self._memory = _PieceMemory(table)
+
+    def find(self, caption: str) -> list[int]:
+        """Offsets of the caption's synsets, each once, in the order of their first word; empty for none."""
+        pieces = _split_at_space(clean_caption(caption))
+        return list(dict.fromkeys(chain.from_iterable(map(self._memory.__getitem__, pieces))))
+
+
+class _PieceMemory(dict[str, tuple[int, ...]]):
+    """Piece of text -> offsets of its concepts, worked out on the first look-up and forgotten all at once when full."""
+
+    def __init__(self, table: NounTable) -> None:
+        super().__init__()
+        self._table = table
+
+    def __missing__(self, piece: str) -> tuple[int, ...]:
+        if len(self) >= MAX_REMEMBERED_PIECES:
+            self.clear()
+        concepts = tuple(_concepts_of_tokens(_split_piece(piece), self._table))
+        self[piece] = concepts
+        return concepts
+
+
+def caption_concepts(caption: str) -> list[int]:
+    """Offsets of the caption's synsets in the packaged table; see ConceptFinder.find."""
+    return _packaged_finder().find(caption)
+
+
+@functools.cache
+def _packaged_finder() -> ConceptFinder:
+    return ConceptFinder(load_noun_table())
+
+
+def _concepts_of_tokens(tokens: Iterable[str], table: NounTable) -> Iterable[int]:
+    for token in tokens:
+        lemma = lemmatize_noun(token, table)
+        synsets = table.synsets(lemma)
+        if synsets and table.lemma_names(synsets[0])[0].lower() == lemma:
+            yield synsets[0]
+
+
+def clean_caption(caption: str) -> str:
+    """Lower-case text without URL quoting, markup and typographic quotes."""
+    if "%" in caption:
+        caption = unquote(caption)
+    if "+" in caption:
+        caption = caption.replace("+", " ")
+    if "<" in caption:
+        caption = "\n".join(map(_strip_tags, caption.split("\n")))
+    if "&" in caption and "<" not in caption:
+        caption = _ENTITY.sub(lambda entity: html.unescape(entity[0]), caption)
+    if not caption.isascii():
+        caption = unicodedata.normalize("NFC", caption).translate(_CURLY_QUOTES)
+    return caption.strip().lower()
+
+
+def _strip_tags(line: str) -> str:
+    # Up to the last ">" every "<" finds its end: linear, however many stand open behind it.
+    end = line.rfind(">") + 1
+    return _TAG.sub("", line[:end]) + line[end:]
+
+
+def _split_at_space(caption: str) -> list[str]:
+    if "." in caption:
+        caption = _FINAL_STOP.sub(" ", caption, count=1)
+    return caption.translate(_OWN_TOKENS).split()
+
+
+def _split_piece(piece: str) -> list[str]:
+    """The tokens of text without white space, less the marks and clitics."""
+    text = piece + " "
+    for pattern, replacement in _CUTS:
+        text = pattern.sub(replacement, text)
+    return text.split()

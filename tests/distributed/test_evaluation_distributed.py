@@ -1,0 +1,199 @@
+"""Evaluation over 2 and 3 gloo processes against one process. Each world starts once and runs all its cases."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from orchestrator.errors import EvaluationError
+from orchestrator.evaluation.evaluate import EvaluationSet, evaluate
+from orchestrator.evaluation.exchange import share_work
+from orchestrator.evaluation.features import extract_features
+from orchestrator.evaluation.targets import TargetSpec
+
+COLORS = ("red", "green", "blue")
+TARGETS = {
+    "color": TargetSpec(classes=COLORS, named_in_captions=True, templates=("the {}", "a {} thing")),
+    "bright": TargetSpec(classes=("0", "1"), named_in_captions=False),
+}
+ROW_COUNTS = (1, 2, 5, 37)  # fewer rows than ranks, uneven ranks, uneven batches
+GROUP_TIMEOUT_S = 4
+SLOW_FIT_S = 8
+
+
+@dataclass(frozen=True)
+class Batch:
+    index: np.ndarray
+    image: np.ndarray
+    targets: dict[str, list[str | int]]
+
+
+def read(num_rows: int, rank: int, world_size: int, batch_size: int = 8) -> Iterator[Batch]:
+    """Rank r reads rows r, r + W, ...; an image depends on its row alone."""
+    own = np.arange(rank, num_rows, world_size)
+    for first in range(0, len(own), batch_size):
+        index = own[first : first + batch_size]
+        image = np.stack([np.random.default_rng(i).integers(0, 120, (4, 4, 3)) for i in index]).astype(np.uint8)
+        image[np.arange(len(index)), :, :, index % 3] += 40
+        bright = [int(i % 5 == 0) for i in index]
+        image[:, 0, 0, :] += 60 * np.array(bright, dtype=np.uint8)[:, None]
+        yield Batch(index, image, {"color": [COLORS[i % 3] for i in index], "bright": bright})
+
+
+class JudgedModel:
+    """Integer arithmetic, so that batches of other sizes give the same bits.
+
+    As a model does whose weights are spread over ranks, each image pass communicates: it fails when out of step.
+    """
+
+    encode_texts: Callable[[list[str]], Tensor] | None
+
+    def __init__(self, world_size: int) -> None:
+        self.world_size = world_size
+        self.encode_texts = lambda texts: torch.tensor([[float(c in text) for c in COLORS] for text in texts])
+
+    def encode_images(self, image_BHWC: Tensor) -> dict[str, Tensor]:
+        if self.world_size > 1:
+            present = torch.ones(1)
+            dist.all_reduce(present)
+            assert present.item() == self.world_size
+        return {"pooled": image_BHWC.flatten(1), "embedding": image_BHWC.long().sum(dim=(1, 2))}
+
+
+def judge(rank: int, world_size: int) -> dict[str, Any]:
+    """What must not depend on the world size."""
+    model = JudgedModel(world_size)
+    features = {}
+    for num_rows in ROW_COUNTS:
+        found = extract_features(model.encode_images, read(num_rows, rank, world_size), world_size)
+        values = {name: feature.tolist() for name, feature in found.features.items()}
+        features[str(num_rows)] = [found.index.tolist(), values, found.targets]
+    one = EvaluationSet("colors", TARGETS, read(200, rank, world_size))
+    results = evaluate(model, [one], ["zero_shot", "linear_probe"], rank, world_size)
+    return {"features": features, "results": [result.to_dict() for result in results]}
+
+
+def share_a_slow_fit(rank: int, world_size: int) -> list[dict[str, Any]]:
+    """Rank 0's second item takes twice the group's time-out; the other ranks are done long before."""
+
+    def fit(item: int) -> dict[str, Any]:
+        time.sleep(SLOW_FIT_S if item == world_size else 0)
+        return {"item": item, "rank": rank}
+
+    items = [lambda item=item: fit(item) for item in range(world_size + 1)]
+    return share_work(items, rank, world_size)
+
+
+def share_a_fit_that_fails(rank: int, world_size: int) -> str:
+    def fail() -> dict[str, Any]:
+        raise ArithmeticError("no minimum")
+
+    try:
+        share_work([dict, fail], rank, world_size)
+    except (ArithmeticError, EvaluationError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing was raised"
+
+
+def run_rank(rank: int, world_size: int, folder: Path) -> None:
+    """Body of one process; the store's port comes from the system and is passed on in a file."""
+    torch.set_num_threads(1)
+    port_file = folder / "port"
+    if rank == 0:
+        store = dist.TCPStore("127.0.0.1", 0, world_size, is_master=True, wait_for_workers=False)
+        (folder / "port.partial").write_text(str(store.port))
+        (folder / "port.partial").rename(port_file)
+    else:
+        while not port_file.exists():
+            time.sleep(0.05)
+        store = dist.TCPStore("127.0.0.1", int(port_file.read_text()), world_size)
+    dist.init_process_group("gloo", store=dist.PrefixStore("long", store), rank=rank, world_size=world_size)
+    found = judge(rank, world_size)
+    dist.barrier()
+    dist.destroy_process_group()
+
+    timeout = timedelta(seconds=GROUP_TIMEOUT_S)
+    short = dist.PrefixStore("short", store)
+    dist.init_process_group("gloo", store=short, rank=rank, world_size=world_size, timeout=timeout)
+    found["slow"] = share_a_slow_fit(rank, world_size)
+    found["failed"] = share_a_fit_that_fails(rank, world_size)
+    dist.barrier()
+    dist.destroy_process_group()
+    (folder / f"rank{rank}.json").write_text(json.dumps(found))
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each rank of a world found."""
+    world_size: int = request.param
+    folder = tmp_path_factory.mktemp(f"world{world_size}")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen([sys.executable, __file__, str(rank), str(world_size), str(folder)], env=environment)
+        for rank in range(world_size)
+    ]
+    try:
+        codes = [process.wait(timeout=120) for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+            process.wait()
+    assert codes == [0] * world_size
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world_size)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    """What one process finds without a process group."""
+    torch.set_num_threads(1)
+    found: dict[str, Any] = json.loads(json.dumps(judge(0, 1)))
+    return found
+
+
+def test_one_process_finds_every_row_once_and_learns_something(alone: dict[str, Any]) -> None:
+    for num_rows in ROW_COUNTS:
+        assert alone["features"][str(num_rows)][0] == list(range(num_rows))
+    accuracies = {(r["probe"], r["feature"], r["target"]): r["accuracy"] for r in alone["results"]}
+    assert len(accuracies) == 6
+    assert accuracies["zero_shot", "embedding", "color"] > 0.8
+    assert accuracies["linear_probe", "pooled", "color"] > 0.6
+
+
+def test_every_rank_has_the_rows_features_and_targets_of_one_process(
+    world: list[dict[str, Any]], alone: dict[str, Any]
+) -> None:
+    for found in world:
+        assert found["features"] == alone["features"]
+
+
+def test_every_rank_has_the_results_of_one_process(world: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+    for found in world:
+        assert found["results"] == alone["results"]
+
+
+def test_a_fit_longer_than_the_groups_time_out_reaches_all_ranks(world: list[dict[str, Any]]) -> None:
+    world_size = len(world)
+    for found in world:
+        assert found["slow"] == [{"item": i, "rank": i % world_size} for i in range(world_size + 1)]
+
+
+def test_a_fit_that_fails_ends_all_ranks_with_its_reason(world: list[dict[str, Any]]) -> None:
+    messages = [found["failed"] for found in world]
+    assert messages.pop(1) == "ArithmeticError: no minimum"
+    assert set(messages) == {"EvaluationError: a probe failed on rank 1: ArithmeticError: no minimum"}
+
+
+if __name__ == "__main__":
+    run_rank(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

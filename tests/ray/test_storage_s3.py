@@ -1,0 +1,238 @@
+"""S3 as a store, against real servers: rclone's (the shared fixture) and moto's, which heeds conditional writes."""
+
+import json
+import os
+import pickle
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from orchestrator.errors import RunHeldError, ShardReadError, StorageAccessError
+from orchestrator.spec.cluster import S3Spec
+from orchestrator.storage.lease import LEASE, acquire_lease
+from orchestrator.storage.marker import download_files, read_marker, upload_files, write_marker
+from orchestrator.storage.store import ObjectNotFoundError, Store, check_store, open_store
+
+if TYPE_CHECKING:
+    from tests.conftest import S3Server
+
+QUICK = {"request_timeout_s": 5.0, "max_attempts": 2}
+
+
+@pytest.fixture
+def store(s3_server: "S3Server", request: pytest.FixtureRequest) -> Store:
+    """A prefix of its own for each test."""
+    return open_store(f"{s3_server.uri}/{abs(hash(request.node.name))}", S3Spec(endpoint=s3_server.endpoint, **QUICK))
+
+
+@pytest.fixture(scope="module")
+def conditional_store(s3_server: "S3Server") -> Iterator[Store]:
+    """A store at a server that heeds If-Match and If-None-Match."""
+    pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    try:
+        found = next(filter(None, (re.search(r"http://127\.0\.0\.1:\d+", line) for line in process.stderr)))
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        import boto3
+
+        boto3.client("s3", endpoint_url=found.group(), region_name="us-east-1").create_bucket(Bucket="bucket")
+        yield open_store("s3://bucket/runs", S3Spec(endpoint=found.group(), **QUICK))
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def test_written_bytes_are_read_back_whole_and_in_ranges(store: Store) -> None:
+    store.write_bytes("a/b", b"0123456789")
+    assert store.read_bytes("a/b") == b"0123456789"
+    assert store.read_range("a/b", 2, 3) == b"234"
+    assert store.read_range("a/b", 8, 5) == b"89"
+    assert store.read_range("a/b", 20, 5) == b""
+    assert store.read_range("a/b", 0, 0) == b""
+    with store.open_input("a/b") as file:
+        assert file.read_at(2, 4) == b"45"
+
+
+def test_store_pickles_without_its_connection(store: Store) -> None:
+    store.write_bytes("a", b"1")
+    assert pickle.loads(pickle.dumps(store)).read_bytes("a") == b"1"  # noqa: S301
+
+
+def test_absent_object_is_named(store: Store) -> None:
+    for read in (store.read_bytes, store.open_input, lambda path: store.read_range(path, 0, 1)):
+        with pytest.raises(ObjectNotFoundError, match="folder/nothing"):
+            read("folder/nothing")
+    assert store.stat("folder/nothing") is None
+    assert store.list("folder") == ()
+    store.delete("folder/nothing")
+    store.delete_folder("folder")
+
+
+def test_listing_is_recursive_and_relative_to_its_store(store: Store) -> None:
+    for path in ("b", "a/2", "a/1/x", "ab"):
+        store.write_bytes(path, b"12")
+    assert [(info.path, info.size_bytes) for info in store.list()] == [("a/1/x", 2), ("a/2", 2), ("ab", 2), ("b", 2)]
+    assert [info.path for info in store.list("a")] == ["a/1/x", "a/2"]
+    assert store.child("a").list()[0] == store.child("a").stat("1/x")
+    store.delete_folder("a")
+    assert [info.path for info in store.list()] == ["ab", "b"]
+
+
+def test_bucket_root_is_a_store_too(s3_server: "S3Server") -> None:
+    store = open_store(s3_server.uri, S3Spec(endpoint=s3_server.endpoint, **QUICK))
+    store.write_bytes("at-the-root", b"1")
+    assert "at-the-root" in [info.path for info in store.list()]
+    assert (s3_server.folder / "at-the-root").read_bytes() == b"1"
+
+
+def test_large_files_travel_in_parts(store: Store, tmp_path: Path) -> None:
+    content = os.urandom(2**20) * 40
+    (tmp_path / "source").write_bytes(content)
+    store.upload(tmp_path / "source", "folder/large")
+    store.download("folder/large", tmp_path / "new" / "target")
+    assert (tmp_path / "new" / "target").read_bytes() == content
+
+
+def test_failed_download_leaves_nothing(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(ObjectNotFoundError, match="absent"):
+        store.download("absent", tmp_path / "target")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_complete_folder_comes_back_as_it_was(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "state").write_bytes(b"state")
+    files = upload_files(store, "step-1", tmp_path / "source")
+    assert read_marker(store, "step-1").fault is not None
+    write_marker(store, "step-1", files)
+    download_files(store, read_marker(store, "step-1"), tmp_path / "copy")
+    assert (tmp_path / "copy" / "state").read_bytes() == b"state"
+
+
+def test_conditions_hold_one_writer_after_another(store: Store) -> None:
+    assert store.create_bytes("a", b"1")
+    assert not store.create_bytes("a", b"2")
+    etag = store.read_versioned("a")[1]
+    assert store.replace_bytes("a", b"3", etag)
+    assert not store.replace_bytes("a", b"4", etag)
+    assert not store.replace_bytes("absent", b"5", etag)
+    assert store.read_bytes("a") == b"3"
+
+
+def test_conditions_hold_between_simultaneous_writers(conditional_store: Store) -> None:
+    assert conditional_store.checks_conditions()
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda n: conditional_store.create_bytes("once", b"%d" % n), range(8)))
+    assert sum(results) == 1
+    assert conditional_store.read_bytes("once") == b"%d" % results.index(True)
+
+
+def test_a_server_that_ignores_conditions_is_told_apart(store: Store) -> None:
+    assert not store.checks_conditions()
+    assert store.list() == ()
+
+
+def contend(store: Store, num_starts: int) -> list[str]:
+    """Start that many holders at once; the names of those that got the lease."""
+    barrier = threading.Barrier(num_starts)
+
+    def take(number: int) -> str | None:
+        barrier.wait()
+        try:
+            acquire_lease(store, f"host:{number}")
+        except RunHeldError:
+            return None
+        return f"host:{number}"
+
+    with ThreadPoolExecutor(num_starts) as pool:
+        return [name for name in pool.map(take, range(num_starts)) if name is not None]
+
+
+@pytest.mark.parametrize("server", ["store", "conditional_store"])
+def test_one_of_many_starts_gets_the_lease_and_a_dead_one_is_replaced(
+    server: str, request: pytest.FixtureRequest
+) -> None:
+    run = request.getfixturevalue(server).child("run")
+    winners = contend(run, 4)
+    assert len(winners) == 1
+    with pytest.raises(RunHeldError, match=winners[0]):
+        acquire_lease(run, "host:late")
+    run.write_bytes(LEASE, json.dumps({**json.loads(run.read_bytes(LEASE)), "expires_at": 0}).encode())
+    with acquire_lease(run, "host:heir") as lease:
+        assert not lease.lost
+        assert json.loads(run.read_bytes(LEASE))["holder"] == "host:heir"
+    assert run.stat(LEASE) is None
+
+
+def change_bucket(store: Store) -> Store:
+    return open_store("s3://no-such-bucket/x", store.s3)  # type: ignore[attr-defined]
+
+
+def change_endpoint(store: Store) -> Store:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return open_store(store.uri, S3Spec(endpoint=f"http://127.0.0.1:{unused.getsockname()[1]}", **QUICK))
+
+
+def misspell_endpoint(store: Store) -> Store:
+    return open_store(store.uri, S3Spec(endpoint="not a url", **QUICK))
+
+
+@pytest.mark.parametrize("write", [False, True])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (change_bucket, r"s3://no-such-bucket/x at http.*bucket 'no-such-bucket' does not exist; create it"),
+        (change_endpoint, r"endpoint http://127\.0\.0\.1:\d+ does not answer.*storage\.s3\.endpoint"),
+        (misspell_endpoint, r"not a url.*correct storage\.s3\.endpoint"),
+    ],
+)
+def test_check_says_what_to_change(store: Store, change: Callable[[Store], Store], message: str, write: bool) -> None:
+    with pytest.raises(StorageAccessError, match=message):
+        check_store(change(store), write=write)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("AWS_ACCESS_KEY_ID", "credentials refused .InvalidAccessKeyId.*AWS_ACCESS_KEY_ID"),
+        ("AWS_SECRET_ACCESS_KEY", "credentials refused .SignatureDoesNotMatch.*AWS_SECRET_ACCESS_KEY"),
+    ],
+)
+def test_wrong_credentials_are_named_and_not_shown(
+    s3_server: "S3Server", monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    monkeypatch.setenv(name, "wrong-value-of-a-key")
+    fresh = open_store(f"{s3_server.uri}/{name}", S3Spec(endpoint=s3_server.endpoint, region=f"test-{name[4]}"))
+    with pytest.raises(StorageAccessError, match=message) as caught:
+        check_store(fresh, write=False)
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
+
+
+def test_missing_credentials_are_named(s3_server: "S3Server", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    fresh = open_store(s3_server.uri, S3Spec(endpoint=s3_server.endpoint, region="test-missing"))
+    with pytest.raises(StorageAccessError, match=r"no usable credentials.*set AWS_ACCESS_KEY_ID"):
+        check_store(fresh, write=False)
+
+
+def test_check_passes_and_leaves_nothing(store: Store) -> None:
+    check_store(store, write=True)
+    assert store.list() == ()
+
+
+def test_server_that_goes_away_is_a_failure_of_the_work_not_of_the_user(store: Store) -> None:
+    with pytest.raises(ShardReadError, match="failed after its retries"):
+        change_endpoint(store).read_range("a", 0, 10)

@@ -1,0 +1,115 @@
+"""Every job file with every cluster folder: it plans, or is refused for the reason named here."""
+
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from orchestrator.errors import PlanError
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.describe import describe_plan
+from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts
+from orchestrator.spec.job import PretrainSpec
+from orchestrator.spec.load import load_cluster, load_job
+from orchestrator.spec.plan import Plan, load_plan, resolve_plan
+
+ROOT = Path(__file__).parents[2]
+JOBS = sorted((ROOT / "jobs").rglob("*.yaml"))
+CLUSTERS = sorted((ROOT / "cluster").glob("*/cluster.yaml"))
+MOST_LINES = 40
+
+NUM_CORES = {"laptop": 2, "single-node": 96}
+NUM_SAMPLES = {"scenes": 4_000, "cc3m": 2_905_954}
+
+# A batch of 2,048 images of 224 pixels over two workers makes a micro batch of 147 MiB.
+REFUSED = {
+    ("clip-vit-b16", "laptop"): r"use more workers, or a smaller batch\.micro_size",
+    ("catlip-vit-b16", "laptop"): r"use more workers, or a smaller batch\.micro_size",
+    ("synthetic", "laptop"): r"use more workers, or a smaller batch\.micro_size",
+}
+
+
+def facts_for(job: PretrainSpec, cluster: ClusterSpec) -> Facts:
+    cores = NUM_CORES[cluster.name]
+    machine = MachineFacts(num_cores=cores, num_cpus=cluster.ray.num_cpus or 2 * cores, decoder="pillow 13.0.0")
+    if job.data.kind == "synthetic":
+        return Facts(machine=machine)
+    num_samples = NUM_SAMPLES[job.data.train.split("/")[0]]
+    train = ShardsFacts(uri=job.data.train, digest="0" * 16, num_shards=9, num_samples=num_samples, bytes=10**9)
+    return Facts(machine=machine, train=train)
+
+
+def plan(job_file: Path, cluster_file: Path) -> Plan:
+    job, cluster = load_job(str(job_file)), load_cluster(str(cluster_file))
+    assert isinstance(job, PretrainSpec)
+    return resolve_plan(job, cluster, facts_for(job, cluster))
+
+
+PAIRS = [
+    pytest.param(job_file, cluster_file, id=f"{job_file.relative_to(ROOT / 'jobs')}-{cluster_file.parent.name}")
+    for job_file in JOBS
+    for cluster_file in CLUSTERS
+]
+
+
+@pytest.mark.parametrize(("job_file", "cluster_file"), PAIRS)
+def test_a_job_plans_on_a_cluster_or_is_refused_for_a_named_reason(job_file: Path, cluster_file: Path) -> None:
+    is_full = job_file.parent.name == "jobs"
+    reason = REFUSED.get((job_file.stem, cluster_file.parent.name)) if is_full else None
+    if reason is not None:
+        with pytest.raises(PlanError, match=reason):
+            plan(job_file, cluster_file)
+        return
+    resolved = plan(job_file, cluster_file)
+    assert resolved.batch.global_size == (resolved.workers.count * resolved.batch.num_micro * resolved.batch.micro_size)
+    assert load_plan(resolved.model_dump_json(), "plan.json") == resolved
+    assert all(text for _, text in describe_plan(resolved))
+
+
+@pytest.mark.parametrize("job_file", JOBS, ids=lambda file: str(file.relative_to(ROOT / "jobs")))
+def test_a_job_file_is_short_and_says_what_it_is(job_file: Path) -> None:
+    lines = job_file.read_text().splitlines()
+    assert len(lines) <= MOST_LINES
+    assert lines[0].startswith("# ")
+    assert load_job(str(job_file)).name.endswith(job_file.stem), "a run is called as its file"
+
+
+def test_every_job_has_a_small_form_with_the_same_objective_that_plans_on_a_laptop() -> None:
+    full = [file for file in JOBS if file.parent.name == "jobs"]
+    assert len(full) >= 5
+    for file in full:
+        small = file.parent / "smoke" / file.name
+        large_job, small_job = load_job(str(file)), load_job(str(small))
+        assert isinstance(large_job, PretrainSpec)
+        assert isinstance(small_job, PretrainSpec)
+        assert small_job.objective.name == large_job.objective.name
+        assert small_job.data.kind == large_job.data.kind
+        assert small_job.budget.steps is not None
+        assert small_job.budget.steps <= 10
+        assert small_job.name != large_job.name
+
+
+def test_no_two_jobs_share_a_run_name() -> None:
+    names = [load_job(str(file)).name for file in JOBS]
+    assert len(set(names)) == len(names)
+
+
+def test_every_cluster_folder_has_its_own_name() -> None:
+    assert {load_cluster(str(file)).name for file in CLUSTERS} == {file.parent.name for file in CLUSTERS}
+    assert set(NUM_CORES) == {file.parent.name for file in CLUSTERS}
+
+
+def test_every_objective_that_a_job_can_name_has_its_code_and_the_other_way_round() -> None:
+    from orchestrator.objectives.table import OBJECTIVES
+    from orchestrator.spec.objective import ObjectiveSpec
+
+    union, _ = get_args(ObjectiveSpec)
+    named = {get_args(member.model_fields["name"].annotation)[0] for member in get_args(union)}
+    assert set(OBJECTIVES) == named
+
+
+def test_a_job_never_says_where_and_a_cluster_never_says_what() -> None:
+    assert not set(PretrainSpec.model_fields) & {"storage", "ray", "tracking"}
+    for file in JOBS:
+        assert not re.search(r"://|\bcuda\b|^\s*runs:", file.read_text().split("\n", 1)[1], re.MULTILINE)

@@ -1,0 +1,107 @@
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from orchestrator.errors import EvaluationError
+from orchestrator.evaluation.evaluate import EvaluationSet, evaluate
+from orchestrator.evaluation.results import Probe, ProbeResult
+from orchestrator.evaluation.targets import TargetSpec
+
+torch.set_num_threads(1)
+
+COLORS = ("red", "green", "blue")
+PROBES: tuple[Probe, ...] = ("zero_shot", "linear_probe")
+TARGETS = {
+    "color": TargetSpec(classes=COLORS, named_in_captions=True, templates=("the {}", "a {} thing")),
+    "parity": TargetSpec(classes=("0", "1"), named_in_captions=False),
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    index: np.ndarray
+    image: np.ndarray
+    targets: dict[str, list[str | int]]
+
+
+def read(num_rows: int = 120, colors: tuple[str, ...] = COLORS) -> Iterator[Batch]:
+    """Images of one bright channel, the row's color; ``parity`` cannot be seen in them."""
+    for first in range(0, num_rows, 32):
+        index = np.arange(first, min(first + 32, num_rows))
+        image = np.random.default_rng(first).integers(0, 60, (len(index), 2, 2, 3)).astype(np.uint8)
+        image[np.arange(len(index)), :, :, index % 3] += 150
+        yield Batch(index, image, {"color": [colors[i % 3] for i in index], "parity": [int(i % 2) for i in index]})
+
+
+class Contrastive:
+    """Image and text embeddings both are the color."""
+
+    encode_texts: Callable[[list[str]], Tensor] | None
+
+    def __init__(self) -> None:
+        self.encode_texts = lambda texts: torch.tensor([[float(c in text) for c in COLORS] for text in texts])
+
+    def encode_images(self, image_BHWC: Tensor) -> dict[str, Tensor]:
+        return {"pooled": image_BHWC.float().flatten(1), "embedding": image_BHWC.float().mean(dim=(1, 2))}
+
+
+class Classifying:
+    """An objective without a text tower and without an embedding, as CatLIP is."""
+
+    encode_texts: Callable[[list[str]], Tensor] | None = None
+
+    def encode_images(self, image_BHWC: Tensor) -> dict[str, Tensor]:
+        return {"pooled": image_BHWC.float().flatten(1)}
+
+
+def by_key(results: list[ProbeResult]) -> dict[tuple[str, str, str], ProbeResult]:
+    return {(found.probe, found.feature, found.target): found for found in results}
+
+
+def test_each_probe_answers_for_each_target_and_feature() -> None:
+    found = by_key(evaluate(Contrastive(), [EvaluationSet("colors", TARGETS, read())], PROBES, 0, 1))
+    assert len(found) == 6
+    assert found["zero_shot", "embedding", "color"].accuracy == 1.0
+    assert found["zero_shot", "embedding", "color"].num_test == 120
+    assert found["zero_shot", "embedding", "color"].chance == pytest.approx(1 / 3)
+    for feature in ("pooled", "embedding"):
+        assert found["linear_probe", feature, "color"].accuracy == 1.0
+        assert found["linear_probe", feature, "color"].named_in_captions
+        parity = found["linear_probe", feature, "parity"]
+        assert parity.accuracy is not None
+        assert parity.accuracy < 0.85  # not in the image
+        assert not parity.named_in_captions
+
+
+def test_zero_shot_says_why_it_does_not_apply() -> None:
+    contrastive = by_key(evaluate(Contrastive(), [EvaluationSet("colors", TARGETS, read())], PROBES, 0, 1))
+    assert contrastive["zero_shot", "embedding", "parity"].reason == "the target has no prompt templates"
+    classifying = by_key(evaluate(Classifying(), [EvaluationSet("colors", TARGETS, read())], PROBES, 0, 1))
+    assert len(classifying) == 4
+    for target in TARGETS:
+        found = classifying["zero_shot", "embedding", target]
+        assert (found.accuracy, found.chance, found.num_test) == (None, None, 0)
+        assert found.reason == "the objective has no text tower"
+    assert classifying["linear_probe", "pooled", "color"].accuracy == 1.0
+
+
+def test_only_the_probes_asked_for_run_and_sets_keep_their_order() -> None:
+    sets = [EvaluationSet(name, {"color": TARGETS["color"]}, read()) for name in ("b", "a")]
+    found = evaluate(Contrastive(), sets, ["zero_shot"], 0, 1)
+    assert [(one.set, one.probe) for one in found] == [("b", "zero_shot"), ("a", "zero_shot")]
+
+
+def test_a_label_that_is_no_class_is_named() -> None:
+    one = EvaluationSet("colors", TARGETS, read(colors=("red", "green", "mauve")))
+    with pytest.raises(EvaluationError, match=r"'colors' carry \['mauve'\] for target 'color'.*targets\.json"):
+        evaluate(Contrastive(), [one], PROBES, 0, 1)
+
+
+def test_a_target_without_labels_is_named() -> None:
+    targets = {"shape": TargetSpec(classes=("cube", "cone"), named_in_captions=True)}
+    with pytest.raises(EvaluationError, match=r"'shape'.*rows carry \['color', 'parity'\]"):
+        evaluate(Contrastive(), [EvaluationSet("colors", targets, read())], PROBES, 0, 1)

@@ -1,0 +1,69 @@
+"""What ``orchestrator plan`` says: the arithmetic aloud, for every form that a plan can take."""
+
+from collections.abc import Callable
+from typing import Any
+
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.describe import describe_evaluate, describe_plan
+from orchestrator.spec.facts import Facts, TokenizerFacts, VocabularyFacts
+from orchestrator.spec.job import EvaluateSpec
+from orchestrator.spec.plan import Plan
+
+Resolve = Callable[..., Plan]
+
+
+def test_the_arithmetic_is_one_sentence(resolve: Resolve) -> None:
+    said = dict(describe_plan(resolve()))
+    assert said["batch"] == (
+        "2 workers x 1 micro batch x 128 = 256 samples a step; 391 steps = 100,096 samples = 25.0 epochs"
+    )
+    assert said["workers"].splitlines()[0] == (
+        "4 logical CPUs: 2 workers x 1, 2 to read and decode; torch uses 1 thread per worker of 2 physical cores"
+    )
+    assert said["data"].splitlines()[0] == (
+        "train: 4,000 samples in 16 shards, 8.6 MiB; digest 0123456789abcdef; file:///data/scenes/train"
+    )
+    assert said["schedule"] == "AdamW, learning rate 0.001, cosine; warm-up 20 steps; ends at 0"
+    assert "sqlite:////runs/mlflow.db" in said["places"]
+
+
+def test_what_is_not_known_yet_is_said(resolve: Resolve) -> None:
+    assert "trained when the job runs, at most 4,096 tokens" in dict(describe_plan(resolve()))["model"]
+    catlip = dict(describe_plan(resolve({"objective": {"name": "catlip"}})))
+    assert "concepts counted when the job runs" in catlip["model"]
+    assert "tokenizer" not in catlip["model"]
+
+
+def test_what_is_known_is_said_with_its_size(resolve: Resolve, facts: Facts) -> None:
+    tokenizer = TokenizerFacts(uri="file:///t", digest="d", vocabulary_size=4096, begin_id=0, end_id=1, pad_id=2)
+    facts = facts.model_copy(
+        update={"tokenizer": tokenizer, "vocabulary": VocabularyFacts(uri="v", digest="d", size=120)}
+    )
+    assert "tokenizer: 4,096 tokens; file:///t" in dict(describe_plan(resolve(facts=facts)))["model"]
+    assert "120 concepts" in dict(describe_plan(resolve({"objective": {"name": "catlip"}}, facts=facts)))["model"]
+
+
+def test_options_of_schedule_checkpoints_and_evaluation_are_said(resolve: Resolve) -> None:
+    job = {
+        "schedule": {"kind": "wsd", "warmup_fraction": 0.1, "decay_fraction": 0.3, "final_fraction": 0.1},
+        "ema": {"decay": 0.99},
+        "checkpoint": {"every_steps": 100, "every_minutes": None, "keep_best": False},
+        "evaluation": {"sets": ["scenes/eval"], "every_steps": 50},
+        "data": {"kind": "synthetic", "num_samples": 5000},
+    }
+    said = dict(describe_plan(resolve(job)))
+    assert said["schedule"] == (
+        "AdamW, learning rate 0.001, wsd; warm-up 39 steps; decay over the last 117 steps; ends at 0.0001; EMA 0.99"
+    )
+    assert said["checkpoints"] == "every 100 steps, at the end; the newest 2 are kept"
+    assert said["evaluation"] == ("zero_shot, linear_probe every 50 steps and at the end on file:///data/scenes/eval")
+    assert said["data"] == "5,000 synthetic samples an epoch, made on the fly"
+
+
+def test_an_evaluate_job_says_whose_checkpoint_it_judges(cluster_document: dict[str, Any]) -> None:
+    job = EvaluateSpec.model_validate(
+        {"kind": "evaluate", "name": "again", "run": "small", "evaluation": {"sets": ["scenes/eval"]}}
+    )
+    said = dict(describe_evaluate(job, ClusterSpec.model_validate(cluster_document)))
+    assert said["run"] == "small: its last checkpoint; file:///runs/small"
+    assert said["evaluation"] == "zero_shot, linear_probe on file:///data/scenes/eval"

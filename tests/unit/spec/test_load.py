@@ -1,0 +1,168 @@
+"""Reading job and cluster files: what is wrong is said with file, path, value and the nearest valid choice."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import JobFileError
+from orchestrator.spec.job import PretrainSpec
+from orchestrator.spec.load import MAX_FILE_BYTES, absolute_uri, join_uri, load_cluster, load_job
+
+JOB = """\
+kind: pretrain
+name: small
+objective:
+  name: clip
+data:
+  kind: shards
+  train: scenes/train
+model:
+  preset: vit_tiny_64
+batch:
+  global_size: 256
+budget:
+  epochs: 2
+optimizer:
+  learning_rate: 1.0e-3
+"""
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> Path:
+    file = tmp_path / "job.yaml"
+    file.write_text(JOB)
+    return file
+
+
+def refusal(file: Path, *overrides: str) -> str:
+    with pytest.raises(JobFileError) as caught:
+        load_job(str(file), overrides)
+    return str(caught.value)
+
+
+def test_a_job_loads_with_its_defaults(job_file: Path) -> None:
+    job = load_job(str(job_file))
+    assert isinstance(job, PretrainSpec)
+    assert (job.batch.global_size, job.text.context, job.zero_stage) == (256, 77, 1)
+
+
+def test_overrides_are_applied_in_order_and_read_as_yaml(job_file: Path) -> None:
+    job = load_job(str(job_file), ["batch.global_size=64", "batch.global_size=128", "ema.decay=0.99", "workers=null"])
+    assert isinstance(job, PretrainSpec)
+    assert job.batch.global_size == 128
+    assert job.ema is not None
+    assert job.ema.decay == 0.99
+    assert job.workers is None
+
+
+@pytest.mark.parametrize(
+    ("line", "misspelt", "said"),
+    [
+        ("batch:", "bacth:", ["bacth: unknown key 'bacth'; did you mean 'batch'?", "batch: this key is required"]),
+        ("  global_size: 256", "  global_sise: 256", ["batch.global_sise: unknown key", "did you mean 'global_size'?"]),
+        ("  train: scenes/train", "  trian: x", ["data.trian: unknown key 'trian'; did you mean 'train'?"]),
+        ("  name: clip", "  name: clap", ["objective: 'clap' is none of clip, catlip; did you mean 'clip'?"]),
+        ("  preset: vit_tiny_64", "  preset: vit_b_16", ["model.preset: 'vit_b_16'", "did you mean 'vit_b16'?"]),
+        ("kind: pretrain", "kind: pretrian", ["'pretrian' is none of pretrain, evaluate; did you mean 'pretrain'?"]),
+        ("kind: pretrain", "# no kind", ["kind: this key is required"]),
+        ("  learning_rate: 1.0e-3", "  learning_rate: fast", ["optimizer.learning_rate:", "'fast'"]),
+        ("  epochs: 2", "  epochs: 2\n  steps: 5", ["budget: wanted exactly one of", "['steps', 'epochs']"]),
+        ("  epochs: 2", "  epochs: -1", ["budget.epochs:", "greater than 0", "-1"]),
+        ("name: small", "name: Big Run", ["name:", "'Big Run'"]),
+    ],
+)
+def test_what_a_job_cannot_say_is_refused_with_file_path_and_choice(
+    job_file: Path, line: str, misspelt: str, said: list[str]
+) -> None:
+    job_file.write_text(JOB.replace(line, misspelt, 1))
+    message = refusal(job_file)
+    assert all(part in message for part in [str(job_file), *said]), message
+
+
+def test_all_errors_of_a_file_are_told_at_once(job_file: Path) -> None:
+    message = refusal(job_file, "batch.global_size=0", "model.presett=x", "optimizer.learning_rate=-1")
+    assert len(message.splitlines()) == 3
+
+
+def test_a_key_that_is_given_twice_is_refused_with_both_lines(job_file: Path) -> None:
+    job_file.write_text(JOB + "batch:\n  global_size: 512\n")
+    message = refusal(job_file)
+    assert f"{job_file}:16: key 'batch' is given twice (first on line 10)" in message
+
+
+def test_a_duplicate_deep_in_the_file_is_found_too(job_file: Path) -> None:
+    job_file.write_text(JOB.replace("  global_size: 256", "  global_size: 256\n  global_size: 512"))
+    assert "key 'global_size' is given twice" in refusal(job_file)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [1, 2", "not valid YAML"),
+        ("- just\n- a list", "holds list; wanted keys and values at the top"),
+        ("", "holds NoneType"),
+        ("kind: !!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("? [a, b]\n: c", "key ['a', 'b'] is not text"),
+        ("on: 1", "key True is not text"),
+        ("a: " + "[" * 5000, "not valid YAML"),
+    ],
+)
+def test_text_that_is_no_job_is_refused_by_name(job_file: Path, text: str, said: str) -> None:
+    job_file.write_text(text)
+    message = refusal(job_file)
+    assert said in message, message
+    assert str(job_file) in message
+
+
+def test_a_file_of_bytes_and_a_huge_file_are_refused(job_file: Path) -> None:
+    job_file.write_bytes(b"\xff\xfe\x00")
+    assert "not UTF-8 text" in refusal(job_file)
+    job_file.write_text("#" * (MAX_FILE_BYTES + 1))
+    assert "larger than" in refusal(job_file)
+
+
+def test_a_missing_file_names_its_nearest_neighbour(job_file: Path) -> None:
+    message = refusal(job_file.with_name("jobb.yaml"))
+    assert f"did you mean {job_file}?" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("batch.global_size", "wanted the form a.b=value"),
+        ("=5", "wanted the form a.b=value"),
+        ("name.first=x", "'name' is 'small', which has no keys below it"),
+        ("name=[", "the value is not valid YAML"),
+        ("bacth.global_size=1", "did you mean 'batch'?"),
+    ],
+)
+def test_a_wrong_override_is_refused_with_its_text(job_file: Path, override: str, said: str) -> None:
+    assert said in refusal(job_file, override)
+
+
+def test_a_cluster_loads_from_its_folder_with_absolute_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    text = "name: here\nworkers: {count: 2, accelerator: cpu}\nstorage: {data: data, runs: s3://bucket/runs}\n"
+    (folder / "cluster.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for name in ("here", "here/cluster.yaml"):
+        cluster = load_cluster(name)
+        assert cluster.storage.data == (tmp_path / "data").as_uri()
+        assert cluster.storage.runs == "s3://bucket/runs"
+
+
+def test_a_wrong_cluster_is_refused_with_its_file(tmp_path: Path) -> None:
+    (tmp_path / "laptop").mkdir()
+    (tmp_path / "laptop" / "cluster.yaml").write_text("name: x\nworkers: {count: 1, accelerator: gpu}\nstorage: {}\n")
+    with pytest.raises(JobFileError, match=r"cluster\.yaml: workers\.accelerator: 'gpu' is none of cpu, cuda"):
+        load_cluster(str(tmp_path / "laptop"))
+    with pytest.raises(JobFileError, match=f"did you mean {tmp_path}/laptop"):
+        load_cluster(str(tmp_path / "labtop"))
+
+
+def test_locations_join_below_a_root_unless_they_stand_alone(tmp_path: Path) -> None:
+    assert join_uri("s3://bucket/data/", "scenes/train/") == "s3://bucket/data/scenes/train"
+    assert join_uri("s3://bucket/data", "s3://other/x") == "s3://other/x"
+    assert join_uri("file:///data", "/elsewhere/x") == "file:///elsewhere/x"
+    assert absolute_uri(str(tmp_path / "a b")) == (tmp_path / "a b").as_uri()

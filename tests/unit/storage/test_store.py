@@ -1,0 +1,128 @@
+"""A folder as a store: what every kind of store promises is in test_store_contract of tests/ray for S3."""
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import StorageAccessError
+from orchestrator.spec.cluster import S3Spec
+from orchestrator.storage.store import ObjectNotFoundError, Store, check_store, open_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path))
+
+
+def test_a_path_and_its_file_uri_name_the_same_store(tmp_path: Path) -> None:
+    assert open_store(f"file://{tmp_path}") == open_store(str(tmp_path))
+    assert open_store(f"file://{tmp_path}/a%20b").uri == f"{tmp_path}/a b"
+
+
+def test_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert open_store("runs/a").uri == str(tmp_path / "runs/a")
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/a", "s3://", "file://host/a"])
+def test_unknown_uri_is_refused_by_name(uri: str) -> None:
+    with pytest.raises(StorageAccessError, match=uri):
+        open_store(uri)
+
+
+@pytest.mark.parametrize("path", ["../a", "/etc/passwd", "a/../../b", "", "a//b", "./a"])
+def test_path_that_leaves_its_store_is_refused(store: Store, path: str) -> None:
+    with pytest.raises(StorageAccessError, match="no path within a store"):
+        store.write_bytes(path, b"")
+
+
+def test_store_pickles(store: Store) -> None:
+    store.write_bytes("a", b"1")
+    assert pickle.loads(pickle.dumps(store)).read_bytes("a") == b"1"  # noqa: S301
+    remote = open_store("s3://bucket/prefix/", S3Spec(endpoint="http://127.0.0.1:9"))
+    assert pickle.loads(pickle.dumps(remote)) == remote  # noqa: S301
+    assert remote.child("x").uri == "s3://bucket/prefix/x"
+
+
+def test_written_bytes_are_read_back_whole_and_in_ranges(store: Store) -> None:
+    store.write_bytes("a/b", b"0123456789")
+    assert store.read_bytes("a/b") == b"0123456789"
+    assert store.read_range("a/b", 2, 3) == b"234"
+    assert store.read_range("a/b", 8, 5) == b"89"
+    assert store.read_range("a/b", 20, 5) == b""
+    with store.open_input("a/b") as file:
+        assert file.read_at(2, 4) == b"45"
+
+
+def test_absent_object_is_named(store: Store) -> None:
+    for read in (store.read_bytes, store.open_input, lambda path: store.read_range(path, 0, 1)):
+        with pytest.raises(ObjectNotFoundError, match="folder/nothing"):
+            read("folder/nothing")
+    assert store.stat("folder/nothing") is None
+    assert store.list("folder") == ()
+    store.delete("folder/nothing")
+    store.delete_folder("folder")
+
+
+def test_listing_is_recursive_sorted_and_free_of_temporary_files(store: Store, tmp_path: Path) -> None:
+    for path in ("b", "a/2", "a/1/x"):
+        store.create_bytes(path, b"12")
+    (tmp_path / ".b.1234.tmp").write_bytes(b"half")
+    assert [(info.path, info.size_bytes) for info in store.list()] == [("a/1/x", 2), ("a/2", 2), ("b", 2)]
+    assert [info.path for info in store.list("a")] == ["a/1/x", "a/2"]
+    assert store.child("a").list()[0] == store.child("a").stat("1/x")
+
+
+def test_only_one_of_many_simultaneous_creators_wins(store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda n: store.create_bytes("lease", b"%d" % n), range(8)))
+    assert sum(results) == 1
+    assert store.read_bytes("lease") == b"%d" % results.index(True)
+
+
+def test_replace_holds_to_the_etag(store: Store) -> None:
+    assert not store.replace_bytes("a", b"1", "absent")
+    store.write_bytes("a", b"1")
+    etag = store.read_versioned("a")[1]
+    assert store.replace_bytes("a", b"2", etag)
+    assert not store.replace_bytes("a", b"3", etag)
+    assert store.read_bytes("a") == b"2"
+
+
+def test_failed_write_leaves_the_old_content_and_no_rest(store: Store, tmp_path: Path) -> None:
+    store.write_bytes("a", b"old")
+    with pytest.raises(ObjectNotFoundError, match="no-such-source"):
+        store.upload(tmp_path / "no-such-source", "a")
+    assert store.read_bytes("a") == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+
+
+def test_upload_and_download_copy_files(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"x" * 1000)
+    store.upload(tmp_path / "source", "folder/copy")
+    store.download("folder/copy", tmp_path / "new" / "target")
+    assert (tmp_path / "new" / "target").read_bytes() == b"x" * 1000
+
+
+def test_delete_folder_removes_all_below(store: Store) -> None:
+    store.write_bytes("a/b/c", b"")
+    store.write_bytes("ab", b"")
+    store.delete_folder("a")
+    assert [info.path for info in store.list()] == ["ab"]
+
+
+def test_check_names_a_missing_folder_and_makes_one_to_write(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "absent"))
+    with pytest.raises(StorageAccessError, match="absent does not exist"):
+        check_store(store, write=False)
+    check_store(store, write=True)
+    check_store(store, write=False)
+    assert store.list() == ()
+
+
+def test_check_names_a_file_that_stands_where_a_folder_should(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageAccessError, match="file"):
+        check_store(open_store(str(tmp_path / "file" / "runs")), write=True)

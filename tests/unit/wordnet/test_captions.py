@@ -1,0 +1,99 @@
+import random
+import string
+
+import nltk
+import pytest
+
+from orchestrator.wordnet import captions as captions_module
+from orchestrator.wordnet.captions import ConceptFinder, caption_concepts, clean_caption
+from orchestrator.wordnet.table import load_noun_table
+
+
+def concept_names(caption: str) -> list[str]:
+    return [load_noun_table().name(offset) for offset in caption_concepts(caption)]
+
+
+@pytest.mark.parametrize(
+    ("caption", "concepts"),
+    [
+        ("An image of black dog.", ["image", "black", "dog"]),
+        ("dogs, Dog's and a DOG", ["dog"]),
+        ("two mice on a sofa", ["two", "mouse", "sofa"]),
+        ("it was in a box as he has us at", ["box"]),  # inch, angstrom, helium, ... are kept out
+        ("photo of kids", []),  # the first sense is named after a synonym
+        ("a golden retriever", ["retriever"]),
+        ("cat+and%20tree", ["cat", "tree"]),
+        ("<b>cat</b> &amp; tree", ["cat", "tree"]),
+        ("the dog’s “house”", ["dog", "house"]),
+        ('a "red (cube)!"', ["red", "cube"]),
+        ("", []),
+        ("   \n", []),
+        ("собака 狗 كلب", []),
+    ],
+)
+def test_a_caption_gives_its_concepts_in_order_and_once(caption, concepts):
+    assert concept_names(caption) == [f"{lemma}.n.01" for lemma in concepts]
+
+
+def test_cleaning_undoes_url_quoting_markup_and_typographic_quotes():
+    assert clean_caption("A%20Dog+&lt;3 <i>‘x’</i>\n") == "a dog &lt;3 'x'".replace("&lt;", "<")
+    assert clean_caption("1 < 2 &amp; 3") == "1 < 2 &amp; 3"
+
+
+def test_unclosed_markup_and_huge_captions_take_linear_time():
+    assert concept_names("<" * 200_000 + " dog") == ["dog.n.01"]
+    assert concept_names(". " * 200_000 + " dog" + ")" * 200_000) == ["dog.n.01"]
+
+
+def test_the_memory_of_pieces_is_bounded_and_forgetting_changes_no_label(monkeypatch):
+    monkeypatch.setattr(captions_module, "MAX_REMEMBERED_PIECES", 10)
+    finder = ConceptFinder(load_noun_table())
+    captions = [f"dog number {number} beside a cat" for number in range(50)]
+    assert {tuple(finder.find(caption)) for caption in captions} == {tuple(caption_concepts(captions[0]))}
+    assert len(finder._memory) <= 10
+
+
+@pytest.fixture(scope="module")
+def nltk_concepts(reference):
+    """CatLIP's labels by NLTK itself: tokenizer, lemmatizer and reader."""
+    from nltk.stem import WordNetLemmatizer
+
+    lemmatize = WordNetLemmatizer().lemmatize
+
+    def concepts(caption: str) -> list[int]:
+        found = []
+        for token in nltk.word_tokenize(clean_caption(caption), preserve_line=True):
+            name = f"{lemmatize(token)}.n.01"
+            try:
+                synset = reference.synset(name)
+            except nltk.corpus.reader.wordnet.WordNetError:
+                continue
+            if synset.name() == name:
+                found.append(synset.offset())
+        return list(dict.fromkeys(found))
+
+    return concepts
+
+
+FUNCTION_WORDS = "a an the of in on at with and or is was are has his us it cannot don't he's they'll 3:30 1,000"
+ENDINGS = ("", "", "", "s", "'s", "s'", ",", ";", ":", "...", "!", ")", '"', "--x", "-", "/", "'")
+OPENINGS = ("", "", "", "(", '"', "'", "“", "#", "[")
+CLOSINGS = ("", ".", " .", "?", "...", ").", '."', ".'")
+
+
+def make_caption(rng: random.Random, nouns: list[str]) -> str:
+    words = rng.choices(nouns + FUNCTION_WORDS.split() * 20, k=rng.randint(1, 12))
+    return " ".join(rng.choice(OPENINGS) + word + rng.choice(ENDINGS) for word in words) + rng.choice(CLOSINGS)
+
+
+def test_concepts_equal_nltks_on_thousands_of_captions(nltk_concepts):
+    rng = random.Random(0)
+    plain = [word for word in load_noun_table().words if set(word) <= set(string.ascii_letters)]
+    nouns = rng.sample(plain, 1500)
+    captions = [make_caption(rng, nouns) for _ in range(4000)]
+    found = [caption_concepts(caption) for caption in captions]
+    assert sum(map(bool, found)) > 2000  # captions do carry concepts, so that equality says something
+    differing = [
+        caption for caption, concepts in zip(captions, found, strict=True) if concepts != nltk_concepts(caption)
+    ]
+    assert differing == []
