@@ -1,5 +1,6 @@
 """What every tier shares: a process environment without the user's own settings, and a real S3 server."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,31 +55,41 @@ class S3Server:
 
 
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+def start_server() -> Iterator[Callable[[list[str]], str]]:
+    """Starts a command that serves until the tests end, and returns the http address that it prints."""
+    with contextlib.ExitStack() as servers:
+        yield lambda command: servers.enter_context(_serving(command))
+
+
+@pytest.fixture(scope="session")
+def s3_server(start_server: Callable[[list[str]], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """``rclone serve s3`` over a temporary folder, with its credentials in this process's environment."""
     root = tmp_path_factory.mktemp("s3")
     (root / "bucket").mkdir()
     keys = f"{S3_ENV['AWS_ACCESS_KEY_ID']},{S3_ENV['AWS_SECRET_ACCESS_KEY']}"
     command = [str(Path(sys.executable).with_name("rclone")), "serve", "s3", "--addr", "127.0.0.1:0"]
     command += ["--auth-key", keys, "--dir-cache-time", "0s", str(root)]  # files put into the folder show at once
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in S3_ENV.items():
-                patch.setenv(name, value)
-            yield S3Server(_served_url(process), "bucket", root)
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in S3_ENV.items():
+            patch.setenv(name, value)
+        yield S3Server(start_server(command), "bucket", root)
 
 
-def _served_url(process: subprocess.Popen[str]) -> str:
-    """The address that the server prints; what it prints later is drained, so that it never blocks."""
-    assert process.stderr is not None
-    printed = []
-    for line in process.stderr:
-        printed.append(line)
-        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-            threading.Thread(target=process.stderr.read, daemon=True).start()
-            return found.group()
-    raise RuntimeError(f"the S3 server did not start: {''.join(printed)}")
+@contextlib.contextmanager
+def _serving(command: list[str]) -> Iterator[str]:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        printed = []
+        for line in process.stderr:
+            printed.append(line)
+            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                break
+        else:
+            raise RuntimeError(f"{command[0]} did not start: {''.join(printed)}")
+        drain = threading.Thread(target=process.stderr.read, daemon=True)  # a full pipe would block the server
+        drain.start()
+        try:
+            yield found.group()
+        finally:
+            process.terminate()
+            drain.join()

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from orchestrator.cli import terminal
 from orchestrator.cli.options import LAPTOP, ClusterOption, JobArgument, JsonOption, SetOption
 from orchestrator.cli.results import print_evaluation, print_pretrain
 
+if TYPE_CHECKING:
+    from orchestrator.spec.cluster import ClusterSpec
+    from orchestrator.spec.job import EvaluateSpec, PretrainSpec
+
 
 def check(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOption = None) -> None:
     """Say what is wrong with a job on a cluster, before anything starts."""
+    spec, place = _load(job, cluster, overrides)
     from orchestrator.runs.check import check_job
-    from orchestrator.spec.load import load_cluster, load_job
 
-    spec, place = load_job(job, overrides or ()), load_cluster(cluster)
     num_wrong = 0
     for finding in check_job(spec, place):
         num_wrong += not finding.holds
@@ -28,16 +33,16 @@ def plan(
     job: JobArgument, cluster: ClusterOption = LAPTOP, json: JsonOption = False, overrides: SetOption = None
 ) -> None:
     """Show what would run, with the arithmetic; starts nothing and writes nothing."""
-    from orchestrator.runs.prepare import read_facts
     from orchestrator.spec.describe import describe_evaluate, describe_plan
     from orchestrator.spec.job import EvaluateSpec
-    from orchestrator.spec.load import load_cluster, load_job
     from orchestrator.spec.plan import resolve_plan
 
-    spec, place = load_job(job, overrides or ()), load_cluster(cluster)
+    spec, place = _load(job, cluster, overrides)
     if isinstance(spec, EvaluateSpec):
         document, sections = spec.model_dump_json(indent=2), describe_evaluate(spec, place)
     else:
+        from orchestrator.runs.prepare import read_facts
+
         resolved = resolve_plan(spec, place, read_facts(spec, place))
         document, sections = resolved.model_dump_json(indent=2), describe_plan(resolved)
     if json:
@@ -49,9 +54,9 @@ def plan(
 def run(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOption = None) -> None:
     """Run a job here and now. The same name again goes on from the run's last checkpoint."""
     from orchestrator.spec.job import EvaluateSpec
-    from orchestrator.spec.load import join_uri, load_cluster, load_job
+    from orchestrator.spec.load import join_uri
 
-    spec, place = load_job(job, overrides or ()), load_cluster(cluster)
+    spec, place = _load(job, cluster, overrides)
     if isinstance(spec, EvaluateSpec):
         from orchestrator.runs.evaluate import evaluate_run
 
@@ -65,3 +70,9 @@ def run(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOption 
     print_pretrain(result)
     if result.status == "stopped":
         raise typer.Exit(130)
+
+
+def _load(job: str, cluster: str, overrides: list[str] | None) -> tuple[PretrainSpec | EvaluateSpec, ClusterSpec]:
+    from orchestrator.spec.load import load_cluster, load_job
+
+    return load_job(job, overrides or ()), load_cluster(cluster)

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 def print_pretrain(result: PretrainResult) -> None:
     """The summary of a run: how it ended, what it found, where everything is."""
-    if result.evaluation:
-        print_evaluation(result.evaluation)
-        terminal.out.print()
+    for title, results in (("trained weights", result.evaluation), ("averaged weights", result.evaluation_ema)):
+        if results:
+            terminal.out.print(title, style="bold")
+            print_evaluation(results)
+            terminal.out.print()
     speed = "" if result.samples_per_s is None else f"{result.samples_per_s:,.0f}"
     terminal.print_pairs(
         [

@@ -5,6 +5,7 @@ Owns consoles, progress displays and the log file of a command. Decides nothing 
 
 import logging
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,13 +20,14 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from orchestrator.env import setup_logging
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import Interrupted, OrchestratorError
 from orchestrator.runs.progress import OnProgress, Progress
 
 PLAIN_INTERVAL_S = 10.0
 _MOST_LOG_FILES = 50
 
-out = Console(highlight=False)
+# A pipe is nobody's terminal and has nobody's width: it gets whole lines.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
 err = Console(stderr=True, highlight=False)
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,8 @@ def log_file() -> str | None:
 def report_error(error: OrchestratorError) -> None:
     """One clear message on stderr; the traceback goes to the log file (and to stderr with ``--debug``)."""
     logger.debug("%s", type(error).__name__, exc_info=error)
-    err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+    prefix = "stopped" if isinstance(error, Interrupted) else "error"
+    err.print(f"{prefix}: {error}", style="red", markup=False, soft_wrap=True)
     if error.exit_code == 1:
         err.print(f"log file: {log_file()}", markup=False, soft_wrap=True)
 
@@ -105,7 +108,7 @@ def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
     grid.add_column(overflow="fold")
     for heading, text in pairs:
         grid.add_row(heading, text)
-    _print_table(grid)
+    out.print(grid, markup=False)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -113,12 +116,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(*headings, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
-    _print_table(table)
-
-
-def _print_table(table: Table) -> None:
-    # Nobody's terminal, nobody's width: a pipe gets whole lines.
-    out.print(table, markup=False, width=None if out.is_terminal else 400)
+    out.print(table, markup=False)
 
 
 def _new_log_file() -> Path:

@@ -111,13 +111,13 @@ def read_trained_tokenizer(data: bytes, source: str) -> CaptionTokenizer:
         raise ModelSourceError(f"{source} has {len(data):,} bytes; a tokenizer has at most {MAX_TOKENIZER_BYTES:,}")
     text = data.decode(errors="replace")
     backend = _parse(text, source)
-    ids = [backend.token_to_id(token) for token in (BEGIN, END, PAD)]
-    if None in ids:
+    begin_id, end_id, pad_id = (backend.token_to_id(token) for token in (BEGIN, END, PAD))
+    if begin_id is None or end_id is None or pad_id is None:
         raise ModelSourceError(
             f"{source} has no {BEGIN}, {END} or {PAD} token, so it was not trained here; "
             f"name the folder of a Hugging Face tokenizer in text.tokenizer instead of one file"
         )
-    return CaptionTokenizer(text, *ids)
+    return CaptionTokenizer(text, begin_id, end_id, pad_id)
 
 
 def load_tokenizer(source: str, s3: S3Spec) -> CaptionTokenizer:
@@ -199,7 +199,9 @@ def _complete(backend: Tokenizer, tokenizer: Any) -> CaptionTokenizer:
 def _add_token(backend: Tokenizer, token: str) -> int:
     backend.add_special_tokens([AddedToken(token, special=True)])
     logger.info("The tokenizer got a token of its own for %s: the text tower cannot use the one it has", token)
-    return int(backend.token_to_id(token))
+    number = backend.token_to_id(token)
+    assert number is not None, "it was just added"
+    return number
 
 
 def _first_known(*ids: int | None) -> int | None:

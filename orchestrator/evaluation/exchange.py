@@ -43,8 +43,10 @@ def share_work(
     store.set(f"{prefix}/{rank}", json.dumps({"records": own}))
     deadline_s = time.monotonic() + timeout_s
     by_rank = [_wait_for(store, f"{prefix}/{other}", other, deadline_s) for other in range(world_size)]
-    dist.barrier()  # all have all results by now, or within one poll: the keys can go, and so can the store's host
-    store.delete_key(f"{prefix}/{rank}")
+    dist.barrier()  # all have all results by now, or within one poll: the keys can go, and so can their host
+    if rank == 0:  # which hosts the store
+        for other in range(world_size):
+            store.delete_key(f"{prefix}/{other}")
     return [by_rank[i % world_size][i // world_size] for i in range(len(work))]
 
 

@@ -178,7 +178,7 @@ def _parse(line: bytes, end: int) -> Entry:
     try:
         fields = json.loads(line)
         return Entry(fields.pop("kind"), fields.pop("time_ms"), fields, end)
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return Entry(DAMAGED, 0, {"line": line.decode(errors="replace")}, end)
 
 

@@ -122,16 +122,18 @@ class Shipper(threading.Thread):
 
     def run(self) -> None:
         while not self._is_past_deadline():
+            if self._closing.is_set():
+                self._next_try_s = min(self._next_try_s, time.monotonic() + _LONGEST_CLOSING_PAUSE_S)
+            else:
+                self._tick()
             if time.monotonic() >= self._next_try_s:
                 self._try()
             if not self._closing.is_set():
-                self._tick()
                 self._closing.wait(_SHIP_INTERVAL_S)
-                continue
-            if self._journal.unshipped_bytes == 0:
+            elif self._journal.unshipped_bytes == 0:
                 return
-            self._next_try_s = min(self._next_try_s, time.monotonic() + _LONGEST_CLOSING_PAUSE_S)
-            time.sleep(_CLOSING_INTERVAL_S)
+            else:
+                time.sleep(_CLOSING_INTERVAL_S)
 
     def _try(self) -> None:
         try:

@@ -131,10 +131,8 @@ class FlatPartition(Partition):
 
     def gradient(self, fragment: Fragment) -> Tensor | None:
         parameter: Any = fragment.parameter
-        gradient: Tensor = parameter._hp_mapping.get_lp_grad_fragment(parameter._index_in_param_group).view(-1)
-        if gradient.numel() != fragment.numel:  # the optimizer for bf16 at ZeRO 1 holds whole gradients on each rank
-            gradient = gradient.narrow(0, fragment.start, fragment.numel)
-        return gradient
+        gradient: Tensor = parameter._hp_mapping.get_lp_grad_fragment(parameter._index_in_param_group)
+        return gradient.view(-1)
 
     def refresh(self) -> None:
         self._zero_optimizer.update_lp_params()

@@ -65,7 +65,8 @@ def record_training(name: str, precision: str) -> Record:
     record = {f"metric.{key}": value for key, value in all_reduce_mean({**metrics, "loss": loss}).items()}
     for key, parameter in objective.named_parameters():
         gradient, parameter.grad = parameter.grad.float(), None
-        dist.all_reduce(gradient) if world_size > 1 else None
+        if world_size > 1:
+            dist.all_reduce(gradient)
         record[f"gradient.{key}"] = gradient / world_size
     for _ in range(NUM_STEPS):
         train_step(engine, [batch])
@@ -150,7 +151,9 @@ def test_ranks_compute_what_one_process_computes(
     for key, value in expected.items():
         # AdamW's first steps divide by a gradient's own size, which blows up rounding where it is nearly zero.
         tolerance = 2e-4 if key.startswith("weight.") else 2e-6
-        torch.testing.assert_close(actual[key], value, rtol=1e-4, atol=tolerance, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            actual[key], value, rtol=1e-4, atol=tolerance, msg=lambda text, key=key: f"{key}: {text}"
+        )
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
@@ -160,9 +163,11 @@ def test_ranks_in_bf16_differ_by_its_rounding_only(
 ) -> None:
     expected, actual = alone[name, "bf16"], load(folder / f"{name}-bf16-{world_size}.pt")
     assert actual["metric.loss"].item() == pytest.approx(expected["metric.loss"].item(), rel=1e-3)
-    for key in (key for key in expected if key.startswith("gradient.")):
-        difference = (actual[key] - expected[key]).norm()
-        assert difference <= 0.02 * expected[key].norm() + 1e-4, key
+    gradients = {key: value for key, value in expected.items() if key.startswith("gradient.")}
+    total = torch.nn.utils.get_total_norm(gradients.values())
+    for key, value in gradients.items():
+        difference = (actual[key] - value).norm()
+        assert difference <= 0.02 * value.norm() + 1e-3 * total, key
 
 
 def test_the_gradient_that_is_compared_reaches_every_tower(alone: dict[tuple[str, str], Record]) -> None:

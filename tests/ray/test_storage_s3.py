@@ -3,16 +3,15 @@
 import json
 import os
 import pickle
-import re
 import socket
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import boto3
 import pytest
 
 from orchestrator.errors import RunHeldError, ShardReadError, StorageAccessError
@@ -34,23 +33,14 @@ def store(s3_server: "S3Server", request: pytest.FixtureRequest) -> Store:
 
 
 @pytest.fixture(scope="module")
-def conditional_store(s3_server: "S3Server") -> Iterator[Store]:
-    """A store at a server that heeds If-Match and If-None-Match."""
+def conditional_store(s3_server: "S3Server", start_server: Callable[[list[str]], str]) -> Store:
+    """A store at a server that heeds If-Match and If-None-Match; credentials are those of ``s3_server``."""
     pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"], stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    try:
-        found = next(filter(None, (re.search(r"http://127\.0\.0\.1:\d+", line) for line in process.stderr)))
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        import boto3
-
-        boto3.client("s3", endpoint_url=found.group(), region_name="us-east-1").create_bucket(Bucket="bucket")
-        yield open_store("s3://bucket/runs", S3Spec(endpoint=found.group(), **QUICK))
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
+    endpoint = start_server([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"])
+    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+    client.create_bucket(Bucket="bucket")
+    client.close()
+    return open_store("s3://bucket/runs", S3Spec(endpoint=endpoint, **QUICK))
 
 
 def test_written_bytes_are_read_back_whole_and_in_ranges(store: Store) -> None:

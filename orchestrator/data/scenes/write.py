@@ -14,8 +14,8 @@ import io
 import json
 import multiprocessing
 import os
-import shutil
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -85,22 +85,19 @@ def write_scenes(
     num_processes = (os.cpu_count() or 1) if num_processes is None else num_processes
     _check_request(num_samples, seed, image_size, samples_per_shard, num_processes)
     target = _empty_target(dest)
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as staging:
+        folder = Path(staging) / target.name
         shards = [
             shard
             for split in SPLITS
-            for shard in _plan_shards(partial / split, seed, split, num_samples[split], image_size, samples_per_shard)
+            for shard in _plan_shards(folder / split, seed, split, num_samples[split], image_size, samples_per_shard)
         ]
         _write_shards(shards, num_processes, progress)
         described = {name: item.describe() for name, item in TARGETS.items()}
-        (partial / "eval" / "targets.json").write_bytes(_json_bytes({"targets": described}))
-        num_bytes = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
-        partial.replace(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        (folder / "eval" / "targets.json").write_bytes(_json_bytes({"targets": described}))
+        folder.replace(target)
     num_shards = {split: sum(shard.split == split for shard in shards) for split in SPLITS}
+    num_bytes = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     return ScenesSummary(str(target), num_samples, num_shards, num_bytes)
 
 

@@ -109,7 +109,9 @@ def test_the_temperature_has_one_dimension_and_is_bounded_by_one_and_the_maximum
     assert objective.bounds() == {"logit_scale": (0.0, pytest.approx(math.log(50)))}
 
 
-def test_bf16_weights_change_the_loss_by_their_rounding_only(objective: ClipObjective, batch: dict[str, Tensor]) -> None:
+def test_bf16_weights_change_the_loss_by_their_rounding_only(
+    objective: ClipObjective, batch: dict[str, Tensor]
+) -> None:
     with torch.no_grad():
         exact, _ = objective([objective(batch, stage="encode")], stage="loss")
         objective.bfloat16()

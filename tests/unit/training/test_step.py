@@ -136,7 +136,9 @@ def test_the_gradient_norm_is_given_per_tower_before_clipping() -> None:
     train_step(engine, [batch])
     norms = engine.gradient_norms()
     assert set(norms) == {"vision", "text", "head", "total"}
-    assert norms["total"].item() == pytest.approx(math.hypot(*(norms[name].item() for name in ("vision", "text", "head"))))
+    assert norms["total"].item() == pytest.approx(
+        math.hypot(*(norms[name].item() for name in ("vision", "text", "head")))
+    )
     assert norms["total"] > 1e-3
 
 

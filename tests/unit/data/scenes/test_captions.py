@@ -20,7 +20,7 @@ def _pairs(count: int) -> list[tuple[Scene, str]]:
 
 @pytest.fixture(scope="module")
 def pairs() -> list[tuple[Scene, str]]:
-    return _pairs(2500)
+    return _pairs(1500)
 
 
 def test_few_rows_of_a_random_batch_share_their_caption(pairs: list[tuple[Scene, str]]) -> None:

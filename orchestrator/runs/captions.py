@@ -1,0 +1,238 @@
+"""From training captions to the tokenizer and the concept vocabulary of a job, kept where the next run finds them.
+
+They lie beside the shards as ``_orchestrator/tokenizer-KEY.json`` and ``_orchestrator/concepts-KEY.parquet``; the key
+says which shards and which settings they come from. Synthetic data has no folder: there the run's own holds them.
+
+Captions are read once, in the order of the shards, and of no more than ``MOST_SAMPLES`` samples: counts of pairs and
+of concepts settle long before that, and a web-sized data set would be read for hours before training starts.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.data.index import DatasetIndex, load_index
+from orchestrator.data.readers import read_chunk
+from orchestrator.data.sample import RawSample
+from orchestrator.data.tokens import CaptionTokenizer, load_tokenizer, read_trained_tokenizer, train_tokenizer
+from orchestrator.errors import DatasetError, PlanError
+from orchestrator.labels.concepts import build_vocabulary, count_concepts
+from orchestrator.runs.progress import OnProgress, Progress
+from orchestrator.spec.cluster import ClusterSpec, S3Spec
+from orchestrator.spec.facts import ShardsFacts, TokenizerFacts, VocabularyFacts
+from orchestrator.spec.job import PretrainSpec, ShardsSpec
+from orchestrator.spec.load import join_uri
+from orchestrator.spec.objective import CatlipSpec
+from orchestrator.storage.store import ObjectNotFoundError, Store, open_store
+from orchestrator.wordnet.vocabulary import Vocabulary
+
+MOST_SAMPLES = 2_000_000
+_SYNTHETIC_CAPTIONS = ("noise",)
+_READ_THREADS = 8  # ranged reads wait on the storage, not on a core
+
+logger = logging.getLogger(__name__)
+
+
+def read_tokenizer_facts(job: PretrainSpec, cluster: ClusterSpec, train: ShardsFacts | None) -> TokenizerFacts | None:
+    """The job's tokenizer; None: its objective reads no tokens, or it is trained when the job runs.
+
+    Raises:
+        ModelSourceError: the tokenizer that the job names does not load.
+    """
+    if isinstance(job.objective, CatlipSpec):
+        return None
+    if job.text.tokenizer is not None:
+        name = job.text.tokenizer
+        source = Path(name).absolute().as_uri() if Path(name).is_dir() else name  # workers run in other folders
+        return _tokenizer_facts(source, load_tokenizer(source, cluster.storage.s3))
+    place = _tokenizer_place(job, cluster, train)
+    data = place.read()
+    return None if data is None else _tokenizer_facts(place.uri, read_trained_tokenizer(data, place.uri))
+
+
+def read_vocabulary_facts(job: PretrainSpec, cluster: ClusterSpec, train: ShardsFacts | None) -> VocabularyFacts | None:
+    """The job's concepts; None: its objective reads none, or they are counted when the job runs.
+
+    Raises:
+        StorageAccessError: the vocabulary that the job names does not open.
+        DatasetError: it is no vocabulary.
+    """
+    if not isinstance(job.objective, CatlipSpec):
+        return None
+    if job.objective.vocabulary is not None:
+        uri = join_uri(cluster.storage.data, job.objective.vocabulary)
+        folder, _, name = uri.rpartition("/")
+        return _vocabulary_facts(uri, open_store(folder, cluster.storage.s3).read_bytes(name))
+    place = _vocabulary_place(job, job.objective, cluster, train)
+    data = place.read()
+    return None if data is None else _vocabulary_facts(place.uri, data)
+
+
+def prepare_captions(
+    job: PretrainSpec, cluster: ClusterSpec, train: ShardsFacts | None, on_progress: OnProgress | None
+) -> None:
+    """Train the tokenizer or count the concepts that the job needs and nobody made yet.
+
+    Raises:
+        DatasetError: no captions, or no concept that is frequent enough.
+        StorageAccessError: the folder of the shards takes no files.
+    """
+    if isinstance(job.objective, CatlipSpec):
+        if job.objective.vocabulary is None:
+            _prepare_vocabulary(job, job.objective, cluster, train, on_progress)
+    elif job.text.tokenizer is None:
+        _prepare_tokenizer(job, cluster, train, on_progress)
+
+
+def _prepare_tokenizer(
+    job: PretrainSpec, cluster: ClusterSpec, train: ShardsFacts | None, on_progress: OnProgress | None
+) -> None:
+    place = _tokenizer_place(job, cluster, train)
+    if place.read() is not None:
+        return
+    captions = _Captions(job, cluster, on_progress) if train else _SYNTHETIC_CAPTIONS
+    place.write(train_tokenizer(captions, job.text.trained_size))
+    logger.info("trained a tokenizer on the captions: %s", place.uri)
+
+
+def _prepare_vocabulary(
+    job: PretrainSpec,
+    objective: CatlipSpec,
+    cluster: ClusterSpec,
+    train: ShardsFacts | None,
+    on_progress: OnProgress | None,
+) -> None:
+    if train is None:
+        raise PlanError(
+            "objective.vocabulary: synthetic data has no captions to count concepts in; name a concepts.parquet"
+        )
+    place = _vocabulary_place(job, objective, cluster, train)
+    if place.read() is not None:
+        return
+    captions = _Captions(job, cluster, on_progress)
+    counts = count_concepts(captions)
+    vocabulary = build_vocabulary(counts, captions.num_captions, objective.min_count, objective.max_concepts)
+    place.write(vocabulary.to_bytes())
+    logger.info("counted %s concepts in the captions: %s", f"{len(vocabulary):,}", place.uri)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where something that is made from captions lies."""
+
+    folder: str
+    name: str
+    s3: S3Spec
+
+    @property
+    def uri(self) -> str:
+        return f"{self.folder}/{self.name}"
+
+    def read(self) -> bytes | None:
+        try:
+            return open_store(self.folder, self.s3).read_bytes(self.name)
+        except ObjectNotFoundError:
+            return None
+
+    def write(self, data: bytes) -> None:
+        open_store(self.folder, self.s3).write_bytes(self.name, data)
+
+
+def _tokenizer_place(job: PretrainSpec, cluster: ClusterSpec, train: ShardsFacts | None) -> _Place:
+    return _place(job, cluster, train, "tokenizer-{}.json", {"size": job.text.trained_size})
+
+
+def _vocabulary_place(
+    job: PretrainSpec, objective: CatlipSpec, cluster: ClusterSpec, train: ShardsFacts | None
+) -> _Place:
+    settings = objective.model_dump(include={"min_count", "max_concepts"})
+    return _place(job, cluster, train, "concepts-{}.parquet", settings)
+
+
+def _place(
+    job: PretrainSpec, cluster: ClusterSpec, train: ShardsFacts | None, pattern: str, settings: dict[str, object]
+) -> _Place:
+    """The key: same shards and same settings, same file; anything else, another file beside it."""
+    if isinstance(job.data, ShardsSpec):
+        settings = {**settings, "caption_fields": job.data.caption_fields, "most_samples": MOST_SAMPLES}
+        folder = join_uri(cluster.storage.data, job.data.train)
+    else:
+        folder = join_uri(cluster.storage.runs, job.name)
+    content = [train.digest if train else None, settings]
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return _Place(f"{folder}/_orchestrator", pattern.format(key), cluster.storage.s3)
+
+
+def _tokenizer_facts(uri: str, tokenizer: CaptionTokenizer) -> TokenizerFacts:
+    return TokenizerFacts(
+        uri=uri,
+        digest=tokenizer.digest,
+        vocabulary_size=tokenizer.vocabulary_size,
+        begin_id=tokenizer.begin_id,
+        end_id=tokenizer.end_id,
+        pad_id=tokenizer.pad_id,
+    )
+
+
+def _vocabulary_facts(uri: str, data: bytes) -> VocabularyFacts:
+    vocabulary = Vocabulary.from_bytes(data)
+    return VocabularyFacts(uri=uri, digest=vocabulary.digest, size=len(vocabulary))
+
+
+class _Captions:
+    """All captions of the training shards, one after the other; counts what it gives out and what has none."""
+
+    def __init__(self, job: PretrainSpec, cluster: ClusterSpec, on_progress: OnProgress | None) -> None:
+        assert isinstance(job.data, ShardsSpec)
+        self._spec = job.data
+        self._store = open_store(join_uri(cluster.storage.data, job.data.train), cluster.storage.s3)
+        self._on_progress = on_progress
+        self.num_captions = 0
+
+    def __iter__(self) -> Iterator[str]:
+        index = load_index(self._store)
+        assert index is not None, "folders are indexed before their captions are read"
+        total = min(index.num_samples, MOST_SAMPLES)
+        if total < index.num_samples:
+            logger.info("captions of the first %s of %s samples are read", f"{total:,}", f"{index.num_samples:,}")
+        num_samples = num_without = 0
+        for sample in _read_samples(self._store, index):
+            captions = _decode_captions(sample, self._spec.caption_fields)
+            num_without += not captions
+            yield from captions
+            self.num_captions += len(captions)
+            num_samples += 1
+            if self._on_progress is not None and (num_samples % 1000 == 0 or num_samples == total):
+                self._on_progress(Progress("read captions", num_samples, total, "samples"))
+            if num_samples == total:
+                break
+        self._conclude(num_samples, num_without)
+
+    def _conclude(self, num_samples: int, num_without: int) -> None:
+        if self.num_captions == 0:
+            raise DatasetError(
+                f"{self._store.uri}: none of {num_samples:,} samples has a caption in "
+                f"{', '.join(self._spec.caption_fields)}; correct data.caption_fields"
+            )
+        if num_without:
+            logger.warning("%s of %s samples have no caption", f"{num_without:,}", f"{num_samples:,}")
+
+
+def _decode_captions(sample: RawSample, fields: Sequence[str]) -> list[str]:
+    # What is not UTF-8 is counted when the stream skips it; here it only must not end the reading.
+    texts = (sample.members.get(field, b"").decode("utf-8", errors="replace").strip() for field in fields)
+    return [text for text in texts if text]
+
+
+def _read_samples(store: Store, index: DatasetIndex) -> Iterator[RawSample]:
+    """All samples in order; a few chunks are read ahead at once."""
+    chunks = [(shard, chunk) for shard in index.shards for chunk in range(len(shard.chunks))]
+    with ThreadPoolExecutor(_READ_THREADS) as pool:
+        for start in range(0, len(chunks), _READ_THREADS):
+            group = chunks[start : start + _READ_THREADS]
+            for samples in pool.map(lambda at: read_chunk(store, *at), group):
+                yield from samples

@@ -1,0 +1,92 @@
+"""What can be wrong before anything starts, looked at one by one: the command ``check``."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.runs.folder import open_run
+from orchestrator.runs.prepare import check_evaluation_set, data_locations, read_facts, read_shards_facts
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.describe import describe_plan
+from orchestrator.spec.job import EvaluateSpec, PretrainSpec
+from orchestrator.spec.load import join_uri
+from orchestrator.spec.plan import resolve_plan, resolve_tracking_uri
+from orchestrator.storage.store import check_store, open_store
+
+Look = tuple[str, Callable[[], str]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one look found; ``detail`` says what holds, or what is wrong and what to change."""
+
+    subject: str
+    holds: bool
+    detail: str
+
+
+def check_job(job: PretrainSpec | EvaluateSpec, cluster: ClusterSpec) -> Iterator[Finding]:
+    """Look at everything a job needs on a cluster; what is wrong with one thing does not hide the next."""
+    looks = _pretrain_looks(job, cluster) if isinstance(job, PretrainSpec) else _evaluate_looks(job, cluster)
+    for subject, look in looks:
+        try:
+            yield Finding(subject, True, look())
+        except OrchestratorError as error:
+            yield Finding(subject, False, str(error))
+
+
+def _pretrain_looks(job: PretrainSpec, cluster: ClusterSpec) -> Iterator[Look]:
+    for location in data_locations(job):
+        yield f"data {location}", partial(_look_at_shards, location, cluster)
+    for location in job.evaluation.sets:
+        yield f"targets of {location}", partial(check_evaluation_set, location, cluster)
+    yield "captions", partial(_look_at_captions, job, cluster)
+    yield "plan", partial(_look_at_plan, job, cluster)
+    yield "runs folder", partial(_look_at_runs_folder, cluster)
+    yield "tracking", partial(_look_at_tracking, job.experiment, cluster)
+
+
+def _evaluate_looks(job: EvaluateSpec, cluster: ClusterSpec) -> Iterator[Look]:
+    run_uri = join_uri(cluster.storage.runs, job.run)
+    yield f"run {job.run}", partial(_look_at_run, run_uri, cluster)
+    for location in job.evaluation.sets:
+        yield f"targets of {location}", partial(check_evaluation_set, location, cluster)
+
+
+def _look_at_shards(location: str, cluster: ClusterSpec) -> str:
+    facts = read_shards_facts(location, cluster)
+    if facts is None:
+        return "opens; not indexed yet, a run does that first"
+    return f"{facts.num_samples:,} samples in {facts.num_shards:,} shards"
+
+
+def _look_at_captions(job: PretrainSpec, cluster: ClusterSpec) -> str:
+    facts = read_facts(job, cluster)
+    if facts.tokenizer is not None:
+        return f"tokenizer with {facts.tokenizer.vocabulary_size:,} tokens; {facts.tokenizer.uri}"
+    if facts.vocabulary is not None:
+        return f"{facts.vocabulary.size:,} concepts; {facts.vocabulary.uri}"
+    return "a run reads them first: tokenizer or concepts are not made yet"
+
+
+def _look_at_plan(job: PretrainSpec, cluster: ClusterSpec) -> str:
+    plan = resolve_plan(job, cluster, read_facts(job, cluster))
+    return dict(describe_plan(plan))["batch"]
+
+
+def _look_at_runs_folder(cluster: ClusterSpec) -> str:
+    check_store(open_store(cluster.storage.runs, cluster.storage.s3), write=True)
+    return f"{cluster.storage.runs} takes files"
+
+
+def _look_at_tracking(experiment: str, cluster: ClusterSpec) -> str:
+    from orchestrator.tracking.mlflow.runs import list_runs  # takes seconds to import
+
+    uri = resolve_tracking_uri(cluster)
+    return f"{uri} answers; {len(list_runs(uri, experiment)):,} runs in experiment {experiment}"
+
+
+def _look_at_run(run_uri: str, cluster: ClusterSpec) -> str:
+    _, plan, _ = open_run(run_uri, cluster.storage.s3)
+    return f"{run_uri}: {plan.objective.name} with {plan.model.preset}, {plan.steps:,} steps"

@@ -1,0 +1,152 @@
+"""What a plan must know and only looking can tell: read as it is, or made first where it is missing.
+
+Owns the order of preparation: places open, folders have an index, captions became a tokenizer or a vocabulary
+(``captions.py``). Everything made lies beside the shards, so that a second run finds it.
+"""
+
+import os
+from importlib.metadata import version
+
+import psutil
+
+from orchestrator.data.index import DatasetIndex, index_dataset, load_index, save_index
+from orchestrator.errors import DatasetError, StorageAccessError
+from orchestrator.evaluation.targets import load_targets
+from orchestrator.runs.captions import prepare_captions, read_tokenizer_facts, read_vocabulary_facts
+from orchestrator.runs.progress import OnProgress, Progress
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts
+from orchestrator.spec.job import PretrainSpec, ShardsSpec
+from orchestrator.spec.load import join_uri
+from orchestrator.storage.store import ObjectNotFoundError, Store, check_store, open_store
+
+TARGETS_FILE = "targets.json"
+
+
+def read_facts(job: PretrainSpec, cluster: ClusterSpec) -> Facts:
+    """What is known now; writes nothing. What a run would make first is None.
+
+    Raises:
+        UserError: a place that does not open, a tokenizer or vocabulary that does not load.
+    """
+    train = heldout = None
+    if isinstance(job.data, ShardsSpec):
+        train = read_shards_facts(job.data.train, cluster)
+        heldout = read_shards_facts(job.data.heldout, cluster) if job.data.heldout else None
+    return Facts(
+        machine=machine_facts(cluster),
+        train=train,
+        heldout=heldout,
+        tokenizer=read_tokenizer_facts(job, cluster, train),
+        vocabulary=read_vocabulary_facts(job, cluster, train),
+    )
+
+
+def prepare_facts(job: PretrainSpec, cluster: ClusterSpec, on_progress: OnProgress | None = None) -> Facts:
+    """Make what is missing (indexes, tokenizer, vocabulary), then read everything.
+
+    Raises:
+        UserError: as ``read_facts``; also no shards or samples, no concept that is frequent enough, a folder of
+            shards that takes no index.
+    """
+    check_store(open_store(cluster.storage.runs, cluster.storage.s3), write=True)
+    locations = data_locations(job)
+    for location in locations:
+        check_store(_open_data(location, cluster), write=False)
+    for location in job.evaluation.sets:
+        check_evaluation_set(location, cluster)
+    for location in locations:
+        ensure_index(location, cluster, on_progress)
+    train = read_shards_facts(job.data.train, cluster) if isinstance(job.data, ShardsSpec) else None
+    prepare_captions(job, cluster, train, on_progress)
+    return read_facts(job, cluster)
+
+
+def data_locations(job: PretrainSpec) -> list[str]:
+    """Every folder of shards that the job names, as the job names it."""
+    locations = list(job.evaluation.sets)
+    if isinstance(job.data, ShardsSpec):
+        locations = [job.data.train, *([job.data.heldout] if job.data.heldout else []), *locations]
+    return list(dict.fromkeys(locations))
+
+
+def read_shards_facts(location: str, cluster: ClusterSpec) -> ShardsFacts | None:
+    """What the index of a folder of shards says; None where there is none yet.
+
+    Raises:
+        StorageAccessError: the folder does not open.
+        DatasetError: the index does not match its shards.
+    """
+    store = _open_data(location, cluster)
+    check_store(store, write=False)
+    index = load_index(store)
+    if index is None:
+        return None
+    return ShardsFacts(
+        uri=join_uri(cluster.storage.data, location),
+        digest=index.digest,
+        num_shards=len(index.shards),
+        num_samples=index.num_samples,
+        bytes=sum(shard.size_bytes for shard in index.shards),
+    )
+
+
+def ensure_index(location: str, cluster: ClusterSpec, on_progress: OnProgress | None = None) -> None:
+    """Index a folder of shards that has no index; raises as ``index_shards``."""
+    store = _open_data(location, cluster)
+    if load_index(store) is None:
+        index_shards(store, on_progress)
+
+
+def index_shards(store: Store, on_progress: OnProgress | None = None) -> DatasetIndex:
+    """Index a folder of shards anew, and keep the index beside its shards.
+
+    Raises:
+        DatasetError: no shards or no samples there.
+        StorageAccessError: the folder does not open, or takes no index, without which readers find no samples.
+    """
+
+    def show(done: int, total: int) -> None:
+        if on_progress is not None:
+            on_progress(Progress(f"index {store.uri}", done, total, "shards"))
+
+    index = index_dataset(store, progress=show)
+    try:
+        save_index(store, index)
+    except StorageAccessError as error:
+        raise StorageAccessError(
+            f"{store.uri} takes no index ({error}); its readers need one beside the shards: let someone who may "
+            f"write there run: orchestrator data index {store.uri}"
+        ) from error
+    return index
+
+
+def check_evaluation_set(location: str, cluster: ClusterSpec) -> str:
+    """Read what an evaluation set asks, before a model is trained for it; returns the names of its targets.
+
+    Raises:
+        DatasetError: the folder says nothing of targets.
+        EvaluationError: what it says cannot be asked.
+    """
+    store = _open_data(location, cluster)
+    try:
+        targets = load_targets(store.read_bytes(TARGETS_FILE), f"{store.uri}/{TARGETS_FILE}")
+    except ObjectNotFoundError as error:
+        raise DatasetError(
+            f"evaluation.sets: {store.uri} has no {TARGETS_FILE}, which says what is to be told from its images"
+        ) from error
+    return ", ".join(targets)
+
+
+def machine_facts(cluster: ClusterSpec) -> MachineFacts:
+    """Cores of this machine, and the logical CPUs that Ray hands out: by default two a core."""
+    num_cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    return MachineFacts(
+        num_cores=num_cores,
+        num_cpus=cluster.ray.num_cpus or 2 * num_cores,
+        decoder=f"pillow {version('pillow')}",
+    )
+
+
+def _open_data(location: str, cluster: ClusterSpec) -> Store:
+    return open_store(join_uri(cluster.storage.data, location), cluster.storage.s3)

@@ -1,0 +1,123 @@
+"""Ray deals blocks as the plan says; what arrives is checked; the stream's rows are those of the order."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+
+from orchestrator import columns
+from orchestrator.data.blocks import BlockFormat, BlockTask, SyntheticBlockReader, unpack_block
+from orchestrator.data.order import BlockLayout
+from orchestrator.data.stream import BlockStream
+from orchestrator.data.tokens import CaptionTokenizer, load_tokenizer, train_tokenizer
+from orchestrator.errors import StreamOrderError
+from orchestrator.spec.cluster import S3Spec
+from orchestrator.spec.plan import StreamPlan
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+IMAGE_SIZE = 16
+MICRO_SIZE = 8
+
+
+@pytest.fixture(scope="module")
+def format(tmp_path_factory: pytest.TempPathFactory) -> BlockFormat:
+    return BlockFormat((columns.IMAGE, columns.TOKENS), IMAGE_SIZE, 8, 4, tokenizer(tmp_path_factory), None)
+
+
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CaptionTokenizer:
+    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    file.write_bytes(train_tokenizer([f"noise {number}" for number in range(97)], 300))
+    return load_tokenizer(file.as_uri(), S3Spec())
+
+
+def stream_plan(block_bytes: int) -> StreamPlan:
+    return StreamPlan(
+        block_bytes=block_bytes, blocks_per_task=4, ingest_cpus=2, object_store_bytes=64 * 2**20, window=64
+    )
+
+
+@ray.remote(num_cpus=0)
+class Switchboard:
+    """Hands rank 0's iterators to the other ranks, as Train's broadcast does."""
+
+    def __init__(self) -> None:
+        self.iterators: list[object] = []
+
+    def put(self, iterators: list[object]) -> None:
+        self.iterators = iterators
+
+    def get(self) -> list[object]:
+        return self.iterators
+
+
+@ray.remote(num_cpus=1)
+class Rank:
+    """One rank that only looks at its blocks."""
+
+    def read(self, stream_of: SyntheticBlockReader, plan: StreamPlan, rank: int, board: object, steps: tuple[int, int]):  # type: ignore[no-untyped-def]
+        def share(built: list[object] | None) -> list[object]:
+            if built is not None:
+                ray.get(board.put.remote(built))  # type: ignore[attr-defined]
+                return built
+            while not (found := ray.get(board.get.remote())):  # type: ignore[attr-defined]
+                pass
+            return found
+
+        stream = BlockStream(stream_of, None, stream_of.layout, plan, rank, share)  # type: ignore[arg-type]
+        blocks = [unpack_block(block, IMAGE_SIZE) for block in stream.blocks(*steps)]
+        return [(tuple(int(block[name][0]) for name in columns.STAMP), block[columns.INDEX].tolist()) for block in blocks]
+
+
+def read_all(format: BlockFormat, world_size: int, num_micro: int, steps: tuple[int, int]) -> dict[int, list[int]]:
+    """Rows of each step, from all ranks in the order of the global batch."""
+    layout = BlockLayout(MICRO_SIZE, num_micro, world_size)
+    reader = SyntheticBlockReader(num_samples=10_000, seed=0, layout=layout, format=format)
+    row_bytes = 3 * IMAGE_SIZE**2 + 4 * 8 + 64
+    board = Switchboard.remote()
+    ranks = [Rank.remote() for _ in range(world_size)]
+    plan = stream_plan(MICRO_SIZE * row_bytes)
+    found = ray.get([rank.read.remote(reader, plan, number, board, steps) for number, rank in enumerate(ranks)])
+    blocks = {stamp: rows for of_rank in found for stamp, rows in of_rank}
+    ordered = sorted(blocks, key=lambda stamp: (stamp[0], stamp[2], stamp[1]))
+    steps_rows: dict[int, list[int]] = {}
+    for stamp in ordered:
+        steps_rows.setdefault(stamp[0], []).extend(blocks[stamp])
+    return steps_rows
+
+
+def test_global_batches_are_the_same_at_every_world_size_and_after_a_resume(format: BlockFormat) -> None:
+    whole = read_all(format, world_size=1, num_micro=4, steps=(0, 12))
+    assert list(whole) == list(range(12))
+    assert whole[3] == list(range(96, 128))
+    assert read_all(format, world_size=2, num_micro=2, steps=(0, 12)) == whole
+    resumed = read_all(format, world_size=2, num_micro=2, steps=(5, 12))
+    assert resumed == {step: rows for step, rows in whole.items() if step >= 5}
+
+
+class OutOfTurnReader:
+    """Stamps its blocks for the wrong rank, as another way of dealing would."""
+
+    def __init__(self, reader: SyntheticBlockReader) -> None:
+        self.reader = reader
+
+    def read_blocks(self, task: BlockTask) -> Iterator[pa.Table]:
+        yield from self.reader.read_blocks(replace(task, first_block=task.first_block + 1))
+
+
+def test_a_block_that_the_plan_does_not_name_stops_the_stream(format: BlockFormat) -> None:
+    layout = BlockLayout(MICRO_SIZE, 1, 1)
+    reader = OutOfTurnReader(SyntheticBlockReader(1000, 0, layout, format))
+    stream = BlockStream(reader, None, layout, stream_plan(MICRO_SIZE * 900), 0, lambda built: built or [])
+    with pytest.raises(StreamOrderError, match=r"\(1, 0, 0\).*plan has \(0, 0, 0\)"):
+        next(stream.blocks(0, 4))
+
+
+def test_noise_depends_on_the_block_alone(format: BlockFormat) -> None:
+    reader = SyntheticBlockReader(1000, 0, BlockLayout(MICRO_SIZE, 1, 1), format)
+    one, two = (list(reader.read_blocks(BlockTask(3, 2, ()))) for _ in range(2))
+    assert all(left.equals(right) for left, right in zip(one, two, strict=True))
+    assert not np.array_equal(unpack_block(one[0], IMAGE_SIZE)["image"], unpack_block(one[1], IMAGE_SIZE)["image"])

@@ -1,0 +1,37 @@
+"""What is shown where nobody watches: few plain lines, whole ones, nothing styled."""
+
+import pytest
+
+from orchestrator.cli import terminal
+from orchestrator.runs.progress import Progress
+
+
+def test_plain_progress_is_a_line_per_activity_and_one_at_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    with terminal.show_progress() as on_progress:
+        for done in range(101):
+            on_progress(Progress("read captions", done * 100, 10_000, "samples"))
+        on_progress(Progress("train", 1, None, "steps", "loss 5.545"))
+    assert capsys.readouterr().err.splitlines() == [
+        "read captions: 0/10,000 samples",
+        "read captions: 10,000/10,000 samples",
+        "train: 1 steps, loss 5.545",
+    ]
+
+
+def test_plain_progress_of_long_work_speaks_every_few_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "PLAIN_INTERVAL_S", 0.0)
+    with terminal.show_progress() as on_progress:
+        for done in range(3):
+            on_progress(Progress("train", done, 10, "steps"))
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_tables_in_a_pipe_keep_long_cells_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    uri = "s3://bucket/" + "long/" * 40 + "step-00000100"
+    terminal.print_table(("run", "checkpoint"), [("clip", uri)])
+    terminal.print_pairs([("checkpoint", uri), ("note", "[bold]is text, not style[/bold]")])
+    shown = capsys.readouterr().out
+    assert shown.count(uri) == 2
+    assert "[bold]is text, not style[/bold]" in shown

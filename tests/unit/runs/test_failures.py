@@ -1,0 +1,70 @@
+"""Which failures are tried again, and with which error a run ends."""
+
+import pickle
+
+import pytest
+import torch
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerGroupStartupTimeoutError
+
+from orchestrator.errors import (
+    DatasetError,
+    DivergedError,
+    MemoryExhaustedError,
+    OrchestratorError,
+    ShardReadError,
+    WorkerLostError,
+    WorkError,
+)
+from orchestrator.runs.failures import judge_failure
+
+
+def in_workers(*errors: Exception) -> WorkerGroupError:
+    """As Ray Train raises it, after a trip between processes."""
+    wrapped = {rank: UserExceptionWithTraceback(error, "traceback") for rank, error in enumerate(errors)}
+    failure: WorkerGroupError = pickle.loads(pickle.dumps(WorkerGroupError("failed", wrapped)))
+    return failure
+
+
+@pytest.mark.parametrize("error", [DatasetError("no samples"), DivergedError("loss is nan")])
+def test_errors_that_would_come_again_end_the_run_with_their_own_message(error: OrchestratorError) -> None:
+    verdict = judge_failure(in_workers(error, RuntimeError("Connection closed by peer [127.0.0.1]:1")))
+    assert not verdict.retry
+    assert type(verdict.error) is type(error)
+    assert str(verdict.error) == str(error)
+
+
+def test_a_store_that_failed_is_tried_again() -> None:
+    verdict = judge_failure(in_workers(ShardReadError("00001.tar: timed out")))
+    assert verdict.retry
+    assert isinstance(verdict.error, ShardReadError)
+
+
+@pytest.mark.parametrize(
+    "error", [RayActorError(), RuntimeError("[enforce fail] Connection reset by peer"), WorkerGroupStartupTimeoutError(2)]
+)
+def test_lost_workers_are_tried_again(error: Exception) -> None:
+    verdict = judge_failure(WorkerGroupError("failed", {0: error}))
+    assert verdict.retry
+    assert isinstance(verdict.error, WorkerLostError)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), OutOfMemoryError("host"), MemoryError()])
+def test_memory_is_not_tried_again_and_names_the_settings(error: Exception) -> None:
+    verdict = judge_failure(WorkerGroupError("failed", {0: RayActorError(), 1: error}))
+    assert not verdict.retry
+    assert isinstance(verdict.error, MemoryExhaustedError)
+    assert "batch.global_size" in str(verdict.error)
+
+
+def test_an_unknown_error_ends_the_run_and_keeps_its_type_and_text() -> None:
+    verdict = judge_failure(in_workers(KeyError("pixel_values")))
+    assert not verdict.retry
+    assert type(verdict.error) is WorkError
+    assert "KeyError" in str(verdict.error)
+    assert "pixel_values" in str(verdict.error)
+
+
+def test_a_startup_that_timed_out_in_the_controller_is_tried_again() -> None:
+    assert judge_failure(ControllerError(WorkerGroupStartupTimeoutError(2))).retry

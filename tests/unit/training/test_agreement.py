@@ -1,0 +1,30 @@
+"""Control steps: at least as often as asked, about every two seconds, and a stop that any rank wants."""
+
+import torch
+
+from orchestrator.training.agreement import Agreement
+
+CPU = torch.device("cpu")
+
+
+def test_the_next_control_step_is_never_further_than_the_greatest_interval() -> None:
+    agreement = Agreement(every_minutes=None, max_interval=7, device=CPU)
+    assert agreement.is_due(1)
+    agreement.decide(1, stop_requested=False)
+    assert not agreement.is_due(2)
+    assert agreement.is_due(8)
+
+
+def test_a_request_to_stop_is_agreed_and_no_checkpoint_is_due_without_a_clock() -> None:
+    agreement = Agreement(every_minutes=None, max_interval=10, device=CPU)
+    assert not agreement.decide(1, stop_requested=False).stop
+    decision = agreement.decide(11, stop_requested=True)
+    assert decision.stop
+    assert not decision.checkpoint
+
+
+def test_a_checkpoint_is_due_by_the_clock_until_one_is_written() -> None:
+    agreement = Agreement(every_minutes=1e-9, max_interval=10, device=CPU)
+    assert agreement.decide(1, stop_requested=False).checkpoint
+    hourly = Agreement(every_minutes=60, max_interval=10, device=CPU)
+    assert not hourly.decide(1, stop_requested=False).checkpoint

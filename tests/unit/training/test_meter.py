@@ -1,0 +1,41 @@
+"""Means over steps, skipped samples by reason, and a fresh start after each reading."""
+
+import numpy as np
+import pytest
+import torch
+
+from orchestrator.columns import SKIP_REASONS
+from orchestrator.training.meter import Meter, SkipCounter
+
+CPU = torch.device("cpu")
+
+
+def test_metrics_are_means_over_the_steps_since_the_last_reading() -> None:
+    meter = Meter(global_size=8)
+    for loss in (1.0, 2.0, 6.0):
+        meter.add({"loss": torch.tensor(loss)})
+    assert meter.read(CPU)["loss"] == pytest.approx(3.0)
+    meter.add({"loss": torch.tensor(10.0)})
+    means = meter.read(CPU)
+    assert means["loss"] == pytest.approx(10.0)
+    assert means["samples_per_s"] == pytest.approx(8 / means["step_s"])
+
+
+def test_waiting_is_a_share_of_the_time_and_pauses_count_for_nothing() -> None:
+    meter = Meter(global_size=1)
+    with meter.waiting_for_data():
+        total = sum(range(200_000))
+    meter.add({"loss": torch.tensor(float(total > 0))})
+    waited = meter.read(CPU)["data_wait_fraction"]
+    assert 0 < waited <= 1
+    with meter.paused():
+        sum(range(2_000_000))
+    meter.add({"loss": torch.tensor(0.0)})
+    assert meter.read(CPU)["data_wait_fraction"] == 0
+
+
+def test_skipped_samples_add_up_by_reason_on_top_of_what_a_checkpoint_knew() -> None:
+    skips = SkipCounter({"caption_missing": 2})
+    skips.add(np.array([0, 0, 2, 4, 4], np.int32))
+    assert skips.merge() == {"caption_missing": 4, SKIP_REASONS[2]: 1}
+    assert skips.merge() == {"caption_missing": 4, SKIP_REASONS[2]: 1}
