@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import torch
+
 from orchestrator.models.flops import text_flops, vision_flops
 from orchestrator.models.towers import ModelBuild, TokenLayout
 from orchestrator.objectives.objective import Objective
@@ -21,7 +22,7 @@ from orchestrator.objectives.table import OBJECTIVES, build_objective
 from orchestrator.spec.job import OptimizerSpec, ScheduleSpec
 from orchestrator.spec.objective import CatlipSpec, ClipSpec
 from orchestrator.spec.presets import PRESETS
-from orchestrator.training.step import Batch, BareEngine, to_device, train_step
+from orchestrator.training.step import BareEngine, Batch, to_device, train_step
 
 CONTEXT, NUM_TOKENS, NUM_CONCEPTS = 77, 49408, 24320
 """Of CLIP's tokenizer and of CatLIP's largest vocabulary."""
@@ -122,15 +123,17 @@ def peak_flops(device: torch.device, precision: str) -> tuple[float, str]:
     known = [tflops for part, tflops in BF16_PEAK_TFLOPS.items() if part in name.replace("-", " ").split()]
     if precision == "bf16" and known:
         return known[0] * 1e12, "data sheet"
-    return measured_matmul_flops(device, torch.bfloat16 if precision == "bf16" else torch.float32), "measured matmul"
+    # Many CPUs multiply bf16 slower than fp32, so the better of the two is what such a device can do.
+    dtypes = {torch.float32, torch.bfloat16 if precision == "bf16" else torch.float32}
+    return max(measured_matmul_flops(device, dtype) for dtype in dtypes), "measured matmul"
 
 
 def measured_matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Best of several large square matrix products."""
-    width = 8192 if device.type == "cuda" else 1536
+    width = 8192 if device.type == "cuda" else 768
     left, right = (torch.randn(width, width, device=device).to(dtype) for _ in range(2))
     seconds = []
-    for _ in range(5):
+    for _ in range(4):
         start = time.perf_counter()
         left @ right
         if device.type == "cuda":

@@ -68,7 +68,7 @@ def s3_server(start_server: Callable[[list[str]], str], tmp_path_factory: pytest
     (root / "bucket").mkdir()
     keys = f"{S3_ENV['AWS_ACCESS_KEY_ID']},{S3_ENV['AWS_SECRET_ACCESS_KEY']}"
     command = [str(Path(sys.executable).with_name("rclone")), "serve", "s3", "--addr", "127.0.0.1:0"]
-    command += ["--auth-key", keys, "--dir-cache-time", "0s", str(root)]  # files put into the folder show at once
+    command += ["--auth-key", keys, "--dir-cache-time", "10ms", str(root)]  # shows files put into the folder; 0 hangs
     with pytest.MonkeyPatch.context() as patch:
         for name, value in S3_ENV.items():
             patch.setenv(name, value)

@@ -21,10 +21,11 @@ import pyarrow as pa
 from orchestrator import columns
 from orchestrator.data.captions import choose_caption
 from orchestrator.data.draw import SampleDraw
-from orchestrator.data.image import BadSampleError, augment_image, decode_image
+from orchestrator.data.image import augment_image, decode_image
 from orchestrator.data.index import DatasetIndex, load_index
 from orchestrator.data.order import BlockLayout, ChunkVisit, WindowShuffle
-from orchestrator.data.readers import RawSample, read_chunk
+from orchestrator.data.readers import read_chunk
+from orchestrator.data.sample import BadSampleError, RawSample
 from orchestrator.data.tokens import CaptionTokenizer
 from orchestrator.errors import BadSampleLimitError, DatasetError
 from orchestrator.spec.job import ShardsSpec
@@ -162,6 +163,7 @@ class _WindowReader:
         self._visits = visits
         self._starts = [visit.start for visit in visits]
         self._pool = pool
+        self._fields = {*reader.spec.image_fields, *reader.spec.caption_fields}
         self._chunks: dict[tuple[int, int], Future[list[RawSample]]] = {}
 
     def prefetch(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> None:
@@ -179,7 +181,7 @@ class _WindowReader:
                 return self._decode(visit, index, skipped)
             except BadSampleError as error:
                 if skipped[2] == 0:
-                    skipped = (visit.shard, index, columns.SKIP_REASONS.index(error.reason))
+                    skipped = (visit.shard, index, error.code)
         raise BadSampleLimitError(
             f"{self._reader.store.uri}: no sample of the {self._visits[-1].stop - self._visits[0].start} in the window "
             f"around position {position} has a usable image and caption (last reason: "
@@ -198,7 +200,7 @@ class _WindowReader:
         key = (visit.shard, visit.chunk)
         if key not in self._chunks:
             shard = self._index.shards[visit.shard]
-            self._chunks[key] = self._pool.submit(read_chunk, self._reader.store, shard, visit.chunk)
+            self._chunks[key] = self._pool.submit(read_chunk, self._reader.store, shard, visit.chunk, self._fields)
         return self._chunks[key]
 
     def _decode(self, visit: ChunkVisit, index: int, skipped: tuple[int, int, int]) -> Row:

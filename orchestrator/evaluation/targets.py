@@ -10,6 +10,9 @@ from pydantic import Field, ValidationError, model_validator
 from orchestrator.errors import EvaluationError
 from orchestrator.spec.section import Section
 
+TARGETS_FILE = "targets.json"
+"""Its name, beside the shards."""
+
 PLACEHOLDER = "{}"
 MAX_TARGETS_BYTES = 16 * 1024**2
 
@@ -49,7 +52,7 @@ class _TargetsFile(Section):
     targets: dict[Name, TargetSpec] = Field(min_length=1)
 
 
-def load_targets(data: bytes, source: str = "targets.json") -> dict[str, TargetSpec]:
+def load_targets(data: bytes, source: str = TARGETS_FILE) -> dict[str, TargetSpec]:
     """Reads the bytes of a ``targets.json``; ``source`` is what an error calls the file.
 
     Raises:

@@ -8,19 +8,14 @@ Legend: B rows of a micro batch, H W image, T tokens, C classes, D embedding, F 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 Features = dict[str, Tensor]
 """What ``encode`` makes of a micro batch; each tensor has its B rows first."""
-
-Tokenize = Callable[[Sequence[str]], NDArray[np.int32]]
-"""Captions to token ids [B, T], padded behind the end token."""
 
 
 class Export(NamedTuple):
@@ -83,16 +78,6 @@ class ZeroShotObjective(Objective):
     @abstractmethod
     def text_embedding(self, tokens_BT: Tensor) -> Tensor:
         """Captions as unit vectors [B, D], fp32; their product with ``image_embedding`` is the cosine similarity."""
-
-    def class_embeddings(self, prompts: Sequence[Sequence[str]], tokenize: Tokenize) -> Tensor:
-        """One unit vector per class [C, D], fp32, on the objective's device.
-
-        ``prompts`` holds, per class, its name in every template: the mean of their unit vectors, made a unit vector
-        again (arXiv 2103.00020, section 3.1.4).
-        """
-        device = next(self.parameters()).device
-        tokens = (torch.as_tensor(tokenize(class_prompts)).to(device) for class_prompts in prompts)
-        return unit_length(torch.stack([self.text_embedding(tokens_BT).mean(dim=0) for tokens_BT in tokens]))
 
 
 def unit_length(rows_BD: Tensor) -> Tensor:

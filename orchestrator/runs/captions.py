@@ -194,13 +194,13 @@ class _Captions:
         self.num_captions = 0
 
     def __iter__(self) -> Iterator[str]:
-        index = load_index(self._store)
+        index = load_index(self._store, verify=False)  # it was verified for the facts
         assert index is not None, "folders are indexed before their captions are read"
         total = min(index.num_samples, MOST_SAMPLES)
         if total < index.num_samples:
             logger.info("captions of the first %s of %s samples are read", f"{total:,}", f"{index.num_samples:,}")
         num_samples = num_without = 0
-        for sample in _read_samples(self._store, index):
+        for sample in _read_samples(self._store, index, self._spec.caption_fields):
             captions = _decode_captions(sample, self._spec.caption_fields)
             num_without += not captions
             yield from captions
@@ -228,11 +228,11 @@ def _decode_captions(sample: RawSample, fields: Sequence[str]) -> list[str]:
     return [text for text in texts if text]
 
 
-def _read_samples(store: Store, index: DatasetIndex) -> Iterator[RawSample]:
+def _read_samples(store: Store, index: DatasetIndex, fields: Sequence[str]) -> Iterator[RawSample]:
     """All samples in order; a few chunks are read ahead at once."""
-    chunks = [(shard, chunk) for shard in index.shards for chunk in range(len(shard.chunks))]
+    chunks = [(shard, chunk) for shard in index.shards for chunk in range(shard.num_chunks)]
     with ThreadPoolExecutor(_READ_THREADS) as pool:
         for start in range(0, len(chunks), _READ_THREADS):
             group = chunks[start : start + _READ_THREADS]
-            for samples in pool.map(lambda at: read_chunk(store, *at), group):
+            for samples in pool.map(lambda at: read_chunk(store, *at, fields), group):
                 yield from samples

@@ -9,7 +9,8 @@ from orchestrator.runs.folder import open_run
 from orchestrator.runs.prepare import check_evaluation_set, data_locations, read_facts, read_shards_facts
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.describe import describe_plan
-from orchestrator.spec.job import EvaluateSpec, PretrainSpec
+from orchestrator.spec.facts import ShardsFacts
+from orchestrator.spec.job import EvaluateSpec, PretrainSpec, SyntheticSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.plan import resolve_plan, resolve_tracking_uri
 from orchestrator.storage.store import check_store, open_store
@@ -71,8 +72,14 @@ def _look_at_captions(job: PretrainSpec, cluster: ClusterSpec) -> str:
 
 
 def _look_at_plan(job: PretrainSpec, cluster: ClusterSpec) -> str:
-    plan = resolve_plan(job, cluster, read_facts(job, cluster))
-    return dict(describe_plan(plan))["batch"]
+    facts = read_facts(job, cluster)
+    if isinstance(job.data, SyntheticSpec) or facts.train is not None:
+        return dict(describe_plan(resolve_plan(job, cluster, facts)))["batch"]
+    # All that does not depend on the number of samples can be told apart from an index.
+    size = job.batch.global_size
+    stand_in = ShardsFacts(uri=job.data.train, digest="", num_shards=1, num_samples=size, bytes=0)
+    resolve_plan(job, cluster, facts.model_copy(update={"train": stand_in}))
+    return "job and cluster fit; the number of steps follows from the index"
 
 
 def _look_at_runs_folder(cluster: ClusterSpec) -> str:

@@ -1,10 +1,10 @@
 """A run's folder: its plan, its key, and the local place of its journal.
 
-    plan.json            the Plan of the last start
-    run.json             the run's key, made once: under it MLflow finds the same run again
-    lease.json           who holds the run (storage/lease.py)
-    checkpoints/         step-NNNNNNNN/ with their complete markers (training/checkpoint.py)
-    tracking/            journal of what MLflow gets (below the user's state folder when the run lies in a bucket)
+plan.json            the Plan of the last start
+run.json             the run's key, made once: under it MLflow finds the same run again
+lease.json           who holds the run (storage/lease.py)
+checkpoints/         step-NNNNNNNN/ with their complete markers (training/checkpoint.py)
+tracking/            journal of what MLflow gets (below the user's state folder when the run lies in a bucket)
 """
 
 import json

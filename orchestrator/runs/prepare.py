@@ -4,14 +4,15 @@ Owns the order of preparation: places open, folders have an index, captions beca
 (``captions.py``). Everything made lies beside the shards, so that a second run finds it.
 """
 
+import logging
 import os
 from importlib.metadata import version
 
 import psutil
 
 from orchestrator.data.index import DatasetIndex, index_dataset, load_index, save_index
-from orchestrator.errors import DatasetError, StorageAccessError
-from orchestrator.evaluation.targets import load_targets
+from orchestrator.errors import DatasetError, EvaluationError, StorageAccessError
+from orchestrator.evaluation.targets import TARGETS_FILE, load_targets
 from orchestrator.runs.captions import prepare_captions, read_tokenizer_facts, read_vocabulary_facts
 from orchestrator.runs.progress import OnProgress, Progress
 from orchestrator.spec.cluster import ClusterSpec
@@ -19,8 +20,6 @@ from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts
 from orchestrator.spec.job import PretrainSpec, ShardsSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.storage.store import ObjectNotFoundError, Store, check_store, open_store
-
-TARGETS_FILE = "targets.json"
 
 
 def read_facts(job: PretrainSpec, cluster: ClusterSpec) -> Facts:
@@ -111,6 +110,10 @@ def index_shards(store: Store, on_progress: OnProgress | None = None) -> Dataset
             on_progress(Progress(f"index {store.uri}", done, total, "shards"))
 
     index = index_dataset(store, progress=show)
+    for problem in index.problems[:_MOST_PROBLEMS]:
+        logger.warning("%s/%s", store.uri, problem)
+    if len(index.problems) > _MOST_PROBLEMS:
+        logger.warning("%s: %s problems in all; its index holds them", store.uri, f"{len(index.problems):,}")
     try:
         save_index(store, index)
     except StorageAccessError as error:
@@ -125,8 +128,7 @@ def check_evaluation_set(location: str, cluster: ClusterSpec) -> str:
     """Read what an evaluation set asks, before a model is trained for it; returns the names of its targets.
 
     Raises:
-        DatasetError: the folder says nothing of targets.
-        EvaluationError: what it says cannot be asked.
+        DatasetError: the folder says nothing of targets, or what cannot be asked.
     """
     store = _open_data(location, cluster)
     try:
@@ -135,6 +137,8 @@ def check_evaluation_set(location: str, cluster: ClusterSpec) -> str:
         raise DatasetError(
             f"evaluation.sets: {store.uri} has no {TARGETS_FILE}, which says what is to be told from its images"
         ) from error
+    except EvaluationError as error:
+        raise DatasetError(f"evaluation.sets: {error}") from error
     return ", ".join(targets)
 
 

@@ -12,14 +12,15 @@ from orchestrator.runs.interrupts import StopRequest, stop_on_signals
 from orchestrator.runs.prepare import prepare_facts
 from orchestrator.runs.progress import OnProgress
 from orchestrator.runs.recorder import Recorder
+from orchestrator.runs.target import run_target
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.plan import Plan, resolve_plan
 from orchestrator.storage.lease import Lease, acquire_lease
 from orchestrator.storage.store import Store, check_store, open_store
 from orchestrator.tracking.mlflow.open import open_tracker
-from orchestrator.tracking.tracker import TAG_OBJECTIVE, RunStatus, RunTarget, Tracker, flat_params
-from orchestrator.training.checkpoint import find_checkpoint
+from orchestrator.tracking.tracker import RunStatus, Tracker, flat_params
+from orchestrator.training.checkpoint_folders import find_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +42,7 @@ class PretrainResult:
     evaluation_ema: list[ProbeResult] = field(default_factory=list)
 
 
-def run_pretrain(
-    job: PretrainSpec, cluster: ClusterSpec, *, on_progress: OnProgress | None = None
-) -> PretrainResult:
+def run_pretrain(job: PretrainSpec, cluster: ClusterSpec, *, on_progress: OnProgress | None = None) -> PretrainResult:
     """Run a pretrain job to its end, or to the user's.
 
     Raises:
@@ -55,7 +54,7 @@ def run_pretrain(
     check_store(store, write=True)
     with stop_on_signals() as stop, acquire_lease(store, holder_name()) as lease:
         key = claim_run(store, plan)
-        tracker = open_tracker(_target(plan, key), tracking_folder(plan.run_uri, key), "driver", owns_run=True)
+        tracker = open_tracker(run_target(plan, key), tracking_folder(plan.run_uri, key), "driver", owns_run=True)
         try:
             result = _run(plan, cluster, store, tracker, on_progress, stop, lease, key)
         finally:
@@ -104,7 +103,9 @@ def _train(
 ) -> Literal["finished", "stopped"]:
     last = find_checkpoint(store)
     if last is not None and last.step >= plan.steps:
-        logger.info("run '%s' is finished: step %s of %s; nothing to train", plan.name, f"{last.step:,}", f"{plan.steps:,}")
+        logger.info(
+            "run '%s' is finished: step %s of %s; nothing to train", plan.name, f"{last.step:,}", f"{plan.steps:,}"
+        )
         recorder.step, recorder.checkpoint_uri = last.step, last.uri
         return "finished"
     if last is not None:
@@ -115,11 +116,6 @@ def _train(
 
     with ray_session(cluster, plan.machine):
         return run_attempts(plan, recorder, stop, lease).status
-
-
-def _target(plan: Plan, key: str) -> RunTarget:
-    tags = {TAG_OBJECTIVE: plan.objective.name, "orchestrator.plan": plan.identity_digest}
-    return RunTarget(plan.tracking.uri, plan.tracking.experiment, plan.name, key, tags)
 
 
 def _record_start(plan: Plan, tracker: Tracker) -> None:

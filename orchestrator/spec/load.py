@@ -110,11 +110,20 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _near_files(file: Path) -> str:
-    folder = file.parent if file.name != "cluster.yaml" else file.parent.parent
-    wanted = file.name if file.name != "cluster.yaml" else file.parent.name
-    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.4)
-    return f"did you mean {folder / near[0]}?" if near else f"{folder} holds: {', '.join(sorted(names)) or 'nothing'}"
+    is_cluster = file.name == "cluster.yaml"
+    folder, wanted = (file.parent.parent, file.parent.name) if is_cluster else (file.parent, file.name)
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    names = [entry.name for entry in entries if (_is_cluster_folder if is_cluster else _is_yaml)(entry)]
+    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
+    return f"did you mean {folder / near[0]}?" if near else f"{folder} has: {', '.join(names) or 'nothing like it'}"
+
+
+def _is_yaml(file: Path) -> bool:
+    return file.suffix == ".yaml"
+
+
+def _is_cluster_folder(folder: Path) -> bool:
+    return (folder / "cluster.yaml").is_file()
 
 
 def _apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class ModelSize:
 
 PRESETS: dict[str, ModelSize] = {
     "vit_nano_32": ModelSize(32, 8, TransformerSize(32, 2, 2), TransformerSize(32, 2, 2), 32),
-    "vit_tiny_64": ModelSize(64, 8, TransformerSize(192, 6, 3), TransformerSize(128, 4, 2), 128),
+    "vit_tiny_64": ModelSize(64, 8, TransformerSize(128, 4, 2), TransformerSize(96, 2, 2), 128),
     "vit_s16": ModelSize(224, 16, TransformerSize(384, 12, 6), TransformerSize(384, 12, 6), 384),
     "vit_b32": ModelSize(224, 32, TransformerSize(768, 12, 12), TransformerSize(512, 12, 8), 512),
     "vit_b16": ModelSize(224, 16, TransformerSize(768, 12, 12), TransformerSize(512, 12, 8), 512),

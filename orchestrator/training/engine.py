@@ -66,11 +66,15 @@ class DeepSpeedEngine:
         groups = parameter_groups(objective, optimizer.weight_decay)
         self._adamw = build_optimizer(groups, optimizer)
         self._tower_of = {id(parameter): group["tower"] for group in groups for parameter in group["params"]}
+        initial = {name: parameter.detach().clone() for name, parameter in objective.named_parameters()}
+        self.shapes = {name: list(parameter.shape) for name, parameter in initial.items()}
+        """Of whole parameters: at ZeRO 3 they do not know it themselves."""
         config = _configuration(optimizer, precision, zero_stage, batch, accelerator)
         self._deepspeed = _initialize(objective, self._adamw, config, accelerator)
         self.device: torch.device = self._deepspeed.device
         self._is_sharded, self._computes_in = zero_stage == 3, _autocast_dtype(precision, zero_stage)
         self.partition = _find_partition(self._deepspeed, self._adamw, zero_stage)
+        self.partition.set_masters(initial)  # deepspeed makes them from weights that are rounded already
         self._num_clipped_steps = torch.zeros((), device=self.device)
 
     @property

@@ -14,13 +14,12 @@ from orchestrator.data.tokens import CaptionTokenizer
 from orchestrator.errors import DatasetError
 from orchestrator.evaluation.evaluate import EvaluationSet, evaluate
 from orchestrator.evaluation.results import EMBEDDING, POOLED, ProbeResult
-from orchestrator.evaluation.targets import load_targets
+from orchestrator.evaluation.targets import TARGETS_FILE, load_targets
 from orchestrator.objectives.objective import Objective, ZeroShotObjective
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.job import EvaluationSpec
 from orchestrator.storage.store import open_store
 
-TARGETS_FILE = "targets.json"
 _BATCH_SIZE = 256
 
 
@@ -41,8 +40,8 @@ class JudgedObjective:
         objective, tokenizer = self._objective, self._tokenizer
         if not isinstance(objective, ZeroShotObjective) or tokenizer is None:
             return None
-        return lambda prompts: objective.class_embeddings(
-            [[prompt] for prompt in prompts], lambda texts: tokenizer.encode(texts, self._context)
+        return lambda prompts: objective.text_embedding(
+            torch.from_numpy(tokenizer.encode(prompts, self._context)).to(self._device)
         )
 
     def encode_images(self, image_BHWC: Tensor) -> dict[str, Tensor]:
@@ -85,7 +84,7 @@ def open_evaluation_set(
     if index is None:
         raise DatasetError(f"evaluation.sets: {uri} has no index; run: orchestrator data index {uri}")
     if store.stat(TARGETS_FILE) is None:
-        raise DatasetError(f"evaluation.sets: {uri} has no {TARGETS_FILE}, which says what is to be told from its images")
+        raise DatasetError(f"evaluation.sets: {uri} has no {TARGETS_FILE}, which says what to tell from its images")
     targets = load_targets(store.read_bytes(TARGETS_FILE), f"{uri}/{TARGETS_FILE}")
     batches = read_evaluation_batches(store, index, image_size, _BATCH_SIZE, rank, world_size, max_samples=max_samples)
     return EvaluationSet(name.strip("/").replace("/", "-"), targets, batches)

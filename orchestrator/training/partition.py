@@ -58,6 +58,12 @@ class Partition(ABC):
         for state in self._adamw.state.values():
             state["step"].fill_(float(num_updates))
 
+    @torch.no_grad()
+    def set_masters(self, values: Mapping[str, Tensor]) -> None:
+        """Takes this rank's part of whole parameters by name; the forward pass sees them after ``refresh``."""
+        for fragment in self.fragments:
+            fragment.master.copy_(values[fragment.name].flatten()[fragment.start : fragment.start + fragment.numel])
+
     @abstractmethod
     def gradient(self, fragment: Fragment) -> Tensor | None:
         """The fragment's gradient [numel], averaged over ranks, still loss-scaled; None: it has none in this step."""

@@ -5,6 +5,7 @@ import numpy as np
 from orchestrator.data.blocks import BlockFormat, BlockReader, ShardsBlockReader, SyntheticBlockReader
 from orchestrator.data.index import load_index
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
+from orchestrator.data.shard import CHUNK_SAMPLES
 from orchestrator.data.tokens import load_tokenizer
 from orchestrator.errors import DatasetError
 from orchestrator.models.towers import model_build
@@ -53,7 +54,7 @@ def sample_order(plan: Plan) -> SampleOrder | None:
             f"{plan.data.train.uri}: its index is not the one that the run was planned with; run the job again"
         )
     sizes = [shard.num_samples for shard in index.shards]
-    return SampleOrder(sizes, index.chunk_samples, _shuffle(plan))
+    return SampleOrder(sizes, CHUNK_SAMPLES, _shuffle(plan))
 
 
 def block_reader(plan: Plan, layout: BlockLayout, format: BlockFormat) -> BlockReader:

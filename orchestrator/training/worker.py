@@ -24,7 +24,8 @@ from orchestrator.spec.plan import Plan, load_plan
 from orchestrator.storage.store import open_store
 from orchestrator.tracking import metrics
 from orchestrator.training.agreement import Agreement, Decision
-from orchestrator.training.checkpoint import CheckpointRecord, Checkpoints
+from orchestrator.training.checkpoint import Checkpoints
+from orchestrator.training.checkpoint_folders import CheckpointRecord
 from orchestrator.training.ema import Ema
 from orchestrator.training.engine import DeepSpeedEngine
 from orchestrator.training.heldout import heldout_loss, read_heldout_batches
@@ -166,7 +167,8 @@ class _Run:
         norms = self._engine.gradient_norms()
         skipped = self._skips.merge()
         samples_seen = done * self._plan.batch.global_size
-        clipped, self._last_clipped = self._engine.num_clipped_steps - self._last_clipped, self._engine.num_clipped_steps
+        num_clipped = self._engine.num_clipped_steps
+        clipped, self._last_clipped = num_clipped - self._last_clipped, num_clipped
         self._samples_per_s = means["samples_per_s"]
         values = {metrics.train_metric(name): value for name, value in means.items()}
         values |= {metrics.grad_norm(name): float(norm) for name, norm in norms.items() if name != "total"}

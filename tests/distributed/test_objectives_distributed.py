@@ -5,7 +5,6 @@ Run as a script, this file is one rank: three are started once, and go through a
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch import Tensor
+
 from orchestrator.collectives import all_reduce_mean, gather_with_gradient, rank_and_world_size
 from orchestrator.models.towers import ModelBuild, TokenLayout
 from orchestrator.objectives.objective import Objective
@@ -20,8 +21,7 @@ from orchestrator.objectives.table import build_objective
 from orchestrator.spec.job import OptimizerSpec, ScheduleSpec
 from orchestrator.spec.objective import CatlipSpec, ClipSpec
 from orchestrator.spec.presets import PRESETS
-from orchestrator.training.step import Batch, BareEngine, to_device, train_step
-from torch import Tensor
+from orchestrator.training.step import BareEngine, Batch, to_device, train_step
 
 GLOBAL_SIZE, NUM_STEPS = 12, 3
 NUM_CONCEPTS = 9
@@ -102,7 +102,7 @@ def run_rank(rank: int, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where three ranks, started once, left what they computed."""
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-W", "error", __file__]
@@ -116,7 +116,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for process in ranks:
             process.kill()
     assert all(process.returncode == 0 for process in ranks), "\n".join(errors)
-    yield folder
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Without a process group, collectives are what they are on one rank. (With one: tests/distributed.)"""
 
 import torch
+
 from orchestrator.collectives import all_reduce_mean, gather_with_gradient, rank_and_world_size
 
 

@@ -120,14 +120,14 @@ def _relate(scene: Scene, other: SceneObject, rng: np.random.Generator) -> str:
 
 
 def _mention_setting(scene: Scene, rng: np.random.Generator) -> list[str]:
-    ground = [_GROUND_PHRASES[scene.ground]] if rng.random() < 0.6 else []
-    sky = [_SKY_PHRASES[scene.sky]] if rng.random() < 0.35 else []
+    ground = [_GROUND_PHRASES[scene.ground]] if rng.random() < 0.4 else []
+    sky = [_SKY_PHRASES[scene.sky]] if rng.random() < 0.25 else []
     return [*ground, *sky]
 
 
 def _mention_light(scene: Scene, rng: np.random.Generator) -> list[str]:
     """How high the light stands, at times; never from which side it comes."""
-    if rng.random() > 0.25:
+    if rng.random() > 0.2:
         return []
     if scene.light.elevation_deg < _LOW_SUN_DEG:
         return ["with a long shadow"]

@@ -49,8 +49,8 @@ GROUNDS: Mapping[str, Ground] = MappingProxyType(
     {
         "table": Ground("stripes", (0.66, 0.47, 0.30), (0.58, 0.40, 0.24), 0.7),
         "floor": Ground("checker", (0.78, 0.76, 0.72), (0.52, 0.54, 0.58), 0.9),
-        "rug": Ground("stripes", (0.60, 0.22, 0.24), (0.80, 0.72, 0.58), 0.45),
-        "checkerboard": Ground("checker", (0.90, 0.88, 0.82), (0.20, 0.19, 0.20), 0.7),
+        "rug": Ground("stripes", (0.64, 0.34, 0.34), (0.76, 0.66, 0.54), 0.6),
+        "checkerboard": Ground("checker", (0.80, 0.78, 0.72), (0.40, 0.38, 0.38), 0.8),
         "grass": Ground("noise", (0.24, 0.46, 0.14), (0.42, 0.62, 0.22), 0.16),
         "sand": Ground("noise", (0.84, 0.74, 0.52), (0.74, 0.62, 0.40), 0.22),
         "snow": Ground("noise", (0.95, 0.96, 0.99), (0.84, 0.88, 0.95), 0.50),

@@ -22,8 +22,8 @@ LIGHT_DIRECTIONS = ("right", "far right", "far", "far left", "left", "near left"
 CAMERA_HEIGHTS_M = {"low": (0.9, 1.5), "middle": (2.3, 2.9), "high": (3.9, 4.7)}
 
 _STREAMS = ("scene", "shape", "color", "num_objects", "light", "camera", "caption")
-_LARGEST_RADIUS_M = (1.1, 1.3)
-_OTHER_RADIUS_M = (0.40, 0.62)
+_LARGEST_RADIUS_M = (1.35, 1.5)
+_OTHER_RADIUS_M = (0.42, 0.60)
 _DEPTH_MARGIN_M = 0.35  # between the largest object's centre and any other's, along the view axis
 _FRAME = 0.95  # how far from the image centre a silhouette may reach
 _TRIES_PER_OBJECT = 60
@@ -78,7 +78,7 @@ def _sample_objects(
 
 def _largest(rng: np.random.Generator, shape: str, color: str) -> SceneObject:
     size_m = rng.uniform(*_LARGEST_RADIUS_M) / SOLIDS[shape].radius
-    x, z, yaw = rng.uniform(-0.6, 0.6), rng.uniform(-0.4, 0.4), rng.uniform(0, 2 * np.pi)
+    x, z, yaw = rng.uniform(-0.5, 0.5), rng.uniform(-0.3, 0.3), rng.uniform(0, 2 * np.pi)
     return SceneObject(shape, color, float(size_m), float(x), float(z), float(yaw))
 
 
@@ -90,7 +90,7 @@ def _place_other(
     size_m = float(rng.uniform(*_OTHER_RADIUS_M) / SOLIDS[shape].radius)
     yaw = float(rng.uniform(0, 2 * np.pi))
     for _ in range(_TRIES_PER_OBJECT):
-        x, step = float(rng.uniform(-2.6, 2.6)), float(rng.uniform(0.2, 2.6))
+        x, step = float(rng.uniform(-3, 3)), float(rng.uniform(0.2, 3.2))
         other = SceneObject(shape, color, size_m, x, placed[0].z + (-step if nearer else step), yaw)
         if _has_room(camera, placed, other, nearer):
             return other

@@ -12,7 +12,7 @@ import numpy as np
 
 from orchestrator.data.scenes.solids import SOLIDS, Floats, Solid
 
-FOCUS = (0.0, 0.55, 0.0)  # the camera looks here ...
+FOCUS = (0.0, 0.85, 0.0)  # the camera looks here ...
 CAMERA_DISTANCE_M = 6.2  # ... from here
 TAN_HALF_VIEW = math.tan(math.radians(22.5))  # square image, 45 degrees across
 

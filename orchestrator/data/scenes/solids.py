@@ -256,9 +256,9 @@ def _torus(ring: float, tube: float) -> Solid:
 SOLIDS: Mapping[str, Solid] = MappingProxyType(
     {
         "sphere": _ellipsoid(0.85, 0.85, 0.85),
-        "egg": _ellipsoid(0.64, 1.0, 0.64),
+        "egg": _ellipsoid(0.6, 1.0, 0.6),
         "cube": _box(0.65, 0.65, 0.65),
-        "brick": _box(1.0, 0.32, 0.45),
+        "brick": _box(1.0, 0.3, 0.4),
         "cylinder": _cylinder(0.55, 0.85),
         "disk": _cylinder(1.0, 0.16),
         "cone": _cone(0.75, 0.85),

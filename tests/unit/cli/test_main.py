@@ -15,8 +15,8 @@ COMMANDS = ("check", "plan", "run", "evaluate", "export", "runs", "data scenes",
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    return {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state"), "COLUMNS": "200"}
+def environment() -> dict[str, str]:
+    return {**os.environ, "COLUMNS": "200"}
 
 
 def orchestrator(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,7 @@
 """Counted operations against the numbers that open_clip publishes for the same models."""
 
 import pytest
+
 from orchestrator.models.flops import text_flops, vision_flops
 from orchestrator.spec.presets import PRESETS
 

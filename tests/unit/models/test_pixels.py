@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+
 from orchestrator.models.pixels import CLIP_MEAN, CLIP_STD, normalize_pixels
 
 

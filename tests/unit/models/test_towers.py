@@ -4,6 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
+
 from orchestrator.errors import ModelSourceError
 from orchestrator.models.towers import (
     ModelBuild,
@@ -15,8 +18,6 @@ from orchestrator.models.towers import (
     vision_config,
 )
 from orchestrator.spec.presets import PRESETS
-from torch import Tensor
-from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
 BEGIN, END, PAD = 1, 3, 0
 TOKENS = TokenLayout(num_tokens=64, context=12, begin_id=BEGIN, end_id=END, pad_id=PAD)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+
 from orchestrator.models.towers import ModelBuild, TokenLayout
 from orchestrator.spec.presets import PRESETS
 

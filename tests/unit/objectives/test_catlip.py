@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from transformers import CLIPVisionModel
+
 from orchestrator.models.pixels import normalize_pixels
 from orchestrator.models.towers import ModelBuild
 from orchestrator.objectives.catlip import CatlipObjective, multi_label_loss
 from orchestrator.objectives.table import build_objective
 from orchestrator.spec.objective import CatlipSpec
-from torch import Tensor
-from transformers import CLIPVisionModel
 
 FRACTIONS = np.array([0.5, 0.25, 0.1, 0.05, 0.01, 0.9, 0.3])
 CONCEPTS = torch.tensor([[0, 3, -1], [-1, -1, -1], [6, 5, 0], [2, -1, -1]])

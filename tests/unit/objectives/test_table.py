@@ -5,6 +5,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+
 from orchestrator import columns
 from orchestrator.models.towers import ModelBuild
 from orchestrator.objectives.objective import Objective, ZeroShotObjective

@@ -159,6 +159,8 @@ def test_a_wrong_cluster_is_refused_with_its_file(tmp_path: Path) -> None:
         load_cluster(str(tmp_path / "laptop"))
     with pytest.raises(JobFileError, match=f"did you mean {tmp_path}/laptop"):
         load_cluster(str(tmp_path / "labtop"))
+    with pytest.raises(JobFileError, match=f"{tmp_path} has: laptop"):
+        load_cluster(str(tmp_path / "moon"))
 
 
 def test_locations_join_below_a_root_unless_they_stand_alone(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from orchestrator.models.towers import ModelBuild, TokenLayout
 from orchestrator.objectives.objective import Objective
 from orchestrator.objectives.table import build_objective

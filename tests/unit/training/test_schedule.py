@@ -1,6 +1,7 @@
 """The learning rate's course at its borders and in between."""
 
 import pytest
+
 from orchestrator.spec.job import ScheduleSpec
 from orchestrator.training.schedule import factor_at_step, learning_rate_factor
 

@@ -7,13 +7,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+
 from orchestrator.models.towers import ModelBuild, TokenLayout
 from orchestrator.objectives.objective import Objective
 from orchestrator.objectives.table import build_objective
 from orchestrator.spec.job import OptimizerSpec, ScheduleSpec
 from orchestrator.spec.objective import CatlipSpec, ClipSpec
 from orchestrator.spec.presets import PRESETS
-from orchestrator.training.step import Batch, BareEngine, to_device, train_step
+from orchestrator.training.step import BareEngine, Batch, to_device, train_step
 
 TOKENS = TokenLayout(num_tokens=64, context=8, begin_id=1, end_id=3, pad_id=0)
 BUILD = ModelBuild(PRESETS["vit_nano_32"], image_size=32, seed=0, tokens=TOKENS)

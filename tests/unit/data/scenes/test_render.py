@@ -82,13 +82,18 @@ def test_a_box_is_none_when_nothing_shows() -> None:
     assert render_ground_truth(hidden, 64).box(1) is None
 
 
-def test_the_light_casts_a_shadow_to_its_far_side() -> None:
-    size = 65
-    lit_from_right = render_image(_scene(_sphere(0.55), light=Light(0.0, 40.0)), size).astype(int)
-    lit_from_left = render_image(_scene(_sphere(0.55), light=Light(180.0, 40.0)), size).astype(int)
-    row = 38  # ground beside the sphere's foot
-    assert lit_from_right[row, 16].sum() + 60 < lit_from_left[row, 16].sum()
-    assert lit_from_left[row, 48].sum() + 60 < lit_from_right[row, 48].sum()
+def test_the_shadow_falls_where_the_light_is_blocked() -> None:
+    radius_m, size = 0.6, 64
+    reach_m = radius_m / math.tan(math.radians(30))  # of the shadow of the sphere's centre
+    shadows = {}
+    for azimuth_deg, side in ((0.0, -1), (180.0, 1)):  # light from the right, shadow to the left; and back
+        scene = _scene(_sphere(radius_m), light=Light(azimuth_deg, 30.0))
+        u, v, _ = scene.camera.project(np.array([side * reach_m, 0.0, 0.0]))
+        image = render_image(scene, size).astype(int)
+        row, column = int((v + 1) / 2 * size), int((u + 1) / 2 * size)
+        shadows[side] = image[row, column].sum(), image[row, size - 1 - column].sum()
+    for dark, bright in shadows.values():
+        assert dark + 60 < bright
 
 
 def test_picture_and_mask_agree_on_where_the_object_is() -> None:

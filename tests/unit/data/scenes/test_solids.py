@@ -65,7 +65,7 @@ def test_normals_are_the_gradient_of_the_depth_map(shape: str) -> None:
 
 @pytest.mark.parametrize("shape", SOLIDS)
 def test_a_ray_straight_down_reaches_the_top_and_one_beside_misses(shape: str) -> None:
-    top = {"disk": 0.16, "brick": 0.32, "cube": 0.65, "prism": 0.6, "pyramid": 0.75, "dome": 0.95, "torus": 0.95}
+    top = {"disk": 0.16, "brick": 0.3, "cube": 0.65, "prism": 0.6, "pyramid": 0.75, "dome": 0.95, "torus": 0.95}
     expected = top.get(shape, SOLIDS[shape].rest_height)
     assert _entry_of_one_ray(shape, (1e-9, 5.0, 1e-9), DOWN_3) == pytest.approx(5 - expected, abs=1e-5)
     assert _entry_of_one_ray(shape, (1.5, 5.0, 0.0), DOWN_3) == np.inf

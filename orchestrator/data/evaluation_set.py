@@ -1,0 +1,171 @@
+"""Reading an evaluation set without Ray: rank r of W takes rows r, r + W, ..., each row exactly once over all ranks.
+
+A row's number counts whole samples over all shards in the order of the index, so it is the same at every world
+size. Chunks without a row of this rank are not read. Rows with bad content are left out and counted.
+
+Legend: B rows of a batch, H W image.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.data.image import decode_image, find_image, resize_center
+from orchestrator.data.index import DatasetIndex
+from orchestrator.data.readers import read_chunk
+from orchestrator.data.sample import BadSampleError, RawSample
+from orchestrator.errors import EvaluationError
+from orchestrator.spec.job import ShardsSpec
+from orchestrator.storage.store import Store
+
+logger = logging.getLogger(__name__)
+
+TARGETS_FIELD = "json"
+"""Member or column that holds a row's targets: a JSON object, or one under its key ``targets``."""
+
+Label = str | int
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """One row of an evaluation set."""
+
+    index: int
+    image: npt.NDArray[np.uint8]
+    """[H, W, 3], centred."""
+    caption: str
+    """The first caption; empty where none was asked for."""
+    targets: dict[str, Label]
+
+
+@dataclass(frozen=True)
+class EvaluationBatch:
+    """Some rows of an evaluation set."""
+
+    index: npt.NDArray[np.int64]
+    """[B]"""
+    image: npt.NDArray[np.uint8]
+    """[B, H, W, 3]"""
+    caption: list[str]
+    targets: dict[str, list[Label]]
+    """Target name to B labels."""
+
+
+def read_evaluation_rows(
+    store: Store,
+    index: DatasetIndex,
+    image_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    *,
+    image_fields: Sequence[str] = ShardsSpec.model_fields["image_fields"].default,
+    caption_fields: Sequence[str] = (),
+    max_image_pixels: int = ShardsSpec.model_fields["max_image_pixels"].default,
+    max_samples: int | None = None,
+    skipped: Counter[str] | None = None,
+) -> Iterator[EvaluationRow]:
+    """This rank's rows among the first ``max_samples`` of the set.
+
+    Args:
+        caption_fields: none: no caption is read, and none is missed.
+        skipped: counts the rows that were left out, by reason (``columns.SKIP_REASONS``).
+
+    Raises:
+        ShardReadError, ShardDamagedError: a shard does not give what its index says.
+        EvaluationError: a row whose targets are not a JSON object.
+    """
+    counts = Counter[str]() if skipped is None else skipped
+    fields = {*image_fields, *caption_fields, TARGETS_FIELD}
+    for number, sample in _own_samples(store, index, fields, rank, world_size, max_samples):
+        try:
+            image = decode_image(find_image(sample, image_fields), max_image_pixels, min_side=2 * image_size)
+            caption = _first_caption(sample, caption_fields)
+        except BadSampleError as error:
+            counts[error.reason] += 1
+            continue
+        yield EvaluationRow(number, resize_center(image, image_size), caption, _targets(store, number, sample))
+    if counts:
+        logger.warning("%s: %d rows left out: %s", store.uri, counts.total(), dict(counts))
+
+
+def read_evaluation_batches(
+    store: Store,
+    index: DatasetIndex,
+    image_size: int,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    **options: Any,
+) -> Iterator[EvaluationBatch]:
+    """The rows of ``read_evaluation_rows``, which takes the ``options``, in batches; the last may be short.
+
+    Raises EvaluationError also when rows of one batch carry different targets.
+    """
+    rows = read_evaluation_rows(store, index, image_size, rank, world_size, **options)
+    while batch := list(islice(rows, batch_size)):
+        yield _to_batch(store, batch)
+
+
+def _own_samples(
+    store: Store, index: DatasetIndex, fields: set[str], rank: int, world_size: int, max_samples: int | None
+) -> Iterator[tuple[int, RawSample]]:
+    """(row number, sample) of this rank, chunk by chunk."""
+    first = 0
+    stop = index.num_samples if max_samples is None else min(max_samples, index.num_samples)
+    for shard in index.shards:
+        for chunk in range(shard.num_chunks):
+            low, high = (first + position for position in shard.chunk_range(chunk))
+            own = range(low + (rank - low) % world_size, min(high, stop), world_size)
+            if own:
+                samples = read_chunk(store, shard, chunk, fields)
+                yield from ((number, samples[number - low]) for number in own)
+        first += shard.num_samples
+
+
+def _first_caption(sample: RawSample, caption_fields: Iterable[str]) -> str:
+    for field in caption_fields:
+        if data := sample.members.get(field, b"").strip():
+            try:
+                return data.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise BadSampleError("caption_undecodable") from error
+    if caption_fields:
+        raise BadSampleError("caption_missing")
+    return ""
+
+
+def _targets(store: Store, number: int, sample: RawSample) -> dict[str, Label]:
+    """Labels of a row; what is neither text nor whole number is no label."""
+    if TARGETS_FIELD not in sample.members:
+        return {}
+    try:
+        content = json.loads(sample.members[TARGETS_FIELD])
+        labels = content.get("targets", content)
+        return {name: value for name, value in labels.items() if isinstance(value, str | int)}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise EvaluationError(
+            f"{store.uri}, row {number} ({sample.key}): its .{TARGETS_FIELD} is not a JSON object of targets: {error}"
+        ) from error
+
+
+def _to_batch(store: Store, rows: list[EvaluationRow]) -> EvaluationBatch:
+    names = rows[0].targets.keys()
+    for row in rows:
+        if row.targets.keys() != names:
+            raise EvaluationError(
+                f"{store.uri}: row {row.index} carries targets {sorted(row.targets)}, row {rows[0].index} "
+                f"{sorted(names)}; every row must carry the same"
+            )
+    return EvaluationBatch(
+        np.array([row.index for row in rows], np.int64),
+        np.stack([row.image for row in rows]),
+        [row.caption for row in rows],
+        {name: [row.targets[name] for row in rows] for name in names},
+    )

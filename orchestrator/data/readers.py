@@ -1,0 +1,23 @@
+"""Reading shards of either format, by the ending of their names."""
+
+from collections.abc import Collection
+
+from orchestrator.data.parquet import read_parquet_chunk
+from orchestrator.data.sample import RawSample
+from orchestrator.data.shard import ShardRow
+from orchestrator.data.webdataset import read_tar_chunk
+from orchestrator.storage.store import Store
+
+
+def read_chunk(store: Store, shard: ShardRow, chunk: int, fields: Collection[str] | None = None) -> list[RawSample]:
+    """The samples of one chunk, ``shard.chunk_range(chunk)``, in memory and in order.
+
+    Args:
+        fields: extensions or columns to keep; None: all.
+
+    Raises:
+        ShardReadError: reading failed after its retries.
+        ShardDamagedError: the shard is gone, shorter than its index says, or does not parse.
+    """
+    read = read_parquet_chunk if shard.path.endswith(".parquet") else read_tar_chunk
+    return read(store, shard, chunk, fields)

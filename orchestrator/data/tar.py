@@ -1,0 +1,131 @@
+"""Walking a tar archive header by header, through a function that reads at an offset.
+
+Reads ustar, GNU long names and pax (path, size); plain files only: links, devices and sparse files are passed over
+and nothing is ever written to a file system. Unlike Python's tarfile it never takes a damaged header or a missing
+end marker for the end of the archive. It works on any range that begins at a header, so that a chunk is parsed by
+the code that indexed it.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+BLOCK_BYTES = 512
+MAX_MEMBER_BYTES = 256 * 2**20  # a header that asks for more is damage or an attack on memory
+MAX_NAME_BYTES = 2**16
+
+_PLAIN = frozenset(b"0\x007")
+_WITHOUT_DATA = frozenset(b"123456")  # links, devices, folders: their size says nothing
+_GNU_LONG_NAME, _PAX_HEADER = ord("L"), ord("x")
+
+ReadAt = Callable[[int, int], bytes]
+"""(offset, length) to bytes; fewer where the source ends."""
+
+
+class TarFaultError(Exception):
+    """The archive breaks off or is damaged; says at which byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class TarMember:
+    """A plain file in a tar archive."""
+
+    name: str
+    start: int
+    """Offset of its first header, long-name headers included."""
+    data_start: int
+    size_bytes: int
+
+    @property
+    def stop(self) -> int:
+        """Offset behind its padding."""
+        return self.data_start + _padded(self.size_bytes)
+
+
+def walk_members(read_at: ReadAt, start: int, stop: int, *, marked: bool) -> Iterator[TarMember]:
+    """The plain files whose headers lie in [start, stop).
+
+    Args:
+        marked: whether an end-of-archive marker must come before ``stop`` (a whole archive has one, a part of it
+            has none).
+
+    Raises TarFaultError behind the last whole member.
+    """
+    offset, first, name, size = start, start, None, None
+    while offset < stop:
+        header = read_at(offset, BLOCK_BYTES)
+        if len(header) < BLOCK_BYTES:
+            raise TarFaultError(f"cut off inside the header at byte {offset}")
+        if not any(header):
+            return
+        kind = header[156]
+        header_size = _checked_size(header, offset)
+        data_start = offset + BLOCK_BYTES
+        if kind in (_GNU_LONG_NAME, _PAX_HEADER):
+            if header_size > MAX_NAME_BYTES:
+                raise TarFaultError(f"a name of {header_size} bytes at byte {offset}; at most {MAX_NAME_BYTES}")
+            data = read_at(data_start, header_size)
+            if kind == _GNU_LONG_NAME:
+                name = data.rstrip(b"\0").decode(errors="surrogateescape")
+            else:
+                name, size = _pax_fields(data, offset)
+            offset = data_start + _padded(header_size)
+            continue
+        size_bytes = header_size if size is None else size
+        member = TarMember(name or _name(header), first, data_start, 0 if kind in _WITHOUT_DATA else size_bytes)
+        if member.size_bytes > MAX_MEMBER_BYTES:
+            raise TarFaultError(f"a member of {size_bytes} bytes at byte {offset}; at most {MAX_MEMBER_BYTES}")
+        if member.stop > stop:
+            raise TarFaultError(f"cut off inside {member.name}, which needs bytes up to {member.stop} of {stop}")
+        if kind in _PLAIN and not member.name.endswith("/"):
+            yield member
+        offset = first = member.stop
+        name = size = None
+    if marked:
+        raise TarFaultError(f"no end-of-archive marker at byte {offset}: cut off between two members")
+
+
+def _padded(size_bytes: int) -> int:
+    return -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
+
+
+def _checked_size(header: bytes, offset: int) -> int:
+    """The size field of a header whose checksum holds."""
+    try:
+        checksum = _number(header[148:156])
+        size = _number(header[124:136])
+    except ValueError as error:
+        raise TarFaultError(f"no tar header at byte {offset}") from error
+    if sum(header) - sum(header[148:156]) + 8 * ord(" ") != checksum or size < 0:
+        raise TarFaultError(f"damaged header at byte {offset}: its checksum does not hold")
+    return size
+
+
+def _number(field: bytes) -> int:
+    """Octal digits, or base 256 behind a set high bit (GNU, for large sizes)."""
+    if field[0] & 0x80:
+        return int.from_bytes(field[1:], "big")
+    return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
+
+
+def _name(header: bytes) -> str:
+    name = header[:100].split(b"\0", 1)[0]
+    if header[257:263] == b"ustar\0" and (prefix := header[345:500].split(b"\0", 1)[0]):
+        name = prefix + b"/" + name
+    return name.decode(errors="surrogateescape")
+
+
+def _pax_fields(data: bytes, offset: int) -> tuple[str | None, int | None]:
+    """``path`` and ``size`` of a pax header: records of the form ``length key=value newline``."""
+    fields: dict[bytes, bytes] = {}
+    position = 0
+    try:
+        while position < len(data):
+            length = int(data[position : data.index(b" ", position)])
+            record = data[position : position + length]
+            key, value = record[record.index(b" ") + 1 : -1].split(b"=", 1)
+            fields[key] = value
+            position += max(length, 1)
+        path, size = fields.get(b"path"), fields.get(b"size")
+        return path.decode(errors="surrogateescape") if path else None, int(size) if size else None
+    except ValueError as error:
+        raise TarFaultError(f"damaged pax header at byte {offset}") from error

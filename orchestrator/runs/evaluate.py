@@ -1,0 +1,89 @@
+"""Judge a run's last checkpoint again, in this process: no Ray, no workers."""
+
+import logging
+
+import torch
+
+from orchestrator.env import apply_quiet_env
+from orchestrator.errors import PlanError, RunNotFoundError
+from orchestrator.evaluation.results import ProbeResult
+from orchestrator.runs.folder import open_run, tracking_folder
+from orchestrator.runs.prepare import check_evaluation_set, ensure_index
+from orchestrator.runs.recorder import record_evaluation
+from orchestrator.runs.target import run_target
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.job import EvaluationSpec
+from orchestrator.spec.load import join_uri
+from orchestrator.spec.plan import Plan
+from orchestrator.storage.store import Store
+from orchestrator.tracking.mlflow.open import open_tracker
+from orchestrator.training.checkpoint import load_weights
+from orchestrator.training.checkpoint_folders import StoredCheckpoint, find_stored
+from orchestrator.training.judge import JudgedObjective, judge
+from orchestrator.training.parts import block_format, build_plan_objective
+from orchestrator.training.reports import Weights
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_run(
+    run_uri: str, cluster: ClusterSpec, *, evaluation: EvaluationSpec | None = None, weights: Weights = "raw"
+) -> list[ProbeResult]:
+    """All probes on all evaluation sets of the run's plan, or of ``evaluation``; recorded in the run.
+
+    Raises:
+        RunNotFoundError: no such run, or no complete checkpoint in it.
+        PlanError: neither the plan nor ``evaluation`` names an evaluation set.
+    """
+    apply_quiet_env()
+    store, plan, key = open_run(run_uri, cluster.storage.s3)
+    plan = _with_evaluation(plan, evaluation, cluster)
+    stored = find_checkpoint_of(store)
+    logger.info("judging %s (%s weights)", stored.record.uri, weights)
+    results = judge(
+        _load_judged(store, stored, plan, weights),
+        plan.evaluation,
+        plan.evaluation_uris,
+        plan.s3,
+        plan.model.image_size,
+        rank=0,
+        world_size=1,
+    )
+    tracker = open_tracker(run_target(plan, key), tracking_folder(run_uri, key), "evaluate", owns_run=False)
+    record_evaluation(tracker, plan, stored.record.uri, stored.record.step, results, weights)
+    tracker.close()
+    return results
+
+
+def find_checkpoint_of(store: Store) -> StoredCheckpoint:
+    """The run's newest complete checkpoint.
+
+    Raises:
+        RunNotFoundError: it has none.
+    """
+    stored = find_stored(store)
+    if stored is None:
+        raise RunNotFoundError(f"{store.uri} has no complete checkpoint yet; run the job until it has written one")
+    return stored
+
+
+def _with_evaluation(plan: Plan, evaluation: EvaluationSpec | None, cluster: ClusterSpec) -> Plan:
+    if evaluation is not None:
+        uris = tuple(join_uri(cluster.storage.data, name) for name in evaluation.sets)
+        plan = plan.model_copy(update={"evaluation": evaluation, "evaluation_uris": uris})
+    if not plan.evaluation.sets:
+        raise PlanError(f"run '{plan.name}' names no evaluation set; name some in evaluation.sets of an evaluate job")
+    for location in plan.evaluation_uris:
+        check_evaluation_set(location, cluster)
+        ensure_index(location, cluster)
+    return plan
+
+
+def _load_judged(store: Store, stored: StoredCheckpoint, plan: Plan, weights: Weights) -> JudgedObjective:
+    format = block_format(plan)
+    objective = build_plan_objective(plan, format.vocabulary)
+    # What is no parameter (positions, priors) is as it was built.
+    objective.load_state_dict(objective.state_dict() | load_weights(store, stored, average=weights == "ema"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_grad_enabled(False)
+    return JudgedObjective(objective.eval().to(device), format.tokenizer, plan.model.context, device)

@@ -1,0 +1,138 @@
+"""The checkpoints of a run as folders: which is the last, which may go.
+
+    checkpoints/step-00000123/COMPLETE.json          written last: files, sizes, checksums
+                              state.json             what the run and the engine must know to go on
+                              layout.json            which elements of which parameter lie in which file
+                              *.safetensors          tensors, one file per rank (fragment_files.py)
+
+Knows no tensors and imports no torch, so that a driver can ask.
+"""
+
+import json
+import logging
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orchestrator.storage.marker import Marker, delete_marked, read_marker
+from orchestrator.storage.store import Store
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+STATE_FILE = "state.json"
+_FOLDER = re.compile(rf"{CHECKPOINTS}/step-(\d{{8,}})(?=/)")
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """What the engine and the average must know beside their tensors."""
+
+    steps_taken: int
+    num_updates: int
+    """AdamW's count: without the steps that were left out."""
+    loss_scale: float
+    ema_updates: int | None
+    shapes: dict[str, list[int]]
+    """Of each parameter, whole."""
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """One checkpoint; ``state`` is what the run handed to ``save``."""
+
+    step: int
+    uri: str
+    state: dict[str, Any]
+    score: float | None
+    engine: EngineState
+
+    @property
+    def folder(self) -> str:
+        """Relative to the run's folder."""
+        return checkpoint_folder(self.step)
+
+    def to_json(self) -> bytes:
+        """The content of ``state.json``."""
+        return json.dumps({"version": _VERSION, **asdict(self)}, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes, uri: str) -> "CheckpointRecord":
+        """The opposite; ``uri`` is where it lies now. Raises ValueError, KeyError or TypeError for other content."""
+        values = json.loads(content)
+        if (version := values.pop("version")) != _VERSION:
+            raise ValueError(f"version {version!r}, wanted {_VERSION}")
+        return cls(**{**values, "uri": uri, "engine": EngineState(**values["engine"])})
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A complete checkpoint folder with its files."""
+
+    record: CheckpointRecord
+    marker: Marker
+
+
+def checkpoint_folder(step: int) -> str:
+    """Folder of a step, below the run's."""
+    return f"{CHECKPOINTS}/step-{step:08d}"
+
+
+def find_stored(store: Store) -> StoredCheckpoint | None:
+    """The newest complete checkpoint; a newer folder that is not complete is passed over, and the log says so."""
+    faults: list[str] = []
+    for stored in _newest_first(store):
+        if isinstance(stored, StoredCheckpoint):
+            for fault in faults:
+                logger.warning("%s; going back to step %s", fault, f"{stored.record.step:,}")
+            return stored
+        faults.append(f"checkpoint {store.uri}/{stored.folder} does not count: {stored.fault}")
+    for fault in faults:
+        logger.warning("%s; there is none before it", fault)
+    return None
+
+
+def find_checkpoint(store: Store) -> CheckpointRecord | None:
+    """What ``find_stored`` finds, without its files."""
+    stored = find_stored(store)
+    return stored.record if stored else None
+
+
+def prune_checkpoints(store: Store, keep_last: int, keep_best: bool) -> None:
+    """Deletes all but the newest ``keep_last`` complete checkpoints and, with ``keep_best``, the one of least score.
+
+    Folders before the newest complete one that never became complete go too; what is newer is left alone.
+    """
+    assert keep_last >= 1, "the newest complete checkpoint is never deleted"
+    found = list(_newest_first(store))
+    complete = [stored.record for stored in found if isinstance(stored, StoredCheckpoint)]
+    kept = {record.folder for record in complete[:keep_last]}
+    scored = [
+        (record.score, record.folder) for record in complete if record.score is not None and math.isfinite(record.score)
+    ]
+    if keep_best and scored:
+        kept.add(min(scored)[1])
+    newest = complete[0].folder if complete else ""
+    for stored in found:
+        folder = stored.record.folder if isinstance(stored, StoredCheckpoint) else stored.folder
+        if folder < newest and folder not in kept:
+            delete_marked(store, folder)
+
+
+def _newest_first(store: Store) -> Iterator[StoredCheckpoint | Marker]:
+    """Complete checkpoints, and the markers of folders that are not, with their fault."""
+    steps = {int(match[1]) for info in store.list(CHECKPOINTS) if (match := _FOLDER.match(info.path))}
+    for step in sorted(steps, reverse=True):
+        marker = read_marker(store, checkpoint_folder(step))
+        yield marker if marker.fault else _with_state(store, marker)
+
+
+def _with_state(store: Store, marker: Marker) -> StoredCheckpoint | Marker:
+    try:
+        content = store.read_bytes(f"{marker.folder}/{STATE_FILE}")
+        return StoredCheckpoint(CheckpointRecord.from_json(content, f"{store.uri}/{marker.folder}"), marker)
+    except (ValueError, KeyError, TypeError) as error:
+        return Marker(marker.folder, fault=f"{STATE_FILE} is not readable: {error!r}")

@@ -1,0 +1,238 @@
+"""At ZeRO 0-3 three ranks train as one process with the global batch does, in bare torch.
+
+Run as a script, this file is one rank: three are started once, and go through all stages and cases.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from orchestrator.models.towers import ModelBuild, TokenLayout
+from orchestrator.objectives.objective import Objective
+from orchestrator.objectives.table import build_objective
+from orchestrator.spec.job import OptimizerSpec, ScheduleSpec
+from orchestrator.spec.objective import CatlipSpec, ClipSpec
+from orchestrator.spec.plan import BatchPlan
+from orchestrator.spec.presets import PRESETS
+from orchestrator.training.ema import Ema
+from orchestrator.training.engine import DeepSpeedEngine
+from orchestrator.training.step import BareEngine, Batch, train_step
+
+GLOBAL_SIZE, NUM_STEPS, NUM_RANKS = 12, 3, 3
+NUM_CONCEPTS = 9
+STAGES = (3, 2, 1, 0)  # 0 last: its autocast stays on in a process
+CASES = [("clip", 1), ("catlip", 1), ("catlip", 2)]
+PRECISIONS = ("fp32", "bf16")
+OPTIMIZER, SCHEDULE = OptimizerSpec(learning_rate=1e-3, gradient_clip=1.0), ScheduleSpec(warmup_fraction=0.5)
+DECAY = 0.3
+
+Record = dict[str, Any]
+
+
+def build_named(name: str) -> Objective:
+    tokens = TokenLayout(num_tokens=64, context=8, begin_id=1, end_id=3, pad_id=0)
+    build = ModelBuild(PRESETS["vit_nano_32"], image_size=32, seed=0, tokens=tokens)
+    spec = ClipSpec(name="clip") if name == "clip" else CatlipSpec(name="catlip")
+    return build_objective(spec, build, np.full(NUM_CONCEPTS, 0.2))
+
+
+def global_batch(step: int) -> Batch:
+    rng = np.random.default_rng(step)
+    tokens = rng.integers(4, 64, (GLOBAL_SIZE, 8), dtype=np.int32)
+    tokens[:, 0], tokens[:, 6], tokens[:, 7] = 1, 3, 0
+    concepts = np.stack([rng.permutation(NUM_CONCEPTS)[:3] for _ in range(GLOBAL_SIZE)]).astype(np.int32)
+    image = rng.integers(0, 256, (GLOBAL_SIZE, 32, 32, 3), dtype=np.uint8)
+    batch = {"image": image, "tokens": tokens, "concepts": concepts}
+    return {name: torch.from_numpy(column) for name, column in batch.items()}
+
+
+def micro_batches(step: int, num_micro: int) -> list[Batch]:
+    """This rank's rows."""
+    size = GLOBAL_SIZE // NUM_RANKS // num_micro
+    first = dist.get_rank() * num_micro
+    rows = [slice((first + index) * size, (first + index + 1) * size) for index in range(num_micro)]
+    return [{name: column[part] for name, column in global_batch(step).items()} for part in rows]
+
+
+def build_engine(name: str, num_micro: int, precision: str, stage: int) -> DeepSpeedEngine:
+    worker_size = GLOBAL_SIZE // NUM_RANKS
+    batch = BatchPlan(
+        global_size=GLOBAL_SIZE, worker_size=worker_size, micro_size=worker_size // num_micro, num_micro=num_micro
+    )
+    return DeepSpeedEngine(build_named(name), OPTIMIZER, SCHEDULE, NUM_STEPS, precision, stage, batch, "cpu")
+
+
+def whole_masters(engine: DeepSpeedEngine, parts: list[Tensor] | None = None) -> dict[str, Tensor]:
+    """Put together from all ranks' fragments; ``parts`` in place of the fragments' own values."""
+    fragments = engine.partition.fragments
+    values = [fragment.master for fragment in fragments] if parts is None else parts
+    own = [(f.name, f.start, value.clone()) for f, value in zip(fragments, values, strict=True)]
+    everyone: list[Any] = [None] * NUM_RANKS
+    dist.all_gather_object(everyone, own)
+    whole = {name: torch.full((math.prod(shape),), math.nan) for name, shape in engine.shapes.items()}
+    for name, start, value in (piece for pieces in everyone for piece in pieces):
+        whole[name][start : start + len(value)] = value
+    return whole
+
+
+def record_training(name: str, num_micro: int, precision: str, stage: int) -> Record:
+    """Losses, norms and masters of some steps, and the average of the masters beside them."""
+    engine = build_engine(name, num_micro, precision, stage)
+    ema = Ema(engine.partition, DECAY)
+    losses, norms = [], []
+    for step in range(NUM_STEPS):
+        loss = train_step(engine, micro_batches(step, num_micro)).loss
+        dist.all_reduce(loss)
+        losses.append(float(loss) / NUM_RANKS)
+        norms.append({tower: float(norm) for tower, norm in engine.gradient_norms().items()})
+        ema.update()
+    raw, average = whole_masters(engine), whole_masters(engine, ema.averages)
+    record = {"losses": losses, "norms": norms, "raw": raw, "average": average, "clipped": engine.num_clipped_steps}
+    record["features"] = features(engine)
+    with ema.swapped():
+        record["features_average"] = features(engine)
+        record["swapped"] = whole_masters(engine)
+    record["features_again"] = features(engine)
+    record["raw_again"] = whole_masters(engine)
+    engine.close()
+    return record
+
+
+def features(engine: DeepSpeedEngine) -> Tensor:
+    with engine.gathered() as objective:
+        return objective.vision_features(global_batch(0)["image"])
+
+
+def record_nonfinite(precision: str, stage: int, loss_of_rank_1: float) -> Record:
+    """A good step, one in which rank 1's loss is not finite, and a good one."""
+    engine = build_engine("catlip", 2, precision, stage)
+    train_step(engine, micro_batches(0, 2))
+    before = whole_masters(engine)
+    for index, batch in enumerate(micro_batches(1, 2)):
+        loss, _ = engine.loss([engine.encode(batch)])
+        # Added, so that its gradient is finite: only the loss tells.
+        engine.backward(loss + loss_of_rank_1 if (dist.get_rank(), index) == (1, 0) else loss)
+    engine.step()
+    skipped, after = engine.num_skipped_steps, whole_masters(engine)
+    train_step(engine, micro_batches(2, 2))
+    record = {"before": before, "after": after, "later": whole_masters(engine), "skipped": skipped}
+    record |= {"skipped_later": engine.num_skipped_steps, "updates": engine.partition.num_updates}
+    engine.close()
+    return record
+
+
+def run_rank(folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=timedelta(seconds=120))
+    records: dict[Any, Record] = {}
+    for stage in STAGES:
+        for precision in PRECISIONS:
+            for name, num_micro in CASES:
+                records[stage, precision, name, num_micro] = record_training(name, num_micro, precision, stage)
+            for bad in (math.nan, math.inf):
+                records[stage, precision, str(bad)] = record_nonfinite(precision, stage, bad)
+    torch.save(records, folder / f"rank-{dist.get_rank()}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def records(run_ranks: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Record]:
+    """What the last rank saw; its fragments are the odd ones."""
+    folder = tmp_path_factory.mktemp("ranks")
+    run_ranks(__file__, NUM_RANKS, folder)
+    return torch.load(folder / f"rank-{NUM_RANKS - 1}.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def reference() -> Iterator[dict[Any, Record]]:
+    """One process with the global batch, in bare torch."""
+    before, _ = torch.get_num_threads(), torch.set_num_threads(1)
+    yield {(name, precision): train_alone(name, precision) for name in ("clip", "catlip") for precision in PRECISIONS}
+    torch.set_num_threads(before)
+
+
+def train_alone(name: str, precision: str) -> Record:
+    engine = BareEngine(build_named(name), OPTIMIZER, SCHEDULE, NUM_STEPS, precision)
+    names = {id(weight): name for name, weight in engine.objective.named_parameters()}
+    masters = {names[id(w)]: master for w, master in zip(engine._weights, engine._masters, strict=True)}
+    average = {name: master.detach().flatten().clone() for name, master in masters.items()}
+    initial = {name: value.clone() for name, value in average.items()}
+    losses, norms = [], []
+    for step in range(NUM_STEPS):
+        losses.append(float(train_step(engine, [global_batch(step)]).loss))
+        norms.append({tower: float(norm) for tower, norm in engine.gradient_norms().items()})
+        decay = min(DECAY, (2 + step) / (11 + step))
+        average = {name: decay * value + (1 - decay) * masters[name].detach().flatten() for name, value in average.items()}
+    raw = {name: master.detach().flatten() for name, master in masters.items()}
+    return {"losses": losses, "norms": norms, "raw": raw, "average": average, "initial": initial}
+
+
+every_stage = pytest.mark.parametrize("stage", STAGES)
+every_precision = pytest.mark.parametrize("precision", PRECISIONS)
+every_case = pytest.mark.parametrize(("name", "num_micro"), CASES)
+
+
+@every_stage
+@every_case
+def test_ranks_train_as_one_process_does(records, reference, stage, name, num_micro):
+    ours, alone = records[stage, "fp32", name, num_micro], reference[name, "fp32"]
+    assert ours["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+    for norms, expected in zip(ours["norms"], alone["norms"], strict=True):
+        assert norms == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(ours["raw"], alone["raw"], rtol=0, atol=1e-5)
+    assert ours["clipped"] == sum(norms["total"] > OPTIMIZER.gradient_clip for norms in alone["norms"]) > 0
+
+
+@every_stage
+@every_case
+def test_in_bf16_the_masters_move_as_those_of_one_process(records, reference, stage, name, num_micro):
+    """Towards the same place: AdamW makes a step of full length of any gradient, however small and rounded."""
+    ours, alone = records[stage, "bf16", name, num_micro], reference[name, "bf16"]
+    assert ours["losses"] == pytest.approx(alone["losses"], rel=2e-2)
+    for norms, expected in zip(ours["norms"], alone["norms"], strict=True):
+        assert norms == pytest.approx(expected, rel=5e-2)
+    moved = torch.cat([ours["raw"][key] - alone["initial"][key] for key in alone["raw"]])
+    expected_move = torch.cat([alone["raw"][key] - alone["initial"][key] for key in alone["raw"]])
+    assert torch.cosine_similarity(moved, expected_move, dim=0) > 0.95
+
+
+@every_stage
+@every_case
+def test_the_average_is_that_of_one_process(records, reference, stage, name, num_micro):
+    average = records[stage, "fp32", name, num_micro]["average"]
+    torch.testing.assert_close(average, reference[name, "fp32"]["average"], rtol=0, atol=1e-5)
+
+
+@every_stage
+@every_precision
+@every_case
+def test_swapping_shows_the_average_and_puts_the_raw_weights_back(records, stage, precision, name, num_micro):
+    record = records[stage, precision, name, num_micro]
+    torch.testing.assert_close(record["swapped"], record["average"], rtol=0, atol=0)
+    assert not torch.equal(record["features_average"], record["features"])
+    torch.testing.assert_close(record["raw_again"], record["raw"], rtol=0, atol=0)
+    assert torch.equal(record["features_again"], record["features"])
+
+
+@every_stage
+@every_precision
+@pytest.mark.parametrize("bad", ["nan", "inf"])
+def test_a_loss_that_is_not_finite_on_one_rank_changes_no_weight_on_any(records, stage, precision, bad):
+    record = records[stage, precision, bad]
+    torch.testing.assert_close(record["after"], record["before"], rtol=0, atol=0)
+    assert (record["skipped"], record["skipped_later"], record["updates"]) == (1, 1, 2)
+    assert all(value.isfinite().all() for value in record["later"].values())
+    assert any(not torch.equal(record["later"][name], value) for name, value in record["before"].items())
+
+
+if __name__ == "__main__":
+    run_rank(Path(sys.argv[1]))

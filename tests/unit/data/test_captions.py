@@ -1,0 +1,36 @@
+import pytest
+
+from orchestrator.columns import SKIP_REASONS
+from orchestrator.data.captions import choose_caption
+from orchestrator.data.draw import SampleDraw
+from orchestrator.data.sample import BadSampleError, RawSample
+
+
+def choose(members: dict[str, bytes], fields: tuple[str, ...] = ("txt",), epoch: int = 0) -> str:
+    return choose_caption(RawSample(0, "a", members), fields, SampleDraw(0, epoch, 0, 0, 0))
+
+
+def test_caption_is_stripped_text() -> None:
+    assert choose({"txt": " a café\n".encode()}) == "a café"
+
+
+def test_with_several_fields_each_has_its_epochs() -> None:
+    members = {"a": b"one", "b": b"two"}
+    chosen = [choose(members, ("a", "b"), epoch) for epoch in range(40)]
+    assert set(chosen) == {"one", "two"}
+    assert chosen == [choose(members, ("a", "b"), epoch) for epoch in range(40)]
+
+
+def test_a_field_that_is_not_there_is_not_drawn() -> None:
+    assert {choose({"a": b" ", "b": b"two"}, ("a", "b", "c"), epoch) for epoch in range(20)} == {"two"}
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [({}, "caption_missing"), ({"txt": b" \n"}, "caption_missing"), ({"txt": b"\xff\xfe"}, "caption_undecodable")],
+)
+def test_bad_caption_has_a_reason_that_blocks_can_carry(members: dict[str, bytes], reason: str) -> None:
+    with pytest.raises(BadSampleError) as caught:
+        choose(members)
+    assert caught.value.reason == reason
+    assert SKIP_REASONS[caught.value.code] == reason

@@ -1,0 +1,196 @@
+"""Preparation: what is missing is made once, beside the shards; what is wrong is said before anything starts."""
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.data.tokens import load_tokenizer
+from orchestrator.errors import DatasetError, PlanError, StorageAccessError
+from orchestrator.runs import captions as captions_module
+from orchestrator.runs.check import check_job
+from orchestrator.runs.prepare import index_shards, machine_facts, prepare_facts, read_facts
+from orchestrator.runs.progress import Progress
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.job import PretrainSpec
+from orchestrator.spec.plan import resolve_plan
+from orchestrator.storage.store import open_store
+from orchestrator.wordnet.vocabulary import Vocabulary
+
+NUM_SAMPLES = 60
+TARGETS = '{"targets": {"shape": {"classes": ["cube", "ball"], "named_in_captions": true, "templates": ["a {}"]}}}'
+CLIP = {"name": "clip"}
+CATLIP = {"name": "catlip", "min_count": 10}
+SYNTHETIC = {"kind": "synthetic", "num_samples": 64}
+
+
+def write_shard(path: Path, captions: list[str | None]) -> None:
+    """Samples of an image member (its content does not matter here) and a caption, where there is one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for number, caption in enumerate(captions):
+            members = {"jpg": b"not read"} | ({} if caption is None else {"txt": caption.encode()})
+            for extension, data in members.items():
+                info = tarfile.TarInfo(f"{number:05d}.{extension}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> ClusterSpec:
+    shapes = ["a red cube on the grass", "a large ball near a cube"]
+    write_shard(tmp_path / "data/train/00000.tar", [shapes[number % 2] for number in range(NUM_SAMPLES // 2)])
+    write_shard(tmp_path / "data/train/00001.tar", [None, *shapes * (NUM_SAMPLES // 4)][: NUM_SAMPLES // 2])
+    write_shard(tmp_path / "data/val/00000.tar", shapes * 4)
+    write_shard(tmp_path / "data/eval/00000.tar", shapes * 4)
+    (tmp_path / "data/eval/targets.json").write_text(TARGETS)
+    return ClusterSpec.model_validate(
+        {
+            "name": "here",
+            "workers": {"count": 2, "accelerator": "cpu"},
+            "storage": {"data": (tmp_path / "data").as_uri(), "runs": (tmp_path / "runs").as_uri()},
+        }
+    )
+
+
+def job(objective: dict[str, Any], **sections: Any) -> PretrainSpec:
+    document = {
+        "kind": "pretrain",
+        "name": "small",
+        "objective": objective,
+        "data": {"kind": "shards", "train": "train", "heldout": "val"},
+        "model": {"preset": "vit_nano_32"},
+        "text": {"trained_size": 300},
+        "batch": {"global_size": 8},
+        "budget": {"steps": 2},
+        "optimizer": {"learning_rate": 1e-3},
+        "evaluation": {"sets": ["eval"]},
+    }
+    return PretrainSpec.model_validate(document | sections)
+
+
+def made(tmp_path: Path) -> set[str]:
+    """Names of all files below the data folder that are not shards."""
+    files = (path for path in (tmp_path / "data").rglob("*") if path.is_file())
+    return {str(path.relative_to(tmp_path / "data")) for path in files if path.suffix != ".tar"}
+
+
+def test_reading_facts_makes_nothing(tmp_path: Path, cluster: ClusterSpec) -> None:
+    before = made(tmp_path)
+    facts = read_facts(job(CLIP), cluster)
+    assert (facts.train, facts.heldout, facts.tokenizer, facts.vocabulary) == (None, None, None, None)
+    assert made(tmp_path) == before
+    assert not (tmp_path / "runs").exists()
+
+
+def test_preparing_a_clip_job_indexes_and_trains_a_tokenizer_once(tmp_path: Path, cluster: ClusterSpec) -> None:
+    shown: list[Progress] = []
+    facts = prepare_facts(job(CLIP), cluster, shown.append)
+    assert facts.train is not None
+    assert facts.heldout is not None
+    assert (facts.train.num_samples, facts.train.num_shards, facts.heldout.num_samples) == (NUM_SAMPLES, 2, 8)
+    assert facts.vocabulary is None
+    assert facts.tokenizer is not None
+    assert load_tokenizer(facts.tokenizer.uri, cluster.storage.s3).digest == facts.tokenizer.digest
+    activities = {progress.activity.split()[0] for progress in shown}
+    assert activities == {"index", "read"}
+    assert resolve_plan(job(CLIP), cluster, facts).model.tokenizer == facts.tokenizer
+
+    files = {name: (tmp_path / "data" / name).read_bytes() for name in made(tmp_path)}
+    again: list[Progress] = []
+    assert prepare_facts(job(CLIP), cluster, again.append) == facts == read_facts(job(CLIP), cluster)
+    assert again == [], "a second run finds everything"
+    assert {name: (tmp_path / "data" / name).read_bytes() for name in made(tmp_path)} == files
+
+
+def test_preparing_a_catlip_job_counts_its_concepts(cluster: ClusterSpec) -> None:
+    facts = prepare_facts(job(CATLIP), cluster)
+    assert facts.tokenizer is None
+    assert facts.vocabulary is not None
+    folder, _, name = facts.vocabulary.uri.rpartition("/")
+    vocabulary = Vocabulary.from_bytes(open_store(folder).read_bytes(name))
+    assert {"cube.n.01", "grass.n.01", "ball.n.01"} <= set(vocabulary.names())
+    assert (vocabulary.digest, len(vocabulary)) == (facts.vocabulary.digest, facts.vocabulary.size)
+    assert vocabulary.num_captions == NUM_SAMPLES - 1, "one sample has no caption"
+    named = job({**CATLIP, "vocabulary": facts.vocabulary.uri}, data=SYNTHETIC)
+    assert prepare_facts(named, cluster).vocabulary == facts.vocabulary
+
+
+def test_other_settings_or_shards_make_another_file(tmp_path: Path, cluster: ClusterSpec) -> None:
+    first = prepare_facts(job(CLIP), cluster).tokenizer
+    other = prepare_facts(job(CLIP, text={"trained_size": 310}), cluster).tokenizer
+    assert first is not None
+    assert other is not None
+    assert first.uri != other.uri
+    write_shard(tmp_path / "data/train/00002.tar", ["a purple cone"] * 9)
+    index_shards(open_store(str(tmp_path / "data/train")))
+    third = prepare_facts(job(CLIP), cluster).tokenizer
+    assert third is not None
+    assert third.uri != first.uri
+
+
+def test_no_more_samples_than_the_limit_are_read(cluster: ClusterSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captions_module, "MOST_SAMPLES", 12)
+    shown: list[Progress] = []
+    prepare_facts(job(CLIP), cluster, shown.append)
+    assert (shown[-1].activity, shown[-1].done, shown[-1].total) == ("read captions", 12, 12)
+
+
+def test_synthetic_data_needs_no_folder_and_its_tokenizer_lies_in_the_run(tmp_path: Path, cluster: ClusterSpec) -> None:
+    facts = prepare_facts(job(CLIP, data=SYNTHETIC, evaluation={}), cluster)
+    assert facts.train is None
+    assert facts.tokenizer is not None
+    assert facts.tokenizer.uri.startswith((tmp_path / "runs" / "small").as_uri())
+    with pytest.raises(PlanError, match=r"objective\.vocabulary: synthetic data has no captions"):
+        prepare_facts(job(CATLIP, data=SYNTHETIC, evaluation={}), cluster)
+
+
+def test_what_is_wrong_with_the_data_is_said_by_name(tmp_path: Path, cluster: ClusterSpec) -> None:
+    shards = {"kind": "shards", "train": "train"}
+    with pytest.raises(StorageAccessError, match=r"data/nowhere does not exist"):
+        prepare_facts(job(CLIP, data={**shards, "train": "nowhere"}), cluster)
+    (tmp_path / "data/empty").mkdir()
+    with pytest.raises(DatasetError, match=r"data/empty"):
+        prepare_facts(job(CLIP, data={**shards, "train": "empty"}), cluster)
+    with pytest.raises(DatasetError, match=r"none of 60 samples has a caption in txt2; correct data\.caption_fields"):
+        prepare_facts(job(CLIP, data={**shards, "caption_fields": ["txt2"]}), cluster)
+    with pytest.raises(DatasetError, match=r"min_count"):
+        prepare_facts(job({**CATLIP, "min_count": 1000}), cluster)
+    with pytest.raises(DatasetError, match=r"data/val has no targets\.json"):
+        prepare_facts(job(CLIP, evaluation={"sets": ["val"]}), cluster)
+    (tmp_path / "data/val/targets.json").write_text("{}")
+    with pytest.raises(DatasetError, match=r"data/val/targets\.json does not describe"):
+        prepare_facts(job(CLIP, evaluation={"sets": ["val"]}), cluster)
+
+
+def test_ray_gets_two_logical_cpus_a_core_unless_the_cluster_says_otherwise(cluster: ClusterSpec) -> None:
+    machine = machine_facts(cluster)
+    assert machine.num_cpus == 2 * machine.num_cores
+    assert machine.decoder.startswith("pillow ")
+    given = ClusterSpec.model_validate({**cluster.model_dump(), "ray": {"num_cpus": 9}})
+    assert machine_facts(given).num_cpus == 9
+
+
+def test_what_would_run_holds_in_check_before_and_after_it_is_prepared(tmp_path: Path, cluster: ClusterSpec) -> None:
+    before = made(tmp_path)
+    assert [finding for finding in check_job(job(CLIP), cluster) if not finding.holds] == []
+    assert made(tmp_path) == before
+    prepare_facts(job(CLIP), cluster)
+    findings = {finding.subject: finding for finding in check_job(job(CLIP), cluster)}
+    assert all(finding.holds for finding in findings.values())
+    assert findings["plan"].detail.startswith("2 workers x 1 micro batch x 4 = 8 samples a step; 2 steps")
+
+
+def test_check_goes_on_behind_the_first_thing_that_is_wrong(tmp_path: Path, cluster: ClusterSpec) -> None:
+    prepare_facts(job(CLIP), cluster)
+    wrong = job(CLIP, batch={"global_size": 7}, evaluation={"sets": ["eval", "nowhere"]})
+    findings = {finding.subject: finding for finding in check_job(wrong, cluster)}
+    assert [subject for subject, finding in findings.items() if not finding.holds] == [
+        "data nowhere",
+        "targets of nowhere",
+        "plan",
+    ]
+    assert "7 does not divide by 2 workers" in findings["plan"].detail
+    assert findings["data train"].detail == f"{NUM_SAMPLES} samples in 2 shards"
