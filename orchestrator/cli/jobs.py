@@ -61,7 +61,9 @@ def run(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOption 
         from orchestrator.runs.evaluate import evaluate_run
 
         run_uri = join_uri(place.storage.runs, spec.run)
-        print_evaluation(evaluate_run(run_uri, place, evaluation=spec.evaluation))
+        with terminal.err.status(f"judging {spec.run}"):
+            results = evaluate_run(run_uri, place, evaluation=spec.evaluation)
+        print_evaluation(results)
         return
     from orchestrator.runs.pretrain import run_pretrain
 

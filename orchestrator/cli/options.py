@@ -1,6 +1,6 @@
 """Arguments and options that several commands share."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,5 +11,8 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a key of the job file; repeatable.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+WeightsOption = Annotated[
+    Literal["raw", "ema"], typer.Option(help="The trained weights, or their moving average where the job keeps one.")
+]
 
 LAPTOP = "cluster/laptop"

@@ -38,15 +38,16 @@ def print_pretrain(result: PretrainResult) -> None:
 
 def print_evaluation(results: Sequence[ProbeResult]) -> None:
     """One line per set, probe, target and feature; the reason where a probe does not apply."""
-    headings = ("set", "probe", "target", "feature", "accuracy", "chance", "classes", "in captions")
+    headings = ("set", "probe", "target", "feature", "accuracy", "chance", "classes", "in captions", "note")
     terminal.print_table(headings, [_evaluation_row(result) for result in results])
 
 
 def _evaluation_row(result: ProbeResult) -> tuple[str, ...]:
-    accuracy = result.reason if result.accuracy is None else f"{result.accuracy:.3f}"
-    chance = "" if result.chance is None else f"{result.chance:.3f}"
+    accuracy = "-" if result.accuracy is None else f"{result.accuracy:.3f}"
+    chance = "-" if result.chance is None else f"{result.chance:.3f}"
     named = "yes" if result.named_in_captions else "no"
-    return result.set, result.probe, result.target, result.feature, accuracy, chance, str(result.num_classes), named
+    classes = str(result.num_classes)
+    return result.set, result.probe, result.target, result.feature, accuracy, chance, classes, named, result.reason
 
 
 def mlflow_page(tracking_uri: str) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_format
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli import terminal
-from orchestrator.cli.options import LAPTOP, ClusterOption, JsonOption, RunArgument
+from orchestrator.cli.options import LAPTOP, ClusterOption, JsonOption, RunArgument, WeightsOption
 from orchestrator.cli.results import print_evaluation
 
 if TYPE_CHECKING:
@@ -18,21 +17,17 @@ if TYPE_CHECKING:
     from orchestrator.tracking.tracker import RunRow
 
 
-class Weights(StrEnum):
-    """Which weights of a checkpoint."""
-
-    RAW = "raw"
-    EMA = "ema"
-
-
-def evaluate(run: RunArgument, cluster: ClusterOption = LAPTOP, json: JsonOption = False) -> None:
+def evaluate(
+    run: RunArgument, cluster: ClusterOption = LAPTOP, json: JsonOption = False, weights: WeightsOption = "raw"
+) -> None:
     """Judge a run's last checkpoint again on the evaluation sets of its plan."""
     from orchestrator.evaluation.results import results_to_json
     from orchestrator.runs.evaluate import evaluate_run
     from orchestrator.spec.load import load_cluster
 
     place = load_cluster(cluster)
-    results = evaluate_run(_run_uri(run, place), place)
+    with terminal.err.status(f"judging {run}"):
+        results = evaluate_run(_run_uri(run, place), place, weights=weights)
     if json:
         typer.echo(results_to_json(results), nl=False)
     else:
@@ -43,15 +38,16 @@ def export(
     run: RunArgument,
     dest: Annotated[str, typer.Argument(metavar="DEST", help="Folder to write; must be empty or new.")],
     cluster: ClusterOption = LAPTOP,
-    weights: Annotated[Weights, typer.Option(help="Trained weights, or their moving average.")] = Weights.RAW,
+    weights: WeightsOption = "raw",
 ) -> None:
     """Write a run's last checkpoint as safetensors that transformers opens with from_pretrained."""
     from orchestrator.runs.export import export_run
     from orchestrator.spec.load import load_cluster
 
     place = load_cluster(cluster)
-    export_run(_run_uri(run, place), dest, place, weights.value)
-    terminal.out.print(f"exported {run} ({weights.value} weights) to {dest}", markup=False, soft_wrap=True)
+    with terminal.err.status(f"exporting {run}"):
+        export_run(_run_uri(run, place), dest, place, weights)
+    terminal.out.print(f"exported {run} ({weights} weights) to {dest}", markup=False, soft_wrap=True)
 
 
 def list_all(

@@ -21,7 +21,7 @@ import pyarrow as pa
 from orchestrator import columns
 from orchestrator.data.captions import choose_caption
 from orchestrator.data.draw import SampleDraw
-from orchestrator.data.image import augment_image, decode_image
+from orchestrator.data.image import augment_image, decode_image, find_image, least_side
 from orchestrator.data.index import DatasetIndex, load_index
 from orchestrator.data.order import BlockLayout, ChunkVisit, WindowShuffle
 from orchestrator.data.readers import read_chunk
@@ -209,8 +209,10 @@ class _WindowReader:
         sample = samples[index - samples[0].index]
         draw = SampleDraw(reader.shuffle.seed, visit.epoch, 0, visit.shard, index)
         caption = choose_caption(sample, reader.spec.caption_fields, draw)
-        image = decode_image(_image_bytes(sample, reader.spec.image_fields), reader.spec.max_image_pixels)
-        pixels = augment_image(image, reader.spec.augmentation, reader.format.image_size, draw)
+        size, augmentation = reader.format.image_size, reader.spec.augmentation
+        data = find_image(sample, reader.spec.image_fields)
+        image = decode_image(data, reader.spec.max_image_pixels, least_side(augmentation, size))
+        pixels = augment_image(image, augmentation, size, draw)
         return Row(pixels, caption, visit.epoch, visit.shard, index, skipped)
 
 
@@ -267,17 +269,10 @@ def _pack_rows(values_BN: IntArray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(values_BN.reshape(-1)), values_BN.shape[1])
 
 
-def _image_bytes(sample: RawSample, fields: Sequence[str]) -> bytes:
-    for name in fields:
-        if name in sample.members:
-            return sample.members[name]
-    raise BadSampleError("image_missing")
-
-
 @lru_cache(maxsize=4)
 def _open_index(store: Store, digest: str) -> DatasetIndex:
     """The index, once a process; another one than the order came from would read other samples."""
-    index = load_index(store)
+    index = load_index(store, verify=False)
     if index is None or index.digest != digest:
         raise DatasetError(f"{store.uri}: its index changed while the run was reading it; run the job again")
     return index

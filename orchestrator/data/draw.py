@@ -39,7 +39,8 @@ class SampleDraw:
         return state
 
     def _hash(self, purpose: str, attempt: int) -> int:
-        return _mix(_mix(self._state ^ _purpose_bits(purpose)) ^ attempt)
+        # Attempts are the successive outputs of one SplitMix64 generator, reached by its step instead of by counting.
+        return _mix((self._state ^ _purpose_bits(purpose)) + attempt * _GOLDEN)
 
 
 def _mix(value: int) -> int:

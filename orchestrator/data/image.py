@@ -76,7 +76,7 @@ def decode_image(data: bytes, max_pixels: int, min_side: int | None = None) -> I
 
 
 def augment_image(image: Image.Image, augmentation: AugmentationSpec, size: int, draw: SampleDraw) -> Uint8Array:
-    """A random-resized crop, perhaps mirrored: uint8 [size, size, 3].
+    """A random-resized crop, perhaps mirrored: uint8 [size, size, 3], read-only.
 
     Area and log aspect ratio are uniform within their ranges; a box that does not fit is drawn again, and after
     ten attempts the largest centred one of an allowed ratio is taken (Inception crop, Szegedy et al. 2015, in the
@@ -84,20 +84,19 @@ def augment_image(image: Image.Image, augmentation: AugmentationSpec, size: int,
     """
     pixels_HWC = _resize(image, size, _crop_box(image.width, image.height, augmentation, draw))
     if augmentation.flip and draw.uniform("flip") < 0.5:
-        pixels_HWC = np.ascontiguousarray(pixels_HWC[:, ::-1])
+        return np.ascontiguousarray(pixels_HWC[:, ::-1])
     return pixels_HWC
 
 
 def resize_center(image: Image.Image, size: int) -> Uint8Array:
-    """The centred square of the shorter side: uint8 [size, size, 3]; nothing is drawn."""
+    """The centred square of the shorter side: uint8 [size, size, 3], read-only; nothing is drawn."""
     side = min(image.width, image.height)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     return _resize(image, size, (left, top, left + side, top + side))
 
 
 def _resize(image: Image.Image, size: int, box: Box) -> Uint8Array:
-    resized = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=_REDUCING_GAP)
-    return np.array(resized)  # a copy that can be written to
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=_REDUCING_GAP))
 
 
 def _crop_box(width: int, height: int, augmentation: AugmentationSpec, draw: SampleDraw) -> Box:

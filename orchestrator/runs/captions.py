@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from orchestrator.data.index import DatasetIndex, load_index
@@ -230,9 +231,11 @@ def _decode_captions(sample: RawSample, fields: Sequence[str]) -> list[str]:
 
 def _read_samples(store: Store, index: DatasetIndex, fields: Sequence[str]) -> Iterator[RawSample]:
     """All samples in order; a few chunks are read ahead at once."""
-    chunks = [(shard, chunk) for shard in index.shards for chunk in range(shard.num_chunks)]
+    shards = [shard for shard in index.shards for _ in range(shard.num_chunks)]
+    chunks = [chunk for shard in index.shards for chunk in range(shard.num_chunks)]
+    read = partial(read_chunk, store, fields=fields)
     with ThreadPoolExecutor(_READ_THREADS) as pool:
         for start in range(0, len(chunks), _READ_THREADS):
-            group = chunks[start : start + _READ_THREADS]
-            for samples in pool.map(lambda at: read_chunk(store, *at, fields), group):
+            group = slice(start, start + _READ_THREADS)
+            for samples in pool.map(read, shards[group], chunks[group]):
                 yield from samples

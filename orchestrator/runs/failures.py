@@ -37,9 +37,9 @@ def judge_failure(failure: BaseException) -> Verdict:
     """The verdict on what ``TorchTrainer.fit`` raised."""
     causes = [_root_cause(error) for error in _collect(failure)]
     named = [cause for cause in causes if isinstance(cause, OrchestratorError)]
-    for cause in named:
-        if not isinstance(cause, ShardReadError):
-            return Verdict(retry=False, error=cause)
+    for error in named:
+        if not isinstance(error, ShardReadError):
+            return Verdict(retry=False, error=error)
     if named:
         return Verdict(retry=True, error=named[0])
     for cause in causes:

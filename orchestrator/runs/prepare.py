@@ -21,6 +21,10 @@ from orchestrator.spec.job import PretrainSpec, ShardsSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.storage.store import ObjectNotFoundError, Store, check_store, open_store
 
+_MOST_PROBLEMS = 20  # shown of one folder
+
+logger = logging.getLogger(__name__)
+
 
 def read_facts(job: PretrainSpec, cluster: ClusterSpec) -> Facts:
     """What is known now; writes nothing. What a run would make first is None.

@@ -54,7 +54,7 @@ class Entry:
 
 
 class Journal:
-    """One writer's journal; a second writer on the same file is refused with ``TrackingError``."""
+    """One writer's journal. Raises TrackingError where it cannot be written, or has a live writer already."""
 
     def __init__(self, path: Path, cap_bytes: int = CAP_BYTES) -> None:
         self.path = path
@@ -66,8 +66,13 @@ class Journal:
         self._lock = threading.Lock()
         self._offered = 0
         self._open = True
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as error:
+            raise TrackingError(
+                f"journal {path} cannot be written: {error}; a run needs a local folder for its records"
+            ) from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

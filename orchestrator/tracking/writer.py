@@ -50,7 +50,7 @@ class JournalTracker:
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         self._step = step
-        self._journal.append(METRICS, step=step, values={name: float(value) for name, value in metrics.items()})
+        self._journal.append(METRICS, step=step, values=_floats(metrics))
 
     def log_params(self, params: Mapping[str, object]) -> None:
         self._journal.append(PARAMS, values={name: _text(value) for name, value in params.items()})
@@ -65,13 +65,13 @@ class JournalTracker:
         self._journal.append(INPUT, name=name, uri=uri, digest=digest)
 
     def log_checkpoint(self, uri: str, step: int, metrics: Mapping[str, float]) -> None:
-        self._journal.append(CHECKPOINT, uri=uri, step=step, values=dict(metrics))
+        self._journal.append(CHECKPOINT, uri=uri, step=step, values=_floats(metrics))
 
     def log_evaluation(
         self, checkpoint_uri: str, step: int, metrics: Mapping[str, float], dataset: str, digest: str
     ) -> None:
         self._journal.append(
-            EVALUATION, uri=checkpoint_uri, step=step, values=dict(metrics), dataset=dataset, digest=digest
+            EVALUATION, uri=checkpoint_uri, step=step, values=_floats(metrics), dataset=dataset, digest=digest
         )
 
     def finish(self, status: RunStatus, reason: str = "") -> None:
@@ -99,6 +99,11 @@ class JournalTracker:
             self._next_sample_s = time.monotonic() + _SAMPLE_INTERVAL_S
             if sample := self._sampler():
                 self._journal.append(METRICS, step=self._step, values=sample)
+
+
+def _floats(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Plain floats: a NumPy scalar would not go into JSON."""
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def _text(value: object) -> str:

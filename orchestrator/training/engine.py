@@ -79,8 +79,8 @@ class DeepSpeedEngine:
 
     @property
     def learning_rate(self) -> float:
-        """Of the coming step."""
-        return self._spec.learning_rate * factor_at_step(self._schedule, self.steps_taken, self._num_steps)
+        """Of the last step; before any, of the first."""
+        return self._learning_rate_at(max(self.steps_taken - 1, 0))
 
     @property
     def num_clipped_steps(self) -> int:
@@ -120,10 +120,12 @@ class DeepSpeedEngine:
         assert self._num_backwards == self._num_micro, "a step follows its last micro batch"
         self._num_backwards = 0
         for group in self._adamw.param_groups:
-            group["lr"] = self.learning_rate
+            group["lr"] = self._learning_rate_at(self.steps_taken)
         self._norms = self._measure()
         is_updated = self._step_replicated() if self.partition.is_replicated else self._step_sharded()
-        self.num_skipped_steps += not is_updated
+        if not is_updated:
+            self.num_skipped_steps += 1
+            logger.warning("step %s left out: its gradient is not finite", f"{self.steps_taken + 1:,}")
         if is_updated and self._spec.gradient_clip > 0:
             self._num_clipped_steps += self._norms["total"] > self._spec.gradient_clip
         self.partition.clamp(self._bounds)
@@ -149,6 +151,9 @@ class DeepSpeedEngine:
     def close(self) -> None:
         """Gives back hooks and buffers; the engine is of no use afterwards."""
         self._deepspeed.destroy()
+
+    def _learning_rate_at(self, step: int) -> float:
+        return self._spec.learning_rate * factor_at_step(self._schedule, step, self._num_steps)
 
     def _measure(self) -> dict[str, Tensor]:
         """Norms of the averaged gradient, from this rank's fragments and one small collective."""
@@ -230,12 +235,11 @@ def _initialize(objective: nn.Module, adamw: torch.optim.Optimizer, config: dict
     if accelerator == "cpu":
         # Else each start probes for a compiler and builds a shared-memory collective; workers need not have one.
         deepspeed.ops.__compatible_ops__ = {}
-    deepspeed_logger = logging.getLogger("DeepSpeed")
-    deepspeed_logger.setLevel(logging.ERROR)  # it would warn of an AdamW that is not its own
+    # Its warnings are of an AdamW that is not its own, and of steps left out, which we say ourselves.
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     backend = "gloo" if accelerator == "cpu" else "nccl"
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False)
     initialized, *_ = deepspeed.initialize(model=objective, optimizer=adamw, config=config)
-    deepspeed_logger.setLevel(logging.WARNING)
     return initialized
 
 

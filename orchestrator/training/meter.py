@@ -78,7 +78,7 @@ class SkipCounter:
 
     def add(self, reasons: npt.NDArray[np.generic]) -> None:
         """The reason column of a block."""
-        self._own.update(reasons[reasons > 0].tolist())
+        self._own.update(code for code in reasons.tolist() if code)
 
     def merge(self) -> dict[str, int]:
         """Counts over all ranks; a collective."""

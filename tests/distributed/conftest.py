@@ -26,7 +26,12 @@ def _run_ranks(script: str, world_size: int, folder: Path) -> None:
     ranks = [
         subprocess.Popen(
             [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", script, str(folder)],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "PATH": ""},  # no compiler, as on a user's worker
+            env={
+                **common,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "PATH": "",
+            },  # no compiler, as on a user's worker
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -3,6 +3,7 @@
 Run as a script, this file is one rank: three are started once, and go through all stages and cases.
 """
 
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -30,8 +31,9 @@ from orchestrator.training.step import BareEngine, Batch, train_step
 GLOBAL_SIZE, NUM_STEPS, NUM_RANKS = 12, 3, 3
 NUM_CONCEPTS = 9
 STAGES = (3, 2, 1, 0)  # 0 last: its autocast stays on in a process
-CASES = [("clip", 1), ("catlip", 1), ("catlip", 2)]
+CASES = [("clip", 1), ("catlip", 2)]
 PRECISIONS = ("fp32", "bf16")
+BAD_LOSSES = {"fp32": math.inf, "bf16": math.nan}
 OPTIMIZER, SCHEDULE = OptimizerSpec(learning_rate=1e-3, gradient_clip=1.0), ScheduleSpec(warmup_fraction=0.5)
 DECAY = 0.3
 
@@ -112,7 +114,7 @@ def features(engine: DeepSpeedEngine) -> Tensor:
         return objective.vision_features(global_batch(0)["image"])
 
 
-def record_nonfinite(precision: str, stage: int, loss_of_rank_1: float) -> Record:
+def record_nonfinite(precision: str, stage: int) -> Record:
     """A good step, one in which rank 1's loss is not finite, and a good one."""
     engine = build_engine("catlip", 2, precision, stage)
     train_step(engine, micro_batches(0, 2))
@@ -120,7 +122,7 @@ def record_nonfinite(precision: str, stage: int, loss_of_rank_1: float) -> Recor
     for index, batch in enumerate(micro_batches(1, 2)):
         loss, _ = engine.loss([engine.encode(batch)])
         # Added, so that its gradient is finite: only the loss tells.
-        engine.backward(loss + loss_of_rank_1 if (dist.get_rank(), index) == (1, 0) else loss)
+        engine.backward(loss + BAD_LOSSES[precision] if (dist.get_rank(), index) == (1, 0) else loss)
     engine.step()
     skipped, after = engine.num_skipped_steps, whole_masters(engine)
     train_step(engine, micro_batches(2, 2))
@@ -132,14 +134,14 @@ def record_nonfinite(precision: str, stage: int, loss_of_rank_1: float) -> Recor
 
 def run_rank(folder: Path) -> None:
     torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
     dist.init_process_group("gloo", timeout=timedelta(seconds=120))
     records: dict[Any, Record] = {}
     for stage in STAGES:
         for precision in PRECISIONS:
             for name, num_micro in CASES:
                 records[stage, precision, name, num_micro] = record_training(name, num_micro, precision, stage)
-            for bad in (math.nan, math.inf):
-                records[stage, precision, str(bad)] = record_nonfinite(precision, stage, bad)
+            records[stage, precision, "nonfinite"] = record_nonfinite(precision, stage)
     torch.save(records, folder / f"rank-{dist.get_rank()}.pt")
     dist.destroy_process_group()
 
@@ -171,7 +173,9 @@ def train_alone(name: str, precision: str) -> Record:
         losses.append(float(train_step(engine, [global_batch(step)]).loss))
         norms.append({tower: float(norm) for tower, norm in engine.gradient_norms().items()})
         decay = min(DECAY, (2 + step) / (11 + step))
-        average = {name: decay * value + (1 - decay) * masters[name].detach().flatten() for name, value in average.items()}
+        average = {
+            name: decay * value + (1 - decay) * masters[name].detach().flatten() for name, value in average.items()
+        }
     raw = {name: master.detach().flatten() for name, master in masters.items()}
     return {"losses": losses, "norms": norms, "raw": raw, "average": average, "initial": initial}
 
@@ -225,9 +229,8 @@ def test_swapping_shows_the_average_and_puts_the_raw_weights_back(records, stage
 
 @every_stage
 @every_precision
-@pytest.mark.parametrize("bad", ["nan", "inf"])
-def test_a_loss_that_is_not_finite_on_one_rank_changes_no_weight_on_any(records, stage, precision, bad):
-    record = records[stage, precision, bad]
+def test_a_loss_that_is_not_finite_on_one_rank_changes_no_weight_on_any(records, stage, precision):
+    record = records[stage, precision, "nonfinite"]
     torch.testing.assert_close(record["after"], record["before"], rtol=0, atol=0)
     assert (record["skipped"], record["skipped_later"], record["updates"]) == (1, 1, 2)
     assert all(value.isfinite().all() for value in record["later"].values())

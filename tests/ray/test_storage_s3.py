@@ -1,20 +1,28 @@
 """S3 as a store, against real servers: rclone's (the shared fixture) and moto's, which heeds conditional writes."""
 
+import io
 import json
 import os
 import pickle
 import socket
 import sys
+import tarfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
 import pytest
+from PIL import Image
 
-from orchestrator.errors import RunHeldError, ShardReadError, StorageAccessError
+from orchestrator.data import retry
+from orchestrator.data.evaluation_set import read_evaluation_rows
+from orchestrator.data.index import index_dataset, load_index, save_index
+from orchestrator.data.readers import read_chunk
+from orchestrator.errors import DatasetError, RunHeldError, ShardReadError, StorageAccessError
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.storage.lease import LEASE, acquire_lease
 from orchestrator.storage.marker import download_files, read_marker, upload_files, write_marker
@@ -56,7 +64,7 @@ def test_written_bytes_are_read_back_whole_and_in_ranges(store: Store) -> None:
 
 def test_store_pickles_without_its_connection(store: Store) -> None:
     store.write_bytes("a", b"1")
-    assert pickle.loads(pickle.dumps(store)).read_bytes("a") == b"1"  # noqa: S301
+    assert pickle.loads(pickle.dumps(store)).read_bytes("a") == b"1"
 
 
 def test_absent_object_is_named(store: Store) -> None:
@@ -226,3 +234,97 @@ def test_check_passes_and_leaves_nothing(store: Store) -> None:
 def test_server_that_goes_away_is_a_failure_of_the_work_not_of_the_user(store: Store) -> None:
     with pytest.raises(ShardReadError, match="failed after its retries"):
         change_endpoint(store).read_range("a", 0, 10)
+
+
+@pytest.fixture
+def shards_folder(tmp_path: Path) -> Path:
+    """130 samples in two tar shards."""
+    for number, count in (("0", 100), ("1", 30)):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
+            for sample in range(count):
+                for extension, data in (("png", png_bytes(sample)), ("txt", b"caption %d" % sample)):
+                    info = tarfile.TarInfo(f"{sample:04d}.{extension}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    return tmp_path
+
+
+def png_bytes(red: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (12, 8), (red, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_data_set_is_the_same_in_a_bucket_as_on_disk(store: Store, shards_folder: Path) -> None:
+    local = open_store(str(shards_folder))
+    for name in ("0.tar", "1.tar"):
+        store.upload(shards_folder / name, name)
+    there, here = index_dataset(store), index_dataset(local)
+    assert there.digest == here.digest
+    save_index(store, there)
+    assert load_index(store) == there
+    save_index(store, here)  # as when a folder is copied with its index: the etags of the disk mean nothing here
+    assert load_index(store) == here
+    rows = read_evaluation_rows(store, there, 8, 1, 2, caption_fields=("txt",))
+    expected = read_evaluation_rows(local, here, 8, 1, 2, caption_fields=("txt",))
+    for row, other in zip(rows, expected, strict=True):
+        assert (row.index, row.caption, row.image.tobytes()) == (other.index, other.caption, other.image.tobytes())
+
+
+def test_a_shard_written_again_in_the_bucket_is_noticed(store: Store, shards_folder: Path) -> None:
+    content = (shards_folder / "1.tar").read_bytes()
+    store.write_bytes("1.tar", content)
+    save_index(store, index_dataset(store))
+    store.write_bytes("1.tar", content[:-1] + b"\1")
+    with pytest.raises(DatasetError, match=r"1\.tar was written again; run: orchestrator data index s3://"):
+        load_index(store)
+
+
+class BreakingServer(ThreadingHTTPServer):
+    """Serves one object; the first answers break off in the middle."""
+
+    daemon_threads = True
+
+    def __init__(self, content: bytes, num_broken: int) -> None:
+        super().__init__(("127.0.0.1", 0), BreakingHandler)
+        self.content = content
+        self.num_broken = num_broken
+
+
+class BreakingHandler(BaseHTTPRequestHandler):
+    server: BreakingServer
+
+    def do_GET(self) -> None:
+        first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+        body = self.server.content[first : last + 1]
+        self.send_response(206)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", '"etag"')
+        self.end_headers()
+        broken = self.server.num_broken > 0
+        self.server.num_broken -= 1
+        self.wfile.write(body[: len(body) // 2] if broken else body)
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        """Keeps the test's output quiet."""
+
+
+@pytest.mark.parametrize(("num_broken", "succeeds"), [(2, True), (100, False)])
+def test_an_answer_that_breaks_off_is_read_again_and_loses_nothing(
+    s3_server: "S3Server", shards_folder: Path, monkeypatch: pytest.MonkeyPatch, num_broken: int, succeeds: bool
+) -> None:
+    monkeypatch.setattr(retry, "PAUSE_S", 0)
+    local = open_store(str(shards_folder))
+    shard = index_dataset(local).shards[0]
+    with BreakingServer((shards_folder / "0.tar").read_bytes(), num_broken) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        broken = open_store("s3://bucket", S3Spec(endpoint=f"http://127.0.0.1:{server.server_port}", **QUICK))
+        try:
+            if succeeds:
+                assert read_chunk(broken, shard, 1) == read_chunk(local, shard, 1)
+            else:
+                with pytest.raises(ShardReadError, match=r"0\.tar at http.*failed after its retries"):
+                    read_chunk(broken, shard, 1)
+        finally:
+            server.shutdown()

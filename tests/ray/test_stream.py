@@ -69,7 +69,9 @@ class Rank:
 
         stream = BlockStream(stream_of, None, stream_of.layout, plan, rank, share)  # type: ignore[arg-type]
         blocks = [unpack_block(block, IMAGE_SIZE) for block in stream.blocks(*steps)]
-        return [(tuple(int(block[name][0]) for name in columns.STAMP), block[columns.INDEX].tolist()) for block in blocks]
+        return [
+            (tuple(int(block[name][0]) for name in columns.STAMP), block[columns.INDEX].tolist()) for block in blocks
+        ]
 
 
 def read_all(format: BlockFormat, world_size: int, num_micro: int, steps: tuple[int, int]) -> dict[int, list[int]]:

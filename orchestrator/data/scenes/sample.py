@@ -8,6 +8,7 @@ in an order that says nothing about any other factor.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -24,6 +25,7 @@ CAMERA_HEIGHTS_M = {"low": (0.9, 1.5), "middle": (2.3, 2.9), "high": (3.9, 4.7)}
 _STREAMS = ("scene", "shape", "color", "num_objects", "light", "camera", "caption")
 _LARGEST_RADIUS_M = (1.35, 1.5)
 _OTHER_RADIUS_M = (0.42, 0.60)
+_MOST_YAW = math.radians(40)  # a torus still shows its hole, a brick its length
 _DEPTH_MARGIN_M = 0.35  # between the largest object's centre and any other's, along the view axis
 _FRAME = 0.95  # how far from the image centre a silhouette may reach
 _TRIES_PER_OBJECT = 60
@@ -78,7 +80,7 @@ def _sample_objects(
 
 def _largest(rng: np.random.Generator, shape: str, color: str) -> SceneObject:
     size_m = rng.uniform(*_LARGEST_RADIUS_M) / SOLIDS[shape].radius
-    x, z, yaw = rng.uniform(-0.5, 0.5), rng.uniform(-0.3, 0.3), rng.uniform(0, 2 * np.pi)
+    x, z, yaw = rng.uniform(-0.5, 0.5), rng.uniform(-0.3, 0.3), rng.uniform(-_MOST_YAW, _MOST_YAW)
     return SceneObject(shape, color, float(size_m), float(x), float(z), float(yaw))
 
 
@@ -88,21 +90,24 @@ def _place_other(
     """A smaller object nearer or farther than the largest; None when no try found room."""
     shape, color = str(rng.choice(tuple(SOLIDS))), str(rng.choice(tuple(COLORS)))
     size_m = float(rng.uniform(*_OTHER_RADIUS_M) / SOLIDS[shape].radius)
-    yaw = float(rng.uniform(0, 2 * np.pi))
+    yaw = float(rng.uniform(-_MOST_YAW, _MOST_YAW))
     for _ in range(_TRIES_PER_OBJECT):
-        x, step = float(rng.uniform(-3, 3)), float(rng.uniform(0.2, 3.2))
-        other = SceneObject(shape, color, size_m, x, placed[0].z + (-step if nearer else step), yaw)
+        step_m, u = float(rng.uniform(0.2, 3.2)), float(rng.uniform(-_FRAME, _FRAME))
+        z = placed[0].z + (-step_m if nearer else step_m)
+        on_axis = SceneObject(shape, color, size_m, 0.0, z, yaw)
+        depth_m = camera.project(on_axis.center_3)[2]
+        other = replace(on_axis, x=u * depth_m * TAN_HALF_VIEW)
         if _has_room(camera, placed, other, nearer):
             return other
     return None
 
 
 def _has_room(camera: Camera, placed: list[SceneObject], other: SceneObject, nearer: bool) -> bool:
-    u, v, depth = camera.project(other.center_3)
-    radius = _projected_radius(other, depth)
+    u, v, depth_m = camera.project(other.center_3)
+    radius = _projected_radius(other, depth_m)
     if max(abs(u), abs(v)) + radius > _FRAME:
         return False
-    difference_m = depth - camera.project(placed[0].center_3)[2]
+    difference_m = depth_m - camera.project(placed[0].center_3)[2]
     if (-difference_m if nearer else difference_m) < _DEPTH_MARGIN_M:
         return False
     return all(_stand_apart(camera, item, other, (u, v), radius) for item in placed)
@@ -114,10 +119,10 @@ def _stand_apart(
     """Whether two solids do not touch, and neither hides more than a rim of the other."""
     if math.hypot(item.x - other.x, item.z - other.z) < item.radius_m + other.radius_m:
         return False
-    u, v, depth = camera.project(item.center_3)
+    u, v, depth_m = camera.project(item.center_3)
     apart = math.hypot(u - other_uv[0], v - other_uv[1])
-    return apart > 0.85 * (_projected_radius(item, depth) + other_radius)
+    return apart > 0.8 * (_projected_radius(item, depth_m) + other_radius)
 
 
-def _projected_radius(item: SceneObject, depth: float) -> float:
-    return abs(item.radius_m / depth) / TAN_HALF_VIEW
+def _projected_radius(item: SceneObject, depth_m: float) -> float:
+    return item.radius_m / depth_m / TAN_HALF_VIEW

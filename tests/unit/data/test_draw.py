@@ -7,7 +7,7 @@ from orchestrator.data.draw import SampleDraw
 
 
 def test_a_draw_depends_on_every_field_and_on_its_purpose() -> None:
-    base = dict(seed=1, epoch=2, dataset=3, shard=4, index=5)
+    base = {"seed": 1, "epoch": 2, "dataset": 3, "shard": 4, "index": 5}
     draws = [SampleDraw(**base), *(SampleDraw(**{**base, name: value + 1}) for name, value in base.items())]
     numbers = [draw.uniform("crop") for draw in draws]
     numbers += [draws[0].uniform("flip"), draws[0].uniform("crop", attempt=1)]

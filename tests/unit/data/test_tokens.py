@@ -117,7 +117,7 @@ def test_the_end_token_is_not_the_one_that_transformers_pools_elsewhere(tokenize
 
 
 def test_it_pickles_with_its_digest_and_ids(tokenizer: CaptionTokenizer) -> None:
-    copy = pickle.loads(pickle.dumps(tokenizer))  # noqa: S301  (our own bytes)
+    copy = pickle.loads(pickle.dumps(tokenizer))
     assert copy.digest == tokenizer.digest
     assert (copy.encode(CAPTIONS, 20) == tokenizer.encode(CAPTIONS, 20)).all()
 

@@ -42,7 +42,8 @@ def test_a_store_that_failed_is_tried_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [RayActorError(), RuntimeError("[enforce fail] Connection reset by peer"), WorkerGroupStartupTimeoutError(2)]
+    "error",
+    [RayActorError(), RuntimeError("[enforce fail] Connection reset by peer"), WorkerGroupStartupTimeoutError(2)],
 )
 def test_lost_workers_are_tried_again(error: Exception) -> None:
     verdict = judge_failure(WorkerGroupError("failed", {0: error}))
@@ -50,7 +51,9 @@ def test_lost_workers_are_tried_again(error: Exception) -> None:
     assert isinstance(verdict.error, WorkerLostError)
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), OutOfMemoryError("host"), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), OutOfMemoryError("host"), MemoryError()]
+)
 def test_memory_is_not_tried_again_and_names_the_settings(error: Exception) -> None:
     verdict = judge_failure(WorkerGroupError("failed", {0: RayActorError(), 1: error}))
     assert not verdict.retry

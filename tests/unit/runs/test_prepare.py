@@ -194,3 +194,19 @@ def test_check_goes_on_behind_the_first_thing_that_is_wrong(tmp_path: Path, clus
     ]
     assert "7 does not divide by 2 workers" in findings["plan"].detail
     assert findings["data train"].detail == f"{NUM_SAMPLES} samples in 2 shards"
+
+
+def test_a_folder_that_takes_no_index_is_refused_with_the_command_to_run(tmp_path: Path, cluster: ClusterSpec) -> None:
+    (tmp_path / "data/train/_orchestrator").write_text("a file where the folder should be")
+    with pytest.raises(StorageAccessError, match=r"takes no index .* orchestrator data index .*/data/train"):
+        index_shards(open_store(str(tmp_path / "data/train")))
+
+
+def test_a_damaged_shard_is_named_when_it_is_indexed(
+    tmp_path: Path, cluster: ClusterSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    shard = tmp_path / "data/train/00000.tar"
+    shard.write_bytes(shard.read_bytes()[:9000])
+    index = index_shards(open_store(str(tmp_path / "data/train")))
+    assert 0 < index.num_samples < NUM_SAMPLES
+    assert "data/train/00000.tar: " in caplog.text

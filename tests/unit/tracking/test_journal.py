@@ -141,9 +141,15 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "worker.jsonl")
     with pytest.raises(TrackingError, match="in use by another process") as caught:
         Journal(tmp_path / "worker.jsonl")
-    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # noqa: S301
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     journal.close()
     Journal(tmp_path / "worker.jsonl").close()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrackingError, match=r"file/x/worker.jsonl cannot be written"):
+        Journal(tmp_path / "file" / "x" / "worker.jsonl")
 
 
 def test_appending_to_a_closed_journal_is_counted_not_raised(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.tracking import shipping
 from orchestrator.tracking.journal import METRICS, TEXT, Entry, Journal
 from orchestrator.tracking.shipping import Delivery
 from orchestrator.tracking.tracker import RunStatus
@@ -20,7 +21,9 @@ class MemoryDestination:
         self.broken: set[str] = set()
         self.refused: set[str] = set()
         self.got: list[Entry] = []
+        self.num_beats = 0
         self.revived = threading.Event()
+        self.delivered_20 = threading.Event()
         self.run_id: str | None = None
 
     def open(self) -> None:
@@ -33,6 +36,7 @@ class MemoryDestination:
 
     def beat(self, *, revive: bool) -> None:
         self.ping()
+        self.num_beats += 1
         if revive:
             self.revived.set()
 
@@ -44,6 +48,8 @@ class MemoryDestination:
         if name in self.refused:
             return list(entries)
         self.got.extend(entries)
+        if len(self.got) >= 20:
+            self.delivered_20.set()
         return []
 
 
@@ -98,6 +104,19 @@ def test_a_run_that_was_out_of_reach_is_revived(tmp_path: Path) -> None:
     destination.away = False
     assert tracker.run_id(timeout_s=30) == "r1"
     assert destination.revived.wait(timeout=30)
+    tracker.close()
+
+
+def test_a_run_is_alive_while_a_long_journal_is_delivered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipping, "_HEARTBEAT_INTERVAL_S", 0.0)
+    destination = MemoryDestination()
+    destination.away = True
+    tracker = open_writer(tmp_path, destination, owns_run=True)
+    for number in range(20):
+        tracker.log_text(f"text-{number}", "")
+    destination.away = False
+    assert destination.delivered_20.wait(timeout=30)
+    assert destination.num_beats >= 20
     tracker.close()
 
 

@@ -1,0 +1,57 @@
+"""The summary at the end of a run says how it ended and where everything is."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli.results import print_pretrain
+from orchestrator.evaluation.results import ProbeResult
+from orchestrator.runs.pretrain import PretrainResult
+from orchestrator.spec.facts import Facts, MachineFacts
+from orchestrator.spec.job import PretrainSpec
+from orchestrator.spec.load import load_cluster, load_job
+from orchestrator.spec.plan import Plan, resolve_plan
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def plan() -> Plan:
+    job = load_job(str(ROOT / "jobs/smoke/synthetic.yaml"))
+    assert isinstance(job, PretrainSpec)
+    facts = Facts(machine=MachineFacts(num_cores=2, num_cpus=4, decoder="pillow 13.0.0"))
+    return resolve_plan(job, load_cluster(str(ROOT / "cluster/laptop")), facts)
+
+
+def summary(plan: Plan, capsys: pytest.CaptureFixture[str], **found: object) -> dict[str, str]:
+    result = PretrainResult(
+        plan=plan,
+        checkpoint_uri="s3://bucket/runs/x/checkpoints/step-00000008",
+        run_folder="s3://bucket/runs/x",
+        tracking_uri="http://127.0.0.1:5000",
+        mlflow_run_id="key",
+        **found,  # type: ignore[arg-type]
+    )
+    print_pretrain(result)
+    lines = capsys.readouterr().out.splitlines()
+    return {line[:12].strip(): line[12:].strip() for line in lines}
+
+
+def test_a_finished_run_is_summed_up(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    probe = ProbeResult("scenes-eval", "linear_probe", "shape", "pooled", True, 8, accuracy=0.5, chance=0.125)
+    said = summary(
+        plan, capsys, status="finished", step=8, samples_per_s=1234.5, evaluation=[probe], evaluation_ema=[probe]
+    )
+    assert said["run"] == "smoke-synthetic: finished"
+    assert said["steps"] == "8 of 8"
+    assert said["samples/s"] == "1,234"
+    assert said["checkpoint"] == "s3://bucket/runs/x/checkpoints/step-00000008"
+    assert said["run folder"] == "s3://bucket/runs/x"
+    assert said["MLflow"] == "http://127.0.0.1:5000"
+    assert {"trained weig", "averaged wei", "scenes-eval"} <= set(said)
+
+
+def test_a_stopped_run_says_where_it_stopped(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    said = summary(plan, capsys, status="stopped", step=3)
+    assert (said["run"], said["steps"]) == ("smoke-synthetic: stopped", "3 of 8")
+    assert said["samples/s"] == "nothing was trained"
