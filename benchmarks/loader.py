@@ -23,16 +23,16 @@ apply_quiet_env()
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import numpy as np
-from orchestrator.data.image import augment_image, decode_image
-from orchestrator.data.index import index_dataset, load_index, save_index
-from orchestrator.data.readers import read_chunk
-from orchestrator.data.shard import CHUNK_SAMPLES
 from PIL import Image
 
 from orchestrator import columns
 from orchestrator.data.blocks import BlockFormat, ShardsBlockReader, unpack_block
 from orchestrator.data.draw import SampleDraw
+from orchestrator.data.image import augment_image, decode_image
+from orchestrator.data.index import index_dataset, load_index, save_index
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
+from orchestrator.data.readers import read_chunk
+from orchestrator.data.shard import CHUNK_SAMPLES
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.spec.plan import StreamPlan
 from orchestrator.storage.store import open_store

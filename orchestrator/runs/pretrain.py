@@ -20,6 +20,7 @@ from orchestrator.storage.lease import Lease, acquire_lease
 from orchestrator.storage.store import Store, check_store, open_store
 from orchestrator.tracking.mlflow.open import open_tracker
 from orchestrator.tracking.tracker import RunStatus, Tracker, flat_params
+from orchestrator.tracking.writer import JournalTracker
 from orchestrator.training.checkpoint_folders import find_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -54,23 +55,22 @@ def run_pretrain(job: PretrainSpec, cluster: ClusterSpec, *, on_progress: OnProg
     check_store(store, write=True)
     with stop_on_signals() as stop, acquire_lease(store, holder_name()) as lease:
         key = claim_run(store, plan)
-        tracker = open_tracker(run_target(plan, key), tracking_folder(plan.run_uri, key), "driver", owns_run=True)
+        folder = tracking_folder(plan.run_uri, key)
+        tracker = open_tracker(run_target(plan, key), folder, "driver", owns_run=True, samples_system=True)
         try:
-            result = _run(plan, cluster, store, tracker, on_progress, stop, lease, key)
+            return _run(plan, cluster, store, tracker, on_progress, stop, lease)
         finally:
             tracker.close()
-    return result
 
 
 def _run(
     plan: Plan,
     cluster: ClusterSpec,
     store: Store,
-    tracker: Tracker,
+    tracker: JournalTracker,
     on_progress: OnProgress | None,
     stop: StopRequest,
     lease: Lease,
-    key: str,
 ) -> PretrainResult:
     _record_start(plan, tracker)
     recorder = Recorder(plan, tracker, on_progress)
@@ -91,7 +91,7 @@ def _run(
         checkpoint_uri=recorder.checkpoint_uri,
         run_folder=plan.run_uri,
         tracking_uri=plan.tracking.uri,
-        mlflow_run_id=key,
+        mlflow_run_id=tracker.run_id(),
         samples_per_s=recorder.samples_per_s,
         evaluation=recorder.evaluation.get("raw", []),
         evaluation_ema=recorder.evaluation.get("ema", []),

@@ -45,11 +45,11 @@ _SKIPPED_SAMPLES = _metric("train/skipped_samples/<reason>", "samples", "samples
 HELDOUT_LOSS = _metric("heldout/loss", "nats", "the objective's loss on the fixed held-out shards")
 
 LOGIT_SCALE = _metric("train/logit_scale", "1", "CLIP: factor on the similarities, exp of the learned temperature")
-ACCURACY_IMAGE_TO_TEXT = _metric(
-    "train/accuracy_image_to_text", "share", "CLIP: images whose own caption is the most similar of the global batch"
+IMAGE_TO_TEXT_ACCURACY = _metric(
+    "train/image_to_text_accuracy", "share", "CLIP: images whose own caption is the most similar of the global batch"
 )
-ACCURACY_TEXT_TO_IMAGE = _metric(
-    "train/accuracy_text_to_image", "share", "CLIP: captions whose own image is the most similar of the global batch"
+TEXT_TO_IMAGE_ACCURACY = _metric(
+    "train/text_to_image_accuracy", "share", "CLIP: captions whose own image is the most similar of the global batch"
 )
 POSITIVE_SIMILARITY = _metric("train/positive_similarity", "cosine", "CLIP: mean similarity of matching pairs")
 HARDEST_NEGATIVE_SIMILARITY = _metric(
@@ -58,8 +58,8 @@ HARDEST_NEGATIVE_SIMILARITY = _metric(
 TRUNCATED_CAPTION_FRACTION = _metric(
     "train/truncated_caption_fraction", "share", "CLIP: captions cut to the context length"
 )
-LOSS_MINUS_PRIOR = _metric(
-    "train/loss_minus_prior", "nats", "CatLIP: loss minus that of a model that knows only the concept frequencies"
+LOSS_OVER_PRIOR = _metric(
+    "train/loss_over_prior", "nats", "CatLIP: loss minus that of a model that knows only the concept frequencies"
 )
 POSITIVES_PER_IMAGE = _metric("train/positives_per_image", "concepts", "CatLIP: mean number of concepts of an image")
 PRECISION_AT_5 = _metric("train/precision_at_5", "share", "CatLIP: right ones among the five most probable concepts")
@@ -67,6 +67,10 @@ ALL_ZERO_FRACTION = _metric("train/all_zero_fraction", "share", "CatLIP: images 
 
 _EVAL = _metric("eval/<set>/<probe>/<target>/accuracy", "share", "top-1 accuracy of one probe on one target")
 _EVAL_EMA = _metric("eval_ema/<set>/<probe>/<target>/accuracy", "share", "the same with the averaged (EMA) weights")
+_metric(
+    "eval/<set>/<probe>/<group>/mean_accuracy", "share", "mean over targets that captions name (named), do not, or all"
+)
+_metric("eval_ema/<set>/<probe>/<group>/mean_accuracy", "share", "the same with the EMA weights")
 
 CPU_FRACTION = _metric("system/cpu_fraction", "share", "busy share of all logical CPUs of the worker's machine")
 MEMORY_USED_BYTES = _metric("system/memory_used_bytes", "bytes", "memory in use on the worker's machine")

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 
 from orchestrator.objectives.objective import Features, Objective
 from orchestrator.spec.job import OptimizerSpec, ScheduleSpec
@@ -97,7 +97,7 @@ class DeepSpeedEngine:
     @loss_scale.setter
     def loss_scale(self, scale: float) -> None:
         if scaler := self._deepspeed.torch_autocast_z0_gradscaler:
-            scaler.update(new_scale=scale)
+            scaler.load_state_dict({**scaler.state_dict(), "scale": scale})
         elif self._deepspeed.fp16_enabled():
             self._deepspeed.optimizer._set_loss_scale(scale)
 
@@ -143,7 +143,7 @@ class DeepSpeedEngine:
         was_training = self.objective.training
         self.objective.eval()
         try:
-            with torch.no_grad(), self._autocast(), _whole(self.objective, self._is_sharded):
+            with torch.no_grad(), self._autocast(), self._whole():
                 yield self.objective
         finally:
             self.objective.train(was_training)
@@ -164,12 +164,16 @@ class DeepSpeedEngine:
             gradient = self.partition.gradient(fragment)
             if gradient is not None:
                 gradients[self._tower_of[id(fragment.parameter)]].append(gradient)
-        norms = torch.stack([get_total_norm(gradients[tower]).to(self.device) for tower in towers]).float()
+        squares = torch.stack([self._sum_of_squares(gradients[tower]) for tower in towers])
         if not self.partition.is_replicated:
-            squares = norms.square()
             dist.all_reduce(squares)
-            norms = squares.sqrt() / self.loss_scale
-        return {**dict(zip(towers, norms, strict=True)), "total": get_total_norm([norms])}
+            squares /= self.loss_scale**2
+        return {**dict(zip(towers, squares.sqrt(), strict=True)), "total": squares.sum().sqrt()}
+
+    def _sum_of_squares(self, gradients: list[Tensor]) -> Tensor:
+        if not gradients:  # a rank may hold nothing of a tower
+            return torch.zeros((), device=self.device)
+        return torch.stack(torch._foreach_norm(gradients, 2, torch.float32)).square().sum()
 
     def _unscale_replicated(self) -> None:
         if scaler := self._deepspeed.torch_autocast_z0_gradscaler:
@@ -192,6 +196,23 @@ class DeepSpeedEngine:
         self._deepspeed.step()
         is_updated: bool = self._deepspeed.was_step_applied()
         return is_updated
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        if not self._is_sharded:
+            yield
+            return
+        import deepspeed
+
+        # With deepspeed's hooks a forward pass would let go of weights as it proceeds, and talk to other ranks.
+        offload = self._deepspeed.optimizer.parameter_offload
+        with deepspeed.zero.GatheredParameters(list(self.objective.parameters())):
+            offload._remove_module_hooks()
+            offload.forward_hooks, offload.backward_hooks = [], []
+            try:
+                yield
+            finally:
+                offload.setup_zero_stage3_hooks()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self._computes_in, enabled=self._computes_in is not None)
@@ -250,14 +271,3 @@ def _find_partition(initialized: Any, adamw: torch.optim.Optimizer, zero_stage: 
     if zero_stage == 3:
         return ShardedPartition(module, adamw, initialized.optimizer, dist.get_rank())
     return FlatPartition(module, adamw, initialized.optimizer)
-
-
-@contextmanager
-def _whole(module: nn.Module, is_sharded: bool) -> Iterator[None]:
-    if not is_sharded:
-        yield
-        return
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters(list(module.parameters())):
-        yield

@@ -51,7 +51,7 @@ class Partition(ABC):
     @property
     def num_updates(self) -> int:
         """AdamW's count of updates, from which its bias correction comes."""
-        return int(next(iter(self._adamw.state.values()))["step"].item())
+        return max((int(state["step"].item()) for state in self._adamw.state.values()), default=0)
 
     @num_updates.setter
     def num_updates(self, num_updates: int) -> None:

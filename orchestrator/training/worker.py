@@ -93,7 +93,6 @@ class _Run:
         self._heldout = self._read_heldout()
         self._evaluation: dict[Weights, list[dict[str, Any]]] = {}
         self._last_clipped = 0
-        self._learning_rate = 0.0
         self._nonfinite_in_a_row, self._skipped_steps = 0, 0
         self._samples_per_s = 0.0
         self._checkpoint_s = 0.0
@@ -131,7 +130,6 @@ class _Run:
         for one in arrays:
             self._skips.add(one[SKIP_REASON])
         names = self._engine.objective.columns
-        self._learning_rate = self._engine.learning_rate
         result = train_step(self._engine, [to_device(one, names, self._device) for one in arrays])
         if self._ema is not None:
             self._ema.update()
@@ -179,7 +177,7 @@ class _Run:
         values |= {
             metrics.STEPS: float(done),
             metrics.SAMPLES_SEEN: float(samples_seen),
-            metrics.LEARNING_RATE: self._learning_rate,
+            metrics.LEARNING_RATE: self._engine.learning_rate,
             metrics.GRAD_NORM: float(norms["total"]),
             metrics.CLIPPED_STEP_FRACTION: clipped / self._plan.log_every_steps,
             metrics.MEMORY_BYTES: float(memory_bytes(self._device)),

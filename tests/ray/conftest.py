@@ -1,12 +1,23 @@
-"""One Ray for all tests of this tier, with as many logical CPUs as the laptop cluster declares."""
+"""One Ray for all tests of this tier, small scenes, and jobs that finish in seconds."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from orchestrator.env import apply_quiet_env
 
 apply_quiet_env()
+
+from orchestrator.data.scenes.write import write_scenes
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.job import PretrainSpec
+from orchestrator.spec.load import load_job
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +36,64 @@ def ray_local() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with ``scenes/{train,val,eval}``; tests do not change it."""
+    root = tmp_path_factory.mktemp("data")
+    write_scenes(str(root / "scenes"), num_train=320, num_eval=160, seed=0, samples_per_shard=80)
+    return root
+
+
+@pytest.fixture
+def cluster(scenes: Path, tmp_path: Path) -> ClusterSpec:
+    """Two CPU workers; data from the shared scenes, runs in the test's own folder."""
+    return _local_cluster(scenes, tmp_path / "runs")
+
+
+@pytest.fixture(scope="session")
+def local_cluster() -> Callable[..., ClusterSpec]:
+    """``local_cluster(data, runs, num_workers=2)``: CPU workers on this machine."""
+    return _local_cluster
+
+
+@pytest.fixture(scope="session")
+def train_worker_pids() -> Callable[[], list[int]]:
+    """Asks for the processes of the live training workers that this process's Ray started."""
+    return _train_worker_pids
+
+
+def _local_cluster(data: Path, runs: Path, num_workers: int = 2) -> ClusterSpec:
+    return ClusterSpec.model_validate(
+        {
+            "name": "test",
+            "workers": {"count": num_workers, "accelerator": "cpu"},
+            "ray": {"num_cpus": 4, "object_store_bytes": 512 * 2**20},
+            "storage": {"data": data.as_uri(), "runs": runs.as_uri()},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def smoke_job() -> Callable[..., PretrainSpec]:
+    """``smoke_job("clip", steps=6)``: the small form of a scenes job, with dotted settings as keywords."""
+
+    def load(objective: str, **settings: Any) -> PretrainSpec:
+        overrides = [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]
+        job = load_job(str(ROOT / "jobs" / "smoke" / f"{objective}-scenes.yaml"), overrides)
+        assert isinstance(job, PretrainSpec)
+        return job
+
+    return load
+
+
+def _train_worker_pids() -> list[int]:
+    found = []
+    for process in psutil.Process(os.getpid()).children(recursive=True):
+        try:
+            if any("RayTrainWorker" in part for part in process.cmdline()):
+                found.append(process.pid)
+        except psutil.NoSuchProcess:
+            continue
+    return found

@@ -23,7 +23,7 @@ LIGHT_DIRECTIONS = ("right", "far right", "far", "far left", "left", "near left"
 CAMERA_HEIGHTS_M = {"low": (0.9, 1.5), "middle": (2.3, 2.9), "high": (3.9, 4.7)}
 
 _STREAMS = ("scene", "shape", "color", "num_objects", "light", "camera", "caption")
-_LARGEST_RADIUS_M = (1.35, 1.5)
+_LARGEST_RADIUS_M = (1.4, 1.5)
 _OTHER_RADIUS_M = (0.42, 0.60)
 _MOST_YAW = math.radians(40)  # a torus still shows its hole, a brick its length
 _DEPTH_MARGIN_M = 0.35  # between the largest object's centre and any other's, along the view axis
@@ -80,7 +80,7 @@ def _sample_objects(
 
 def _largest(rng: np.random.Generator, shape: str, color: str) -> SceneObject:
     size_m = rng.uniform(*_LARGEST_RADIUS_M) / SOLIDS[shape].radius
-    x, z, yaw = rng.uniform(-0.5, 0.5), rng.uniform(-0.3, 0.3), rng.uniform(-_MOST_YAW, _MOST_YAW)
+    x, z, yaw = rng.uniform(-0.25, 0.25), rng.uniform(-0.2, 0.2), rng.uniform(-_MOST_YAW, _MOST_YAW)
     return SceneObject(shape, color, float(size_m), float(x), float(z), float(yaw))
 
 

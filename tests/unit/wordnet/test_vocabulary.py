@@ -64,7 +64,7 @@ def test_a_vocabulary_survives_parquet_and_a_process_border(vocabulary):
             "count": 100,
         }
     ]
-    for copy in (Vocabulary.from_bytes(data), pickle.loads(pickle.dumps(vocabulary))):  # noqa: S301
+    for copy in (Vocabulary.from_bytes(data), pickle.loads(pickle.dumps(vocabulary))):
         assert copy == vocabulary
         assert copy.digest == vocabulary.digest
 

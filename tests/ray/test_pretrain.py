@@ -1,0 +1,247 @@
+"""The main job, end to end, on real parts: from shards to a trained, tracked, evaluated and exported model."""
+
+import io
+import os
+import signal
+import tarfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+
+from orchestrator.errors import BadSampleLimitError, RunConflictError, RunHeldError
+from orchestrator.runs.evaluate import evaluate_run
+from orchestrator.runs.export import export_run
+from orchestrator.runs.pretrain import PretrainResult, run_pretrain
+from orchestrator.runs.progress import Progress
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.job import PretrainSpec
+from orchestrator.storage.lease import acquire_lease
+from orchestrator.storage.store import open_store
+from orchestrator.tracking.metrics import is_metric
+from orchestrator.training.checkpoint import load_weights
+from orchestrator.training.checkpoint_folders import find_stored
+
+pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(600)]
+
+SmokeJob = Callable[..., PretrainSpec]
+LocalCluster = Callable[..., ClusterSpec]
+
+
+def weights_of(result: PretrainResult) -> dict[str, torch.Tensor]:
+    store = open_store(result.run_folder)
+    stored = find_stored(store)
+    assert stored is not None
+    return load_weights(store, stored, average=False)
+
+
+def recorded(result: PretrainResult) -> "mlflow.entities.Run":
+    assert result.mlflow_run_id is not None
+    return mlflow.MlflowClient(result.tracking_uri).get_run(result.mlflow_run_id)
+
+
+@pytest.fixture(scope="module")
+def clip_result(
+    scenes: Path, smoke_job: SmokeJob, local_cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory
+) -> PretrainResult:
+    """A CLIP run that nothing happens to; shared by the tests that only look at it."""
+    return run_pretrain(smoke_job("clip", ema__decay=0.9), local_cluster(scenes, tmp_path_factory.mktemp("runs")))
+
+
+@pytest.fixture
+def clip_cluster(clip_result: PretrainResult, scenes: Path, local_cluster: LocalCluster) -> ClusterSpec:
+    """The cluster that holds ``clip_result``."""
+    return local_cluster(scenes, Path(clip_result.run_folder.removeprefix("file://")).parent)
+
+
+def test_a_run_is_finished_tracked_and_evaluated(clip_result: PretrainResult) -> None:
+    assert clip_result.status == "finished"
+    assert clip_result.step == clip_result.plan.steps == 8
+    run = recorded(clip_result)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "smoke-clip-scenes"
+    wanted = {
+        "train/loss", "train/learning_rate", "train/samples_per_s", "train/data_wait_fraction", "train/step_s",
+        "train/grad_norm/vision", "train/grad_norm/text", "train/clipped_step_fraction", "train/memory_bytes",
+        "heldout/loss", "train/logit_scale", "train/image_to_text_accuracy", "train/text_to_image_accuracy",
+        "train/positive_similarity", "train/hardest_negative_similarity", "train/truncated_caption_fraction",
+    }  # fmt: skip
+    names = set(run.data.metrics)
+    assert wanted <= names
+    assert not {name for name in names if not is_metric(name)}
+    assert run.data.params["objective.name"] == "clip"
+    recorded_digest = run.inputs.dataset_inputs[0].dataset.digest  # MLflow keeps 36 characters
+    assert clip_result.plan.data.train.digest.startswith(recorded_digest)
+
+
+def test_every_step_is_recorded_once(clip_result: PretrainResult) -> None:
+    assert clip_result.mlflow_run_id is not None
+    client = mlflow.MlflowClient(clip_result.tracking_uri)
+    history = client.get_metric_history(clip_result.mlflow_run_id, "train/loss")
+    assert [point.step for point in history] == list(range(1, 9))
+
+
+def test_raw_and_averaged_weights_are_both_evaluated(clip_result: PretrainResult) -> None:
+    assert {result.probe for result in clip_result.evaluation} == {"zero_shot", "linear_probe"}
+    assert len(clip_result.evaluation_ema) == len(clip_result.evaluation)
+
+
+def test_checkpoints_are_logged_models_that_carry_their_uri(clip_result: PretrainResult) -> None:
+    client = mlflow.MlflowClient(clip_result.tracking_uri)
+    models = client.search_logged_models(experiment_ids=[recorded(clip_result).info.experiment_id])
+    uris = {model.tags["checkpoint_uri"]: model for model in models}
+    assert clip_result.checkpoint_uri in uris
+    names = {metric.key for metric in uris[clip_result.checkpoint_uri].metrics or []}
+    assert "eval/scenes-eval/linear_probe/shape/accuracy" in names
+
+
+def test_evaluating_again_gives_the_same_answers(clip_result: PretrainResult, clip_cluster: ClusterSpec) -> None:
+    again = evaluate_run(clip_result.run_folder, clip_cluster)
+    assert [(result.target, result.feature, result.accuracy) for result in again] == [
+        (result.target, result.feature, pytest.approx(result.accuracy)) for result in clip_result.evaluation
+    ]
+
+
+def test_an_export_opens_in_transformers(
+    clip_result: PretrainResult, clip_cluster: ClusterSpec, tmp_path: Path
+) -> None:
+    from transformers import CLIPModel
+
+    export_run(clip_result.run_folder, str(tmp_path / "export"), clip_cluster)
+    model = CLIPModel.from_pretrained(tmp_path / "export")
+    assert {file.name for file in (tmp_path / "export").iterdir()} >= {"tokenizer.json", "plan.json", "config.json"}
+    assert model.logit_scale.ndim == 0
+    torch.testing.assert_close(model.logit_scale.detach(), weights_of(clip_result)["logit_scale"][0])
+
+
+def test_the_same_name_again_is_finished_already(
+    clip_result: PretrainResult, clip_cluster: ClusterSpec, smoke_job: SmokeJob
+) -> None:
+    again = run_pretrain(smoke_job("clip", ema__decay=0.9), clip_cluster)
+    assert again.status == "finished"
+    assert again.samples_per_s is None
+    assert again.checkpoint_uri == clip_result.checkpoint_uri
+
+
+def test_a_name_of_another_plan_is_refused_with_what_differs(clip_cluster: ClusterSpec, smoke_job: SmokeJob) -> None:
+    job = smoke_job("clip", ema__decay=0.9, optimizer__learning_rate=0.5, objective__max_scale=50)
+    with pytest.raises(RunConflictError, match=r"(?s)objective.*max_scale.*optimizer.*learning_rate"):
+        run_pretrain(job, clip_cluster)
+
+
+def test_a_run_that_is_live_elsewhere_is_refused_by_its_holder(cluster: ClusterSpec, smoke_job: SmokeJob) -> None:
+    job = smoke_job("clip")
+    with (
+        acquire_lease(open_store(f"{cluster.storage.runs}/{job.name}"), "another-host:42"),
+        pytest.raises(RunHeldError, match="another-host:42"),
+    ):
+        run_pretrain(job, cluster)
+
+
+def test_catlip_runs_and_has_no_zero_shot(cluster: ClusterSpec, smoke_job: SmokeJob) -> None:
+    result = run_pretrain(smoke_job("catlip", batch__micro_size=8), cluster)
+    assert result.plan.batch.num_micro == 2
+    names = set(recorded(result).data.metrics)
+    assert {"train/loss_over_prior", "train/positives_per_image", "train/precision_at_5"} <= names
+    assert "train/all_zero_fraction" in names
+    probes = {probe.probe: probe for probe in result.evaluation}
+    assert probes["zero_shot"].accuracy is None
+    assert "no text tower" in probes["zero_shot"].reason
+    assert probes["linear_probe"].accuracy is not None
+
+
+def test_a_killed_worker_changes_nothing_in_the_result(
+    cluster: ClusterSpec, smoke_job: SmokeJob, train_worker_pids: Callable[[], list[int]]
+) -> None:
+    settings = {"budget__steps": 24, "checkpoint__every_steps": 4, "evaluation__sets": "[]"}
+    whole = run_pretrain(smoke_job("clip", name="whole", **settings), cluster)
+    killed: list[int] = []
+
+    def kill_once(progress: Progress) -> None:
+        if progress.activity == "train" and progress.done >= 6 and not killed:
+            killed.append(train_worker_pids()[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    result = run_pretrain(smoke_job("clip", name="killed", **settings), cluster, on_progress=kill_once)
+    assert killed
+    assert result.status == "finished"
+    expected = weights_of(whole)
+    for name, weight in weights_of(result).items():
+        assert torch.equal(weight, expected[name]), name
+
+
+def test_another_world_size_and_zero_stage_may_go_on(
+    cluster: ClusterSpec, smoke_job: SmokeJob, scenes: Path, local_cluster: LocalCluster
+) -> None:
+    settings = {"budget__steps": 12, "checkpoint__every_steps": 4, "evaluation__sets": "[]", "name": "moved"}
+    stopped = threading.Event()
+
+    def stop_once(progress: Progress) -> None:
+        if progress.activity == "train" and progress.done >= 5 and not stopped.is_set():
+            stopped.set()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    first = run_pretrain(smoke_job("clip", **settings), cluster, on_progress=stop_once)
+    assert first.status == "stopped"
+    assert first.step < 12
+    assert recorded(first).info.status == "KILLED"
+    runs = Path(first.run_folder.removeprefix("file://")).parent
+    second = run_pretrain(smoke_job("clip", zero_stage=3, **settings), local_cluster(scenes, runs, num_workers=1))
+    assert second.status == "finished"
+    assert second.mlflow_run_id == first.mlflow_run_id
+    assert recorded(second).info.status == "FINISHED"
+
+
+def test_a_checkpoint_without_its_marker_is_passed_over(
+    cluster: ClusterSpec, smoke_job: SmokeJob, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = smoke_job("clip", evaluation__sets="[]")
+    result = run_pretrain(job, cluster)
+    folder = Path(result.checkpoint_uri.removeprefix("file://"))
+    (folder / "COMPLETE.json").unlink()
+    caplog.set_level("WARNING", logger="orchestrator")
+    again = run_pretrain(job, cluster)
+    assert again.step == 8
+    assert any("step-00000008" in record.message and "step 4" in record.message for record in caplog.records)
+
+
+def damaged_scenes(scenes: Path, root: Path, num_bad: int) -> Path:
+    """A copy of the training shards whose first images do not decode."""
+    (root / "scenes" / "train").mkdir(parents=True)
+    for shard in sorted((scenes / "scenes" / "train").glob("*.tar")):
+        with tarfile.open(shard) as source, tarfile.open(root / "scenes" / "train" / shard.name, "w") as target:
+            for member in source:
+                data = source.extractfile(member).read()  # type: ignore[union-attr]
+                if member.name.endswith(".jpg") and num_bad > 0:
+                    data, num_bad = b"not an image", num_bad - 1
+                member.size = len(data)
+                target.addfile(member, io.BytesIO(data))
+    return root
+
+
+def test_bad_images_are_replaced_and_counted(
+    scenes: Path, tmp_path: Path, smoke_job: SmokeJob, local_cluster: LocalCluster
+) -> None:
+    data = damaged_scenes(scenes, tmp_path / "data", num_bad=5)
+    job = smoke_job(
+        "clip", data__heldout="null", evaluation__sets="[]", budget__steps=10, data__max_skipped_fraction=0.1
+    )
+    result = run_pretrain(job, local_cluster(data, tmp_path / "runs"))
+    assert recorded(result).data.metrics["train/skipped_samples/image_undecodable"] == 5
+
+
+def test_too_many_bad_images_stop_the_run_by_name(
+    scenes: Path, tmp_path: Path, smoke_job: SmokeJob, local_cluster: LocalCluster
+) -> None:
+    data = damaged_scenes(scenes, tmp_path / "data", num_bad=100)
+    job = smoke_job("clip", data__heldout="null", evaluation__sets="[]")
+    cluster = local_cluster(data, tmp_path / "runs")
+    with pytest.raises(BadSampleLimitError, match=r"max_skipped_fraction.*image_undecodable"):
+        run_pretrain(job, cluster)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    run = client.search_runs(["1"])[0]
+    assert run.info.status == "FAILED"
+    assert "image_undecodable" in run.data.tags["orchestrator.reason"]
