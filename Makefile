@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	test -d data/scenes || $(BIN)/orchestrator data scenes data/scenes --num-train 12000 --num-eval 2000 --seed 0
+	test -d data/scenes || $(BIN)/orchestrator data scenes data/scenes --num-train 6000 --num-eval 1200 --seed 0
 	$(BIN)/orchestrator run jobs/clip-scenes.yaml --cluster cluster/laptop
 	$(BIN)/orchestrator run jobs/catlip-scenes.yaml --cluster cluster/laptop
 	$(BIN)/orchestrator runs --cluster cluster/laptop

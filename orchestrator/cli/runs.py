@@ -10,7 +10,7 @@ import typer
 
 from orchestrator.cli import terminal
 from orchestrator.cli.options import LAPTOP, ClusterOption, JsonOption, RunArgument, WeightsOption
-from orchestrator.cli.results import print_evaluation
+from orchestrator.cli.results import mlflow_page, print_evaluation
 
 if TYPE_CHECKING:
     from orchestrator.spec.cluster import ClusterSpec
@@ -73,8 +73,20 @@ def list_all(
     if json:
         typer.echo(json_format.dumps([_row_document(row) for row in rows], indent=2))
     elif rows:
-        headings = ("run", "status", "objective", "steps", "samples/s", "started", "checkpoint", "reason")
+        headings = (
+            "run",
+            "status",
+            "objective",
+            "steps",
+            "samples/s",
+            "linear probe",
+            "zero-shot",
+            "checkpoint",
+            "reason",
+        )
         terminal.print_table(headings, [_row_cells(row) for row in rows])
+        terminal.out.print("\nlinear probe, zero-shot: mean accuracy on the targets that captions name")
+        terminal.out.print(f"MLflow page: {mlflow_page(uri)}", markup=False, soft_wrap=True)
     else:
         terminal.out.print(f"no runs in experiment {experiment} of {uri}", markup=False, soft_wrap=True)
 
@@ -96,7 +108,15 @@ def _row_cells(row: RunRow) -> tuple[str, ...]:
         row.objective or "",
         "" if row.steps is None else f"{row.steps:,}",
         "" if row.samples_per_s is None else f"{row.samples_per_s:,.0f}",
-        f"{row.started.astimezone():%Y-%m-%d %H:%M}",
+        _mean_accuracy(row, "linear_probe"),
+        _mean_accuracy(row, "zero_shot"),
         row.checkpoint_uri or "",
         row.reason or "",
     )
+
+
+def _mean_accuracy(row: RunRow, probe: str) -> str:
+    """Over the targets that captions name, of the raw weights; over all evaluation sets alike."""
+    ending = f"/{probe}/named/mean_accuracy"
+    found = [value for name, value in row.evaluation.items() if name.startswith("eval/") and name.endswith(ending)]
+    return f"{sum(found) / len(found):.3f}" if found else ""

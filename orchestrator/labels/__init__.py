@@ -1,1 +1,1 @@
-
+"""Annotations that are computed from a data set before training."""

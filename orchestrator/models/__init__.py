@@ -1,1 +1,1 @@
-
+"""Towers as torch modules, built from `transformers` configurations."""

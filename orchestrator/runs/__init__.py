@@ -1,1 +1,1 @@
-
+"""The driver's side of each job: prepare, start, watch, record, finish."""

@@ -40,15 +40,11 @@ def evaluate_run(
     plan = _with_evaluation(plan, evaluation, cluster)
     stored = find_checkpoint_of(store)
     logger.info("judging %s (%s weights)", stored.record.uri, weights)
-    results = judge(
-        _load_judged(store, stored, plan, weights),
-        plan.evaluation,
-        plan.evaluation_uris,
-        plan.s3,
-        plan.model.image_size,
-        rank=0,
-        world_size=1,
-    )
+    judged = _load_judged(store, stored, plan, weights)
+    with torch.no_grad():
+        results = judge(
+            judged, plan.evaluation, plan.evaluation_uris, plan.s3, plan.model.image_size, rank=0, world_size=1
+        )
     tracker = open_tracker(run_target(plan, key), tracking_folder(run_uri, key), "evaluate", owns_run=False)
     record_evaluation(tracker, plan, stored.record.uri, stored.record.step, results, weights)
     tracker.close()
@@ -85,5 +81,4 @@ def _load_judged(store: Store, stored: StoredCheckpoint, plan: Plan, weights: We
     # What is no parameter (positions, priors) is as it was built.
     objective.load_state_dict(objective.state_dict() | load_weights(store, stored, average=weights == "ema"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_grad_enabled(False)
     return JudgedObjective(objective.eval().to(device), format.tokenizer, plan.model.context, device)

@@ -1,1 +1,1 @@
-
+"""The worker's side: one loop, its engine, checkpoints, averages and held-out loss."""

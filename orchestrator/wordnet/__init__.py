@@ -1,1 +1,1 @@
-
+"""The noun table that ships inside the package, and captions to synsets."""

@@ -21,8 +21,12 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def ray_local() -> Iterator[None]:
-    """A local Ray with four logical CPUs, stopped at the end of the session."""
+def ray_local(s3_server: Any) -> Iterator[None]:
+    """A local Ray with four logical CPUs, stopped at the end of the session.
+
+    After the S3 server, whose credentials workers inherit from the environment.
+    """
+    assert s3_server
     import ray
 
     ray.init(

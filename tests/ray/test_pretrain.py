@@ -176,17 +176,17 @@ def test_a_killed_worker_changes_nothing_in_the_result(
 def test_another_world_size_and_zero_stage_may_go_on(
     cluster: ClusterSpec, smoke_job: SmokeJob, scenes: Path, local_cluster: LocalCluster
 ) -> None:
-    settings = {"budget__steps": 12, "checkpoint__every_steps": 4, "evaluation__sets": "[]", "name": "moved"}
+    settings = {"budget__steps": 80, "checkpoint__every_steps": 40, "evaluation__sets": "[]", "name": "moved"}
     stopped = threading.Event()
 
     def stop_once(progress: Progress) -> None:
-        if progress.activity == "train" and progress.done >= 5 and not stopped.is_set():
+        if progress.activity == "train" and progress.done >= 2 and not stopped.is_set():
             stopped.set()
             os.kill(os.getpid(), signal.SIGINT)
 
     first = run_pretrain(smoke_job("clip", **settings), cluster, on_progress=stop_once)
     assert first.status == "stopped"
-    assert first.step < 12
+    assert first.step < 80
     assert recorded(first).info.status == "KILLED"
     runs = Path(first.run_folder.removeprefix("file://")).parent
     second = run_pretrain(smoke_job("clip", zero_stage=3, **settings), local_cluster(scenes, runs, num_workers=1))
