@@ -19,7 +19,7 @@ from orchestrator.runs.recorder import Recorder
 from orchestrator.spec.plan import Plan
 from orchestrator.storage.lease import Lease
 from orchestrator.training.reports import WorkerResult
-from orchestrator.training.worker import train_on_worker
+from orchestrator.training.entry import train_on_worker
 
 logger = logging.getLogger(__name__)
 

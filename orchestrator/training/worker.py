@@ -1,6 +1,6 @@
-"""What runs on every worker: build, restore, loop, report. Ray Train starts it; the driver hears through a link.
+"""What runs on every worker: build, restore, loop, report. ``entry.py`` starts it; the driver hears through a link.
 
-Reads from top to bottom: ``train_on_worker`` builds the parts, ``_Run.train`` is the loop, the rest is what happens
+Reads from top to bottom: ``run_worker`` builds the parts, ``_Run.train`` is the loop, the rest is what happens
 at a logged step, at a checkpoint and at the end. All ranks pass the same points in the same order.
 """
 
@@ -49,17 +49,17 @@ logger = logging.getLogger(__name__)
 _SKIPS_BEFORE_LIMIT = 100  # a share of a handful of samples says nothing
 
 
-def train_on_worker(config: dict[str, Any]) -> WorkerResult:
-    """Train as one rank; ``config`` holds the Plan as JSON (``plan``) and the driver's line (``link``).
+def run_worker(plan_json: str, link: DriverLink) -> WorkerResult:
+    """Train as one rank of a Ray Train worker group.
 
     Raises:
         OrchestratorError: whatever ends the run by name; the driver decides about another attempt.
     """
     rank = ray.train.get_context().get_world_rank()
     setup_logging(rank=rank)
-    plan = load_plan(config["plan"], "the driver's plan")
+    plan = load_plan(plan_json, "the driver's plan")
     torch.set_num_threads(plan.workers.threads)
-    run = _Run(plan, config["link"], rank, ray.train.get_context().get_world_size())
+    run = _Run(plan, link, rank, ray.train.get_context().get_world_size())
     try:
         return run.train(run.restore())
     finally:
