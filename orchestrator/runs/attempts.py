@@ -18,8 +18,8 @@ from orchestrator.runs.interrupts import StopRequest
 from orchestrator.runs.recorder import Recorder
 from orchestrator.spec.plan import Plan
 from orchestrator.storage.lease import Lease
-from orchestrator.training.reports import WorkerResult
 from orchestrator.training.entry import train_on_worker
+from orchestrator.training.reports import WorkerResult
 
 logger = logging.getLogger(__name__)
 
