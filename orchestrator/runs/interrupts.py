@@ -11,6 +11,8 @@ from orchestrator.errors import Interrupted
 
 logger = logging.getLogger(__name__)
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class StopRequest:
     """Whether somebody asked to stop."""
@@ -18,6 +20,12 @@ class StopRequest:
     def __init__(self) -> None:
         self.requested = False
         self.signal_name = ""
+
+    def listen(self) -> None:
+        """Take the signals; again once Ray is started, which puts handlers of its own in their place."""
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                signal.signal(number, self.handle)
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """As a signal handler: remember the first signal, raise at the second."""
@@ -32,12 +40,11 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
     """Within, SIGINT and SIGTERM set the yielded request; outside the main thread signals stay as they are."""
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-    previous = {number: signal.signal(number, request.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.getsignal(number) for number in _SIGNALS}
+    request.listen()
     try:
         yield request
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in previous.items():
+                signal.signal(number, handler)

@@ -115,6 +115,7 @@ def _train(
     from orchestrator.runs.session import ray_session
 
     with ray_session(cluster, plan.machine):
+        stop.listen()
         return run_attempts(plan, recorder, stop, lease).status
 
 
