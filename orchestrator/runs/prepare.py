@@ -6,10 +6,10 @@ Owns the order of preparation: places open, folders have an index, captions beca
 
 import logging
 import os
-from importlib.metadata import version
 
 import psutil
 
+from orchestrator.data.image import decoder_version
 from orchestrator.data.index import DatasetIndex, index_dataset, load_index, save_index
 from orchestrator.errors import DatasetError, EvaluationError, StorageAccessError
 from orchestrator.evaluation.targets import TARGETS_FILE, load_targets
@@ -152,7 +152,7 @@ def machine_facts(cluster: ClusterSpec) -> MachineFacts:
     return MachineFacts(
         num_cores=num_cores,
         num_cpus=cluster.ray.num_cpus or 2 * num_cores,
-        decoder=f"pillow {version('pillow')}",
+        decoder=decoder_version(),
     )
 
 

@@ -65,8 +65,8 @@ POSITIVES_PER_IMAGE = _metric("train/positives_per_image", "concepts", "CatLIP: 
 PRECISION_AT_5 = _metric("train/precision_at_5", "share", "CatLIP: right ones among the five most probable concepts")
 ALL_ZERO_FRACTION = _metric("train/all_zero_fraction", "share", "CatLIP: images whose caption names no known concept")
 
-_EVAL = _metric("eval/<set>/<probe>/<target>/accuracy", "share", "top-1 accuracy of one probe on one target")
-_EVAL_EMA = _metric("eval_ema/<set>/<probe>/<target>/accuracy", "share", "the same with the averaged (EMA) weights")
+_metric("eval/<set>/<probe>/<target>/accuracy", "share", "top-1 accuracy of one probe on one target")
+_metric("eval_ema/<set>/<probe>/<target>/accuracy", "share", "the same with the averaged (EMA) weights")
 _metric(
     "eval/<set>/<probe>/<group>/mean_accuracy", "share", "mean over targets that captions name (named), do not, or all"
 )
@@ -101,12 +101,6 @@ def grad_norm(tower: str) -> str:
 def skipped_samples(reason: str) -> str:
     """Name of the count of samples skipped for ``reason``, one of ``columns.SKIP_REASONS``."""
     return _SKIPPED_SAMPLES.replace("<reason>", reason)
-
-
-def eval_accuracy(dataset: str, probe: str, target: str, *, ema: bool = False) -> str:
-    """Name of the accuracy of ``probe`` (``linear_probe``, ``zero_shot``) for ``target`` on one evaluation set."""
-    template = _EVAL_EMA if ema else _EVAL
-    return template.replace("<set>", dataset).replace("<probe>", probe).replace("<target>", target)
 
 
 def gpu_metrics(index: int, busy_fraction: float, memory_used_bytes: float) -> dict[str, float]:

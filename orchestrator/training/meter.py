@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from orchestrator import columns
+from orchestrator.collectives import all_reduce_mean
 
 
 class Meter:
@@ -56,13 +57,10 @@ class Meter:
         """Means over steps and ranks by the objective's short names, plus the loop's own; then empty."""
         wall_s = max(time.monotonic() - self._started_s - self._paused_s, 1e-9)
         steps = max(self._num_steps, 1)
-        names = sorted(self._sums)
-        own = torch.tensor([wall_s / steps, self._data_wait_s / wall_s], device=device)
-        values = torch.stack([*(self._sums[name] / steps for name in names), *own]).double()
-        if dist.is_initialized():
-            dist.all_reduce(values)
-            values /= dist.get_world_size()
-        means = dict(zip([*names, "step_s", "data_wait_fraction"], values.tolist(), strict=True))
+        values = {name: total / steps for name, total in self._sums.items()}
+        values["step_s"] = torch.tensor(wall_s / steps, device=device)
+        values["data_wait_fraction"] = torch.tensor(self._data_wait_s / wall_s, device=device)
+        means = {name: value.item() for name, value in all_reduce_mean(values).items()}
         means["samples_per_s"] = self._global_size / means["step_s"]
         self._reset()
         return means

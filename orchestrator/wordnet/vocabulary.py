@@ -12,7 +12,6 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -74,14 +73,6 @@ class Vocabulary:
         """[V] names of the synsets, such as ``dog.n.01``."""
         table = load_noun_table()
         return [table.name(offset) for offset in self.offsets]
-
-    def log_prior(self) -> np.ndarray:
-        """Log-odds of each concept in a caption, float32 [V].
-
-        One caption with and one without every concept are added (Laplace), so that the value is always finite.
-        """
-        counts = np.array(self.counts, np.float64)
-        return np.log((counts + 1) / (self.num_captions - counts + 1)).astype(np.float32)
 
     def to_bytes(self) -> bytes:
         """The vocabulary as a Parquet file."""

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from orchestrator.errors import DatasetError
-from orchestrator.labels.concepts import build_vocabulary, count_concepts, measure_coverage
+from orchestrator.labels.concepts import build_vocabulary, count_concepts
 
 CAPTIONS = [
     "a red cube and a red cube",
@@ -39,13 +39,3 @@ def test_an_empty_vocabulary_says_what_was_read_and_what_to_change():
         build_vocabulary(count_concepts(CAPTIONS), len(CAPTIONS), min_count=500)
     with pytest.raises(DatasetError, match="0 captions"):
         build_vocabulary(Counter(), num_captions=0, min_count=1)
-
-
-def test_coverage_counts_captions_by_their_number_of_labels():
-    vocabulary = build_vocabulary(count_concepts(CAPTIONS), len(CAPTIONS), min_count=2)
-    coverage = measure_coverage(CAPTIONS, vocabulary, num_listed=1)
-    assert coverage.num_captions == 4
-    assert coverage.num_captions_by_labels == {0: 1, 1: 2, 2: 1}
-    assert coverage.share_with(0) == 0.25
-    assert coverage.share_with(7) == 0.0
-    assert {*coverage.head, *coverage.tail} == {"red.n.01", "cube.n.01"}

@@ -29,8 +29,8 @@ def test_filled_in_names_are_rows_of_the_table_that_mlflow_takes() -> None:
         metrics.LOSS,
         metrics.train_metric("logit_scale"),
         metrics.grad_norm("image"),
-        metrics.eval_accuracy("scenes", "linear_probe", "shape"),
-        metrics.eval_accuracy("scenes", "zero_shot", "colour", ema=True),
+        "eval/scenes/linear_probe/shape/accuracy",
+        "eval_ema/scenes/zero_shot/colour/accuracy",
         *(metrics.skipped_samples(reason) for reason in SKIP_REASONS),
         *metrics.gpu_metrics(0, 0.5, 1.0),
     ]

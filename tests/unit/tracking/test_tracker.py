@@ -1,19 +1,11 @@
 """What crosses the tracker's interface."""
 
-from orchestrator.tracking.null import NullTracker
-from orchestrator.tracking.tracker import RunStatus, Tracker, Unshipped, flat_params
+from orchestrator.tracking.tracker import Unshipped, flat_params
 
 
 def test_nested_settings_become_dotted_names() -> None:
     tree = {"a": 1, "b": {"c": None, "d": {"e": [1, 2]}}, "empty": {}}
     assert flat_params(tree) == {"a": 1, "b.c": None, "b.d.e": [1, 2]}
-
-
-def test_the_null_tracker_takes_everything_and_leaves_nothing() -> None:
-    tracker: Tracker = NullTracker()
-    tracker.log_metrics({"train/loss": 1.0}, 1)
-    tracker.finish(RunStatus.FINISHED)
-    assert tracker.close().entries == 0
 
 
 def test_what_is_left_is_said_with_its_journal() -> None:

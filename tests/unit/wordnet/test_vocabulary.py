@@ -1,8 +1,6 @@
 import io
-import math
 import pickle
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -41,15 +39,6 @@ def test_labels_are_ascending_and_empty_for_a_caption_without_concepts(vocabular
     assert vocabulary.index_of(vocabulary.offsets[3]) == 3
     assert vocabulary.index_of(2084071) is None
     assert vocabulary.names()[:2] == ["image.n.01", "stock.n.01"]
-
-
-def test_log_prior_is_the_log_odds_and_finite_at_both_ends(vocabulary):
-    extremes = Vocabulary(offsets=vocabulary.offsets[:2], counts=(200, 0), num_captions=200, min_count=0)
-    assert np.isfinite(extremes.log_prior()).all()
-    prior = vocabulary.log_prior()
-    assert prior.dtype == np.float32
-    assert prior[0] == pytest.approx(0.0)  # in half of the captions
-    assert prior[9] == pytest.approx(math.log(11 / 191))
 
 
 def test_a_vocabulary_survives_parquet_and_a_process_border(vocabulary):
