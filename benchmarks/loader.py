@@ -118,6 +118,7 @@ def run_stream(folder: str, setting: dict[str, Any]) -> tuple[float, float]:
         ingest_cpus=setting["processes"],
         object_store_bytes=max(8, 4 * setting["processes"]) * block_bytes,
         window=shuffle.size,
+        max_concepts_per_row=32,
     )
     stream = BlockStream(reader, order, layout, plan, 0, lambda built: built or [])
     steps = setting["epochs"] * setting["samples"] // size

@@ -35,7 +35,7 @@ def plan(
     """Show what would run, with the arithmetic; starts nothing and writes nothing."""
     from orchestrator.spec.describe import describe_evaluate, describe_plan
     from orchestrator.spec.job import EvaluateSpec
-    from orchestrator.spec.plan import resolve_plan
+    from orchestrator.spec.resolve import resolve_plan
 
     spec, place = _load(job, cluster, overrides)
     if isinstance(spec, EvaluateSpec):

@@ -58,7 +58,7 @@ def list_all(
 ) -> None:
     """Show what MLflow knows as a table; a run that died is closed first."""
     from orchestrator.spec.load import load_cluster
-    from orchestrator.spec.plan import resolve_tracking_uri
+    from orchestrator.spec.resolve import resolve_tracking_uri
     from orchestrator.tracking.mlflow.runs import close_dead_runs, list_runs
 
     place = load_cluster(cluster)

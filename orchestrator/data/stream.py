@@ -22,7 +22,8 @@ from orchestrator import columns
 from orchestrator.data.blocks import BlockReader, BlockTask
 from orchestrator.data.order import BlockLayout, ChunkVisit, SampleOrder
 from orchestrator.errors import StreamOrderError
-from orchestrator.spec.plan import MAX_TASKS_PER_EXECUTION, StreamPlan
+from orchestrator.spec.plan import StreamPlan
+from orchestrator.spec.resolve import MAX_TASKS_PER_EXECUTION
 
 logger = logging.getLogger(__name__)
 

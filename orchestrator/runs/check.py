@@ -12,7 +12,7 @@ from orchestrator.spec.describe import describe_plan
 from orchestrator.spec.facts import ShardsFacts
 from orchestrator.spec.job import EvaluateSpec, PretrainSpec, SyntheticSpec
 from orchestrator.spec.load import join_uri
-from orchestrator.spec.plan import resolve_plan, resolve_tracking_uri
+from orchestrator.spec.resolve import resolve_plan, resolve_tracking_uri
 from orchestrator.storage.store import check_store, open_store
 
 Look = tuple[str, Callable[[], str]]

@@ -15,7 +15,8 @@ from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.target import run_target
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
-from orchestrator.spec.plan import Plan, resolve_plan
+from orchestrator.spec.plan import Plan
+from orchestrator.spec.resolve import resolve_plan
 from orchestrator.storage.lease import Lease, acquire_lease
 from orchestrator.storage.store import Store, check_store, open_store
 from orchestrator.tracking.mlflow.open import open_tracker

@@ -73,17 +73,6 @@ def read_marker(store: Store, folder: str) -> Marker:
     return Marker(folder, files)
 
 
-def download_files(store: Store, marker: Marker, local_folder: Path | str) -> None:
-    """Fetch all files of a complete folder into ``local_folder``.
-
-    Raises CheckpointError for a marker with a fault and for a file whose checksum differs.
-    """
-    if marker.fault is not None:
-        raise CheckpointError(f"{store.uri}/{marker.folder} is not complete: {marker.fault}")
-    for file in marker.files:
-        download_file(store, marker.folder, file, Path(local_folder, file.path))
-
-
 def download_file(store: Store, folder: str, file: MarkedFile, local_path: Path) -> None:
     """Fetch one marked file. Raises CheckpointError when its checksum differs from the marker's."""
     store.download(f"{folder}/{file.path}", local_path)

@@ -33,6 +33,11 @@ class Meter:
         self._started_s = time.monotonic()
         self._paused_s = 0.0
 
+    @property
+    def num_steps(self) -> int:
+        """Steps since the last reading."""
+        return self._num_steps
+
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         """One step's metrics, each 0-dim."""
         for name, value in metrics.items():

@@ -164,6 +164,7 @@ class _Run:
         )
 
     def _log(self, done: int) -> None:
+        num_steps = self._meter.num_steps
         means = self._meter.read(self._device)
         norms = self._engine.gradient_norms()
         skipped = self._skips.merge()
@@ -179,7 +180,7 @@ class _Run:
             metrics.SAMPLES_SEEN: float(samples_seen),
             metrics.LEARNING_RATE: self._engine.learning_rate,
             metrics.GRAD_NORM: float(norms["total"]),
-            metrics.CLIPPED_STEP_FRACTION: clipped / self._plan.log_every_steps,
+            metrics.CLIPPED_STEP_FRACTION: clipped / max(num_steps, 1),
             metrics.MEMORY_BYTES: float(memory_bytes(self._device)),
             metrics.CHECKPOINT_S: self._checkpoint_s,
         }

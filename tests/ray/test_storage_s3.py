@@ -25,7 +25,7 @@ from orchestrator.data.readers import read_chunk
 from orchestrator.errors import DatasetError, RunHeldError, ShardReadError, StorageAccessError
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.storage.lease import LEASE, acquire_lease
-from orchestrator.storage.marker import download_files, read_marker, upload_files, write_marker
+from orchestrator.storage.marker import download_file, read_marker, upload_files, write_marker
 from orchestrator.storage.store import ObjectNotFoundError, Store, check_store, open_store
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def test_complete_folder_comes_back_as_it_was(store: Store, tmp_path: Path) -> N
     files = upload_files(store, "step-1", tmp_path / "source")
     assert read_marker(store, "step-1").fault is not None
     write_marker(store, "step-1", files)
-    download_files(store, read_marker(store, "step-1"), tmp_path / "copy")
+    download_file(store, "step-1", read_marker(store, "step-1").files[0], tmp_path / "copy" / "state")
     assert (tmp_path / "copy" / "state").read_bytes() == b"state"
 
 

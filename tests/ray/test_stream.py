@@ -36,7 +36,12 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CaptionTokenizer:
 
 def stream_plan(block_bytes: int) -> StreamPlan:
     return StreamPlan(
-        block_bytes=block_bytes, blocks_per_task=4, ingest_cpus=2, object_store_bytes=64 * 2**20, window=64
+        block_bytes=block_bytes,
+        blocks_per_task=4,
+        ingest_cpus=2,
+        object_store_bytes=64 * 2**20,
+        window=64,
+        max_concepts_per_row=32,
     )
 
 

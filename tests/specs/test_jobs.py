@@ -12,7 +12,8 @@ from orchestrator.spec.describe import describe_plan
 from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.load import load_cluster, load_job
-from orchestrator.spec.plan import Plan, load_plan, resolve_plan
+from orchestrator.spec.plan import Plan, load_plan
+from orchestrator.spec.resolve import resolve_plan
 
 ROOT = Path(__file__).parents[2]
 JOBS = sorted((ROOT / "jobs").rglob("*.yaml"))

@@ -10,7 +10,8 @@ from orchestrator.runs.pretrain import PretrainResult
 from orchestrator.spec.facts import Facts, MachineFacts
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.load import load_cluster, load_job
-from orchestrator.spec.plan import Plan, resolve_plan
+from orchestrator.spec.plan import Plan
+from orchestrator.spec.resolve import resolve_plan
 
 ROOT = Path(__file__).parents[3]
 

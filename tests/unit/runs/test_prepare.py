@@ -15,7 +15,7 @@ from orchestrator.runs.prepare import index_shards, machine_facts, prepare_facts
 from orchestrator.runs.progress import Progress
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
-from orchestrator.spec.plan import resolve_plan
+from orchestrator.spec.resolve import resolve_plan
 from orchestrator.storage.store import open_store
 from orchestrator.wordnet.vocabulary import Vocabulary
 

@@ -8,7 +8,8 @@ import pytest
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts
 from orchestrator.spec.job import PretrainSpec
-from orchestrator.spec.plan import Plan, resolve_plan
+from orchestrator.spec.plan import Plan
+from orchestrator.spec.resolve import resolve_plan
 
 JOB: dict[str, Any] = {
     "kind": "pretrain",

@@ -8,7 +8,8 @@ import pytest
 from orchestrator.errors import PlanError
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import Facts, MachineFacts
-from orchestrator.spec.plan import Plan, compare_identities, load_plan, resolve_tracking_uri
+from orchestrator.spec.plan import Plan, compare_identities, load_plan
+from orchestrator.spec.resolve import resolve_tracking_uri
 
 CATLIP = {"name": "catlip"}
 SYNTHETIC = {"kind": "synthetic", "num_samples": 1000}

@@ -6,7 +6,7 @@ from orchestrator.errors import CheckpointError
 from orchestrator.storage.marker import (
     MARKER,
     delete_marked,
-    download_files,
+    download_file,
     read_marker,
     upload_files,
     write_marker,
@@ -30,7 +30,8 @@ def test_complete_folder_comes_back_as_it_was(store: Store, tmp_path: Path) -> N
     marker = read_marker(store, "step-10")
     assert marker.fault is None
     assert [(file.path, file.size_bytes) for file in marker.files] == [("meta.json", 2), ("rank-0/state", 500)]
-    download_files(store, marker, tmp_path / "copy")
+    for file in marker.files:
+        download_file(store, marker.folder, file, tmp_path / "copy" / file.path)
     assert (tmp_path / "copy" / "rank-0" / "state").read_bytes() == b"state" * 100
 
 
@@ -67,13 +68,8 @@ def test_changed_content_of_the_same_size_is_found_when_fetched(store: Store, tm
     store.write_bytes("step-10/meta.json", b"[]")
     marker = read_marker(store, "step-10")
     with pytest.raises(CheckpointError, match=r"meta\.json is damaged"):
-        download_files(store, marker, tmp_path / "copy")
+        download_file(store, marker.folder, marker.files[0], tmp_path / "copy" / "meta.json")
     assert not (tmp_path / "copy" / "meta.json").exists()
-
-
-def test_incomplete_folder_is_not_fetched(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="never-written is not complete"):
-        download_files(store, read_marker(store, "never-written"), tmp_path / "copy")
 
 
 def test_deleted_folder_is_gone(store: Store) -> None:

@@ -1,0 +1,226 @@
+"""A job and a cluster become a Plan: pure arithmetic on what it is given.
+
+It reads nothing, and it refuses what does not divide.
+"""
+
+import math
+from urllib.parse import unquote
+
+from orchestrator.errors import PlanError
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.facts import Facts, MachineFacts
+from orchestrator.spec.job import PretrainSpec, ShardsSpec, SyntheticSpec
+from orchestrator.spec.load import join_uri
+from orchestrator.spec.plan import BatchPlan, DataPlan, ModelPlan, Plan, StreamPlan, TrackingPlan, WorkersPlan
+from orchestrator.spec.presets import PRESETS
+
+MAX_BLOCK_BYTES = 64 * 2**20  # a block is one micro batch; larger ones stall the splitter
+STORE_BLOCKS_PER_WORKER = 8  # below that the measured block rate falls three- to sevenfold
+MIN_BLOCKS_PER_TASK, MAX_BLOCKS_PER_TASK = 2, 8
+MAX_TASKS_PER_EXECUTION = 20_000  # planning costs 0.7 ms and 13 kB a task on the driver
+_CONCEPTS_PER_ROW = 32
+_ROW_OVERHEAD_BYTES = 64  # provenance, stamp and Arrow offsets
+
+
+def resolve_plan(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> Plan:
+    """Resolve a job for a cluster.
+
+    Raises:
+        PlanError: the two do not fit together; the message says the arithmetic and what to change.
+    """
+    num_samples = _num_samples(job, cluster, facts)
+    workers = _resolve_workers(job, cluster, facts.machine)
+    batch = _resolve_batch(job, workers.count)
+    image_size = job.model.image_size or PRESETS[job.model.preset].image_size
+    _check_patches(job, image_size)
+    _check_precision(job, workers)
+    return Plan(
+        name=job.name,
+        run_uri=join_uri(cluster.storage.runs, job.name),
+        seed=job.seed,
+        objective=job.objective,
+        data=DataPlan(
+            spec=job.data,
+            train=facts.train,
+            heldout=facts.heldout,
+            num_samples=num_samples,
+            decoder=facts.machine.decoder,
+        ),
+        model=ModelPlan(
+            preset=job.model.preset,
+            image_size=image_size,
+            activation_checkpointing=job.model.activation_checkpointing,
+            context=job.text.context,
+            trained_tokenizer_size=job.text.trained_size,
+            tokenizer=facts.tokenizer,
+            vocabulary=facts.vocabulary,
+        ),
+        batch=batch,
+        workers=workers,
+        machine=facts.machine,
+        stream=_resolve_stream(job, cluster, facts.machine, workers, batch, image_size),
+        steps=_resolve_steps(job, num_samples),
+        optimizer=job.optimizer,
+        schedule=job.schedule,
+        precision=job.precision,
+        zero_stage=job.zero_stage,
+        ema=job.ema,
+        checkpoint=job.checkpoint,
+        evaluation=job.evaluation,
+        evaluation_uris=tuple(join_uri(cluster.storage.data, name) for name in job.evaluation.sets),
+        faults=job.faults,
+        log_every_steps=job.log_every_steps,
+        s3=cluster.storage.s3,
+        tracking=TrackingPlan(uri=resolve_tracking_uri(cluster), experiment=job.experiment),
+    )
+
+
+def resolve_tracking_uri(cluster: ClusterSpec) -> str:
+    """Where runs of a cluster are recorded.
+
+    Raises:
+        PlanError: the runs folder is a bucket, which holds no database, and no server is named.
+    """
+    if cluster.tracking.uri is not None:
+        return cluster.tracking.uri
+    if not cluster.storage.runs.startswith("file://"):
+        raise PlanError(
+            f"storage.runs is {cluster.storage.runs}, which cannot hold MLflow's database; "
+            f"set tracking.uri in the cluster file to a tracking server or a sqlite file"
+        )
+    folder = unquote(cluster.storage.runs.removeprefix("file://")).rstrip("/")
+    return f"sqlite:///{folder}/mlflow.db"
+
+
+def _num_samples(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> int:
+    if isinstance(job.data, SyntheticSpec):
+        return job.data.num_samples
+    if facts.train is None:
+        uri = join_uri(cluster.storage.data, job.data.train)
+        raise PlanError(f"data.train: {uri} has no index; run: orchestrator data index {uri}")
+    if facts.train.num_samples < job.batch.global_size:
+        raise PlanError(
+            f"batch.global_size is {job.batch.global_size:,}, but {facts.train.uri} holds "
+            f"{facts.train.num_samples:,} samples; wanted at least one global batch"
+        )
+    return facts.train.num_samples
+
+
+def _resolve_workers(job: PretrainSpec, cluster: ClusterSpec, machine: MachineFacts) -> WorkersPlan:
+    offered = cluster.workers.count
+    count = job.workers or offered
+    if count > offered:
+        raise PlanError(
+            f"workers is {count}, but cluster '{cluster.name}' offers {offered}; "
+            f"lower 'workers' in the job or raise 'workers.count' in the cluster file"
+        )
+    global_size = job.batch.global_size
+    admissible = tuple(number for number in range(1, min(global_size, 1024) + 1) if global_size % number == 0)
+    if global_size % count:
+        near = max(number for number in admissible if number <= offered)
+        lower, upper = global_size // count * count, (global_size // count + 1) * count
+        fitting = f"{lower:,} or {upper:,}" if lower else f"{upper:,}"
+        raise PlanError(
+            f"batch.global_size {global_size:,} does not divide by {count} workers; use {fitting}, or workers: {near}"
+        )
+    threads = cluster.workers.threads or max(1, machine.num_cores // count)
+    return WorkersPlan(
+        count=count,
+        accelerator=cluster.workers.accelerator,
+        cpus=cluster.workers.cpus,
+        threads=threads,
+        admissible=admissible,
+    )
+
+
+def _resolve_batch(job: PretrainSpec, num_workers: int) -> BatchPlan:
+    worker_size = job.batch.global_size // num_workers
+    micro_size = job.batch.micro_size or worker_size
+    if worker_size % micro_size:
+        divisors = [size for size in range(1, worker_size + 1) if worker_size % size == 0]
+        near = min(divisors, key=lambda size: abs(size - micro_size))
+        raise PlanError(
+            f"batch.micro_size {micro_size} does not divide the worker batch of {worker_size} "
+            f"({job.batch.global_size} over {num_workers} workers); the nearest that does is {near}"
+        )
+    num_micro = worker_size // micro_size
+    if num_micro > 1 and job.objective.name == "clip":
+        raise PlanError(
+            f"batch.micro_size {micro_size} makes {num_micro} micro batches a step, and plain accumulation would "
+            f"shrink the negatives of objective 'clip' to {micro_size * num_workers}; leave batch.micro_size out "
+            f"or lower batch.global_size"
+        )
+    return BatchPlan(
+        global_size=job.batch.global_size, worker_size=worker_size, micro_size=micro_size, num_micro=num_micro
+    )
+
+
+def _check_patches(job: PretrainSpec, image_size: int) -> None:
+    patch = PRESETS[job.model.preset].patch_size
+    if image_size % patch:
+        near = max(1, round(image_size / patch)) * patch
+        raise PlanError(
+            f"model.image_size {image_size} does not divide into the {patch} pixel patches of "
+            f"{job.model.preset}; the nearest that does is {near}"
+        )
+
+
+def _check_precision(job: PretrainSpec, workers: WorkersPlan) -> None:
+    if job.precision == "fp16" and workers.accelerator != "cuda":
+        raise PlanError("precision 'fp16' needs CUDA workers (loss scaling); use 'bf16' or 'fp32' here")
+
+
+def _resolve_stream(
+    job: PretrainSpec,
+    cluster: ClusterSpec,
+    machine: MachineFacts,
+    workers: WorkersPlan,
+    batch: BatchPlan,
+    image_size: int,
+) -> StreamPlan:
+    row_bytes = 3 * image_size**2 + 4 * max(job.text.context, _CONCEPTS_PER_ROW) + _ROW_OVERHEAD_BYTES
+    block_bytes = batch.micro_size * row_bytes
+    if block_bytes > MAX_BLOCK_BYTES:
+        raise PlanError(
+            f"a micro batch of {batch.micro_size} images of {image_size} pixels is {block_bytes / 2**20:.0f} MiB; "
+            f"a block holds at most {MAX_BLOCK_BYTES // 2**20} MiB: use more workers, or a smaller batch.micro_size"
+        )
+    ingest_cpus = machine.num_cpus - workers.count * workers.cpus
+    if ingest_cpus < 1:
+        raise PlanError(
+            f"{workers.count} workers x {workers.cpus} CPUs take all {machine.num_cpus} logical CPUs and leave none "
+            f"to read and decode; lower 'workers' or raise 'ray.num_cpus' in the cluster file"
+        )
+    needed = STORE_BLOCKS_PER_WORKER * workers.count * block_bytes
+    if needed > cluster.ray.object_store_bytes:
+        raise PlanError(
+            f"the stream needs an object store of {needed / 2**20:.0f} MiB ({STORE_BLOCKS_PER_WORKER} blocks x "
+            f"{workers.count} workers x {block_bytes / 2**20:.1f} MiB), the cluster gives "
+            f"{cluster.ray.object_store_bytes / 2**20:.0f} MiB; raise 'ray.object_store_bytes' or lower the batch"
+        )
+    window = _resolve_window(job)
+    blocks_per_task = min(MAX_BLOCKS_PER_TASK, max(MIN_BLOCKS_PER_TASK, window // batch.micro_size))
+    return StreamPlan(
+        block_bytes=block_bytes,
+        blocks_per_task=blocks_per_task,
+        ingest_cpus=ingest_cpus,
+        object_store_bytes=needed,
+        window=window,
+        max_concepts_per_row=_CONCEPTS_PER_ROW,
+    )
+
+
+def _resolve_window(job: PretrainSpec) -> int:
+    """The window nearest above the wish that tiles global batches, so that tasks and windows share borders."""
+    wish = job.data.shuffle_window if isinstance(job.data, ShardsSpec) else job.batch.global_size
+    global_size = job.batch.global_size
+    if wish >= global_size:
+        return math.ceil(wish / global_size) * global_size
+    return next(size for size in range(wish, global_size + 1) if global_size % size == 0)
+
+
+def _resolve_steps(job: PretrainSpec, num_samples: int) -> int:
+    if job.budget.steps is not None:
+        return job.budget.steps
+    samples = job.budget.samples if job.budget.samples is not None else (job.budget.epochs or 0) * num_samples
+    return max(1, math.ceil(samples / job.batch.global_size))
