@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := .venv-peers
 
-.PHONY: install demo test test-full check format bench clean
+.PHONY: install demo test test-full check format bench bench-peers clean
 
 install: $(STAMP)
 
@@ -44,5 +45,15 @@ bench: install
 	$(BIN)/python benchmarks/step.py --objective clip --model vit_tiny_64 --batch 128
 	$(BIN)/python benchmarks/tracking.py
 
+# Other loaders in an environment of their own: what they pin does not go together with what we pin.
+bench-peers: install $(PEERS)/.installed
+	$(BIN)/python benchmarks/decode.py --peers $(PEERS)/bin/python
+
+$(PEERS)/.installed: benchmarks/peers.txt
+	$(PYTHON) -m venv --without-pip $(PEERS)
+	$(PYTHON) -m pip --python $(PEERS)/bin/python install --quiet --upgrade pip
+	$(PEERS)/bin/python -m pip install --quiet --requirement benchmarks/peers.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -26,13 +26,13 @@ import numpy as np
 from PIL import Image
 
 from orchestrator import columns
-from orchestrator.data.blocks import BlockFormat, ShardsBlockReader, unpack_block
+from orchestrator.data.blocks import BlockFormat, ShardsBlockReader, ShardsSource, unpack_block
+from orchestrator.data.dataset_order import ChunkTable, DatasetOrder
 from orchestrator.data.draw import SampleDraw
-from orchestrator.data.image import augment_image, decode_image
+from orchestrator.data.image import augment_image
 from orchestrator.data.index import index_dataset, load_index, save_index
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 from orchestrator.data.readers import read_chunk
-from orchestrator.data.shard import CHUNK_SAMPLES
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.spec.plan import StreamPlan
 from orchestrator.storage.store import open_store
@@ -75,9 +75,8 @@ def decode_shards(folder: str, number: int, setting: dict[str, Any], start: Any,
     for epoch in range(setting["epochs"]):
         for position, (shard, chunk) in enumerate(chunks[number :: setting["processes"]]):
             for sample in read_chunk(store, shard, chunk):
-                image = decode_image(sample.members["jpg"], spec.max_image_pixels)
                 draw = SampleDraw(0, epoch, 0, position, sample.index)
-                augment_image(image, spec.augmentation, setting["image_size"], draw)
+                augment_image(sample.members["jpg"], spec, setting["image_size"], draw)
                 images += 1
     result.put((started_s, time.monotonic(), images))
 
@@ -109,8 +108,9 @@ def run_stream(folder: str, setting: dict[str, Any]) -> tuple[float, float]:
     layout, shuffle = BlockLayout(size, 1, 1), WindowShuffle(4 * size, seed=0)
     format = BlockFormat((columns.IMAGE,), pixels, 32, 32, None, None)
     spec = ShardsSpec(kind="shards", train=folder)
-    reader = ShardsBlockReader(store, index.digest, spec, shuffle, layout, format)
-    order = SampleOrder([shard.num_samples for shard in index.shards], CHUNK_SAMPLES, shuffle)
+    reader = ShardsBlockReader((ShardsSource(store, index.digest),), spec, shuffle, layout, format)
+    table = ChunkTable(index.shards.num_samples)
+    order = SampleOrder([DatasetOrder(table, shuffle.seed)], shuffle)
     block_bytes = size * (3 * pixels**2 + 64)
     plan = StreamPlan(
         block_bytes=block_bytes,

@@ -18,8 +18,11 @@ INDEX = "index"
 PROVENANCE = (DATASET, EPOCH, SHARD, INDEX)
 
 # A bad sample's slot holds a substitute: what the plan had named there, and why it was skipped.
-SKIPPED_SHARD = "skipped_shard"  # int32, -1 where nothing was skipped
-SKIPPED_INDEX = "skipped_index"  # int32, -1 where nothing was skipped
+SKIPPED_DATASET = "skipped_dataset"  # int32 each, -1 where nothing was skipped
+SKIPPED_EPOCH = "skipped_epoch"
+SKIPPED_SHARD = "skipped_shard"
+SKIPPED_INDEX = "skipped_index"
+SKIPPED = (SKIPPED_DATASET, SKIPPED_EPOCH, SKIPPED_SHARD, SKIPPED_INDEX)
 SKIP_REASON = "skip_reason"  # int32, index into SKIP_REASONS
 SKIP_REASONS = (
     "none",

@@ -1,16 +1,29 @@
-"""Commands about data sets: ``data scenes``, ``data index``."""
+"""Commands about data sets: ``data scenes``, ``data index``, ``data verify``."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli import terminal
+from orchestrator.cli.options import JsonOption
 from orchestrator.runs.progress import Progress
 
+if TYPE_CHECKING:
+    from orchestrator.storage.store import Store
+
+UriArgument = Annotated[str, typer.Argument(metavar="URI", help="Folder of shards: a path or s3://bucket/prefix.")]
+PlaceOption = Annotated[
+    str | None, typer.Option("--cluster", help="Cluster folder: how to reach s3://, and the root of relative paths.")
+]
+EndpointOption = Annotated[str | None, typer.Option(help="URL of an S3-compatible endpoint; none: AWS.")]
+
 app = typer.Typer(
-    help="Make and index data sets.", epilog="Example: orchestrator data index data/scenes/train", no_args_is_help=True
+    help="Make, index and verify data sets.",
+    epilog="Example: orchestrator data index data/scenes/train",
+    no_args_is_help=True,
 )
 
 
@@ -39,15 +52,79 @@ def scenes(
 
 
 @app.command(epilog="Example: orchestrator data index s3://bucket/cc3m/train --s3-endpoint http://127.0.0.1:9000")
-def index(
-    uri: Annotated[str, typer.Argument(metavar="URI", help="Folder of shards: a path or s3://bucket/prefix.")],
-    cluster: Annotated[
-        str | None, typer.Option(help="Cluster folder: how to reach s3://, and the root of relative paths.")
-    ] = None,
-    s3_endpoint: Annotated[str | None, typer.Option(help="URL of an S3-compatible endpoint; none: AWS.")] = None,
-) -> None:
+def index(uri: UriArgument, cluster: PlaceOption = None, s3_endpoint: EndpointOption = None) -> None:
     """Index shards: what they hold and where; keeps the index beside them."""
     from orchestrator.runs.prepare import index_shards
+
+    store = _open(uri, cluster, s3_endpoint)
+    with terminal.show_progress() as on_progress:
+        found = index_shards(store, on_progress)
+    terminal.out.print(
+        f"{store.uri}: {found.num_samples:,} samples in {len(found.shards):,} shards; digest {found.digest}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _parse_share(text: str) -> float:
+    """``1%`` or ``0.01``."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no share; wanted one such as 1% or 0.01") from error
+    if not 0 < share <= 1:
+        raise typer.BadParameter(f"{text!r} is no share; wanted more than 0 and at most 100%")
+    return share
+
+
+@app.command(epilog="Example: orchestrator data verify s3://bucket/cc3m/train --sample 1% --json")
+def verify(
+    uri: UriArgument,
+    json: JsonOption = False,
+    fix_index: Annotated[
+        bool, typer.Option("--fix-index", help="Write the index anew: damaged shards count only their whole samples.")
+    ] = False,
+    sample: Annotated[
+        float | None, typer.Option(parser=_parse_share, metavar="SHARE", help="Look at this share of the chunks (1%).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed looks at other chunks.")] = 0,
+    image_field: Annotated[
+        list[str] | None, typer.Option(help="Extension or column of images; repeatable; none: a job's default.")
+    ] = None,
+    caption_field: Annotated[
+        list[str] | None, typer.Option(help="Extension or column of captions; repeatable; none: a job's default.")
+    ] = None,
+    max_image_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Larger images are bombs; none: a job's default.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Readers at once; none: one a core.")] = None,
+    cluster: PlaceOption = None,
+    s3_endpoint: EndpointOption = None,
+) -> None:
+    """Read shards once, in parallel, and say what is wrong with them; exit code 1 when anything is.
+
+    docs/data.md lists the reasons.
+    """
+    from orchestrator.cli.verification import show_verification
+    from orchestrator.data.audit import SampleRules
+    from orchestrator.data.verify import Sampling
+
+    if fix_index and sample is not None:
+        raise typer.BadParameter("--fix-index needs every shard read whole; leave out --sample")
+    default = SampleRules()
+    rules = SampleRules(
+        tuple(image_field or default.image_fields),
+        tuple(caption_field or default.caption_fields),
+        max_image_pixels or default.max_image_pixels,
+    )
+    sampling = None if sample is None else Sampling(sample, seed)
+    num_processes = processes or len(os.sched_getaffinity(0))
+    store = _open(uri, cluster, s3_endpoint)
+    if show_verification(store, rules, num_processes, sampling, json=json, fix=fix_index):
+        raise typer.Exit(1)
+
+
+def _open(uri: str, cluster: str | None, s3_endpoint: str | None) -> Store:
     from orchestrator.spec.cluster import S3Spec
     from orchestrator.spec.load import join_uri, load_cluster
     from orchestrator.storage.store import open_store
@@ -56,13 +133,5 @@ def index(
         raise typer.BadParameter("the cluster names the endpoint; give --cluster or --s3-endpoint")
     if cluster is not None:
         storage = load_cluster(cluster).storage
-        store = open_store(join_uri(storage.data, uri), storage.s3)
-    else:
-        store = open_store(uri, S3Spec(endpoint=s3_endpoint))
-    with terminal.show_progress() as on_progress:
-        found = index_shards(store, on_progress)
-    terminal.out.print(
-        f"{store.uri}: {found.num_samples:,} samples in {len(found.shards):,} shards; digest {found.digest}",
-        markup=False,
-        soft_wrap=True,
-    )
+        return open_store(join_uri(storage.data, uri), storage.s3)
+    return open_store(uri, S3Spec(endpoint=s3_endpoint))

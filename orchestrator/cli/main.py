@@ -24,6 +24,7 @@ app.command(epilog="Example: orchestrator check jobs/clip-scenes.yaml --cluster 
 app.command(epilog="Example: orchestrator plan jobs/clip-scenes.yaml --set batch.global_size=512 --json")(jobs.plan)
 app.command(epilog="Example: orchestrator run jobs/clip-scenes.yaml --set budget.epochs=2 --set name=short")(jobs.run)
 app.command(epilog="Example: orchestrator evaluate clip-scenes --json")(runs.evaluate)
+app.command(epilog="Example: orchestrator ledger clip-scenes --json")(runs.ledger)
 app.command(epilog="Example: orchestrator export clip-scenes exported/clip-scenes --weights raw")(runs.export)
 app.command("runs", epilog="Example: orchestrator runs --cluster cluster/laptop --json")(runs.list_all)
 

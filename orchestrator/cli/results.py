@@ -1,4 +1,4 @@
-"""What commands print at their end: evaluation tables and the summary of a run."""
+"""What commands print at their end: evaluation tables, ledgers and the summary of a run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,22 @@ from typing import TYPE_CHECKING
 from orchestrator.cli import terminal
 
 if TYPE_CHECKING:
+    from orchestrator.data.ledger_report import LedgerRow
     from orchestrator.evaluation.results import ProbeResult
+    from orchestrator.runs.ledger import RunLedgerReport
     from orchestrator.runs.pretrain import PretrainResult
+
+
+_LEDGER_COUNTS = (
+    "expected",
+    "trained_once",
+    "repeated",
+    "skipped",
+    "substituted",
+    "filtered",
+    "missing",
+    "unplanned",
+)
 
 
 def print_pretrain(result: PretrainResult) -> None:
@@ -40,6 +54,40 @@ def print_evaluation(results: Sequence[ProbeResult]) -> None:
     """One line per set, probe, target and feature; the reason where a probe does not apply."""
     headings = ("set", "probe", "target", "feature", "accuracy", "chance", "classes", "in captions", "note")
     terminal.print_table(headings, [_evaluation_row(result) for result in results])
+
+
+def print_ledger(report: RunLedgerReport) -> None:
+    """One line per data set and epoch, and a verdict."""
+    headings = ("data set", "epoch", *_LEDGER_COUNTS, "reasons")
+    rows = [_ledger_cells(row, report.datasets[row.dataset].rpartition("/")[2]) for row in report.rows]
+    terminal.print_table(headings, rows)
+    verdict = "every sample had its turn once" if report.is_healthy else "NOT HEALTHY: see repeated, missing, unplanned"
+    terminal.out.print(f"\nup to step {report.step:,}: {verdict}")
+
+
+def ledger_document(report: RunLedgerReport) -> dict[str, object]:
+    """The same for a script."""
+    rows = [
+        {
+            "dataset": report.datasets[row.dataset],
+            "epoch": row.epoch,
+            **_ledger_counts(row),
+            "skip_reasons": row.skipped,
+        }
+        for row in report.rows
+    ]
+    totals = {name: sum(_ledger_counts(row)[name] for row in report.rows) for name in _LEDGER_COUNTS}
+    return {"step": report.step, "healthy": report.is_healthy, "total": totals, "epochs": rows}
+
+
+def _ledger_counts(row: LedgerRow) -> dict[str, int]:
+    counts = {name: getattr(row, name) for name in _LEDGER_COUNTS}
+    return {**counts, "skipped": sum(row.skipped.values())}
+
+
+def _ledger_cells(row: LedgerRow, name: str) -> tuple[str, ...]:
+    reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(row.skipped.items()))
+    return name, str(row.epoch), *(f"{count:,}" for count in _ledger_counts(row).values()), reasons
 
 
 def _evaluation_row(result: ProbeResult) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Commands about runs that exist: ``evaluate``, ``export``, ``runs``."""
+"""Commands about runs that exist: ``evaluate``, ``export``, ``ledger``, ``runs``."""
 
 from __future__ import annotations
 
@@ -48,6 +48,23 @@ def export(
     with terminal.err.status(f"exporting {run}"):
         export_run(_run_uri(run, place), dest, place, weights)
     terminal.out.print(f"exported {run} ({weights} weights) to {dest}", markup=False, soft_wrap=True)
+
+
+def ledger(run: RunArgument, cluster: ClusterOption = LAPTOP, json: JsonOption = False) -> None:
+    """Show which samples a run was trained on, by data set and epoch; exit code 1 unless each had its turn once."""
+    from orchestrator.cli.results import ledger_document, print_ledger
+    from orchestrator.runs.ledger import report_run_ledger
+    from orchestrator.spec.load import load_cluster
+
+    place = load_cluster(cluster)
+    with terminal.err.status(f"reading the ledger of {run}"):
+        report = report_run_ledger(_run_uri(run, place), place)
+    if json:
+        typer.echo(json_format.dumps(ledger_document(report), indent=2))
+    else:
+        print_ledger(report)
+    if not report.is_healthy:
+        raise typer.Exit(1)
 
 
 def list_all(

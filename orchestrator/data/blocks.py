@@ -8,10 +8,11 @@ Legend: B rows of a micro batch, H W image, T tokens, K most concepts of a row.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -20,10 +21,11 @@ import pyarrow as pa
 
 from orchestrator import columns
 from orchestrator.data.captions import choose_caption
+from orchestrator.data.dataset_order import ChunkVisit, VisitRows, unpack_visits
 from orchestrator.data.draw import SampleDraw
-from orchestrator.data.image import augment_image, decode_image, find_image, least_side
+from orchestrator.data.image import augment_image, find_image
 from orchestrator.data.index import DatasetIndex, load_index
-from orchestrator.data.order import BlockLayout, ChunkVisit, WindowShuffle
+from orchestrator.data.order import BlockLayout, WindowShuffle
 from orchestrator.data.readers import read_chunk
 from orchestrator.data.sample import BadSampleError, RawSample
 from orchestrator.data.tokens import CaptionTokenizer
@@ -38,25 +40,27 @@ Uint8Array = npt.NDArray[np.uint8]
 IntArray = npt.NDArray[np.int32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BlockTask:
-    """What one read task makes: ``num_blocks`` blocks from ``first_block`` on, out of ``visits``."""
+    """What one read task makes: some blocks, out of ``visits``, the chunks of all windows that they touch."""
 
-    first_block: int
-    num_blocks: int
-    visits: tuple[ChunkVisit, ...]
+    blocks: tuple[int, ...]
+    visits: VisitRows
+
+
+Place = tuple[int, int, int, int]
+"""(data set, epoch, shard, index) of a sample."""
+_NOTHING_SKIPPED = (-1, -1, -1, -1, 0)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a block before it is packed. ``skipped`` is (shard, index, reason) of what it stands in for."""
+    """One row of a block before it is packed. ``skipped`` is the place and the reason of what it stands in for."""
 
     image_HWC: Uint8Array
     caption: str
-    epoch: int
-    shard: int
-    index: int
-    skipped: tuple[int, int, int] = (-1, -1, 0)
+    place: Place
+    skipped: tuple[int, int, int, int, int] = _NOTHING_SKIPPED
 
 
 @dataclass(frozen=True)
@@ -86,16 +90,10 @@ class BlockFormat:
             arrays[columns.TOKENS] = _pack_rows(self.tokenizer.encode(captions, self.context))
         if columns.CONCEPTS in self.content:
             arrays[columns.CONCEPTS] = _pack_rows(self._encode_concepts(captions))
-        arrays |= {
-            columns.DATASET: np.zeros(len(rows), np.int32),
-            columns.EPOCH: np.array([row.epoch for row in rows], np.int32),
-            columns.SHARD: np.array([row.shard for row in rows], np.int32),
-            columns.INDEX: np.array([row.index for row in rows], np.int32),
-        }
+        places = np.array([row.place for row in rows], np.int32)
         skipped = np.array([row.skipped for row in rows], np.int32)
-        arrays |= dict(
-            zip((columns.SKIPPED_SHARD, columns.SKIPPED_INDEX, columns.SKIP_REASON), skipped.T.copy(), strict=True)
-        )
+        arrays |= dict(zip(columns.PROVENANCE, places.T.copy(), strict=True))
+        arrays |= dict(zip((*columns.SKIPPED, columns.SKIP_REASON), skipped.T.copy(), strict=True))
         arrays |= {name: np.full(len(rows), value, np.int32) for name, value in zip(columns.STAMP, stamp, strict=True)}
         return pa.table(arrays)
 
@@ -117,16 +115,18 @@ class BlockReader(Protocol):
 
 
 @dataclass(frozen=True)
-class ShardsBlockReader:
-    """Blocks of image-text shards.
-
-    Args:
-        store: the folder of shards.
-        digest: of the index that the order was computed from.
-    """
+class ShardsSource:
+    """A folder of shards, and the digest of the index that the order was computed from."""
 
     store: Store
     digest: str
+
+
+@dataclass(frozen=True)
+class ShardsBlockReader:
+    """Blocks of image-text shards; a data set's number is its place among the sources."""
+
+    sources: tuple[ShardsSource, ...]
     spec: ShardsSpec
     shuffle: WindowShuffle
     layout: BlockLayout
@@ -139,53 +139,57 @@ class ShardsBlockReader:
             ShardReadError, ShardDamagedError: a shard does not give what its index promises.
             BadSampleLimitError: a whole window holds no good sample.
         """
-        index = _open_index(self.store, self.digest)
-        start, _ = self.layout.positions(task.first_block)
-        _, stop = self.layout.positions(task.first_block + task.num_blocks - 1)
-        positions = self.shuffle.positions(start, stop)
+        indexes = [_open_index(source.store, source.digest) for source in self.sources]
+        positions = [self.shuffle.positions(*self.layout.positions(block)).tolist() for block in task.blocks]
         with ThreadPoolExecutor(_READ_THREADS) as pool:
-            window = _WindowReader(self, index, task.visits, pool)
-            window.prefetch(positions)
-            size = self.layout.micro_size
-            for offset in range(task.num_blocks):
-                rows = [window.read_row(int(place)) for place in positions[offset * size : (offset + 1) * size]]
-                yield self.format.pack(rows, self.layout.stamp(task.first_block + offset))
+            window = _WindowReader(self, indexes, unpack_visits(task.visits), pool)
+            window.prefetch(chain.from_iterable(positions))
+            for block, places in zip(task.blocks, positions, strict=True):
+                rows = [window.read_row(place) for place in places]
+                yield self.format.pack(rows, self.layout.stamp(block))
 
 
 class _WindowReader:
     """Rows of one task by unpermuted position; each chunk is read once."""
 
     def __init__(
-        self, reader: ShardsBlockReader, index: DatasetIndex, visits: Sequence[ChunkVisit], pool: ThreadPoolExecutor
+        self,
+        reader: ShardsBlockReader,
+        indexes: Sequence[DatasetIndex],
+        visits: Sequence[ChunkVisit],
+        pool: ThreadPoolExecutor,
     ) -> None:
         self._reader = reader
-        self._index = index
+        self._indexes = indexes
         self._visits = visits
         self._starts = [visit.start for visit in visits]
+        self._places = [visit.indices() for visit in visits]
         self._pool = pool
         self._fields = {*reader.spec.image_fields, *reader.spec.caption_fields}
-        self._chunks: dict[tuple[int, int], Future[list[RawSample]]] = {}
+        self._chunks: dict[tuple[int, int, int], Future[list[RawSample]]] = {}
 
-    def prefetch(self, positions: Sequence[int] | npt.NDArray[np.int64]) -> None:
+    def prefetch(self, positions: Iterable[int]) -> None:
         """Start reading every chunk that ``positions`` need."""
         for position in positions:
-            self._chunk(self._visit(int(position)))
+            self._chunk(self._visits[self._visit_at(position)])
 
     def read_row(self, position: int) -> Row:
         """The row at ``position``, or the next good one of its window if its content is bad."""
-        skipped = (-1, -1, 0)
+        skipped = _NOTHING_SKIPPED
         for candidate in self._candidates(position):
-            visit = self._visit(candidate)
-            index = visit.first + candidate - visit.start
+            at = self._visit_at(candidate)
+            visit = self._visits[at]
+            index = self._places[at][candidate - visit.start]
             try:
                 return self._decode(visit, index, skipped)
             except BadSampleError as error:
-                if skipped[2] == 0:
-                    skipped = (visit.shard, index, error.code)
+                if skipped == _NOTHING_SKIPPED:
+                    skipped = (visit.dataset, visit.epoch, visit.shard, index, error.code)
         raise BadSampleLimitError(
-            f"{self._reader.store.uri}: no sample of the {self._visits[-1].stop - self._visits[0].start} in the window "
-            f"around position {position} has a usable image and caption (last reason: "
-            f"{columns.SKIP_REASONS[skipped[2]]}); check data.image_fields and data.caption_fields"
+            f"{', '.join(source.store.uri for source in self._reader.sources)}: no sample of the "
+            f"{self._visits[-1].stop - self._visits[0].start} in the window around position {position} has a usable "
+            f"image and caption (last reason: {columns.SKIP_REASONS[skipped[-1]]}); check data.image_fields and "
+            f"data.caption_fields"
         )
 
     def _candidates(self, position: int) -> Iterator[int]:
@@ -193,27 +197,26 @@ class _WindowReader:
         for step in range(high - low):
             yield low + (position - low + step) % (high - low)
 
-    def _visit(self, position: int) -> ChunkVisit:
-        return self._visits[bisect_right(self._starts, position) - 1]
+    def _visit_at(self, position: int) -> int:
+        return bisect_right(self._starts, position) - 1
 
     def _chunk(self, visit: ChunkVisit) -> Future[list[RawSample]]:
-        key = (visit.shard, visit.chunk)
+        key = (visit.dataset, visit.shard, visit.chunk)
         if key not in self._chunks:
-            shard = self._index.shards[visit.shard]
-            self._chunks[key] = self._pool.submit(read_chunk, self._reader.store, shard, visit.chunk, self._fields)
+            store = self._reader.sources[visit.dataset].store
+            shard = self._indexes[visit.dataset].shards[visit.shard]
+            self._chunks[key] = self._pool.submit(read_chunk, store, shard, visit.chunk, self._fields)
         return self._chunks[key]
 
-    def _decode(self, visit: ChunkVisit, index: int, skipped: tuple[int, int, int]) -> Row:
+    def _decode(self, visit: ChunkVisit, index: int, skipped: tuple[int, int, int, int, int]) -> Row:
         reader = self._reader
         samples = self._chunk(visit).result()
         sample = samples[index - samples[0].index]
-        draw = SampleDraw(reader.shuffle.seed, visit.epoch, 0, visit.shard, index)
-        caption = choose_caption(sample, reader.spec.caption_fields, draw)
-        size, augmentation = reader.format.image_size, reader.spec.augmentation
+        draw = SampleDraw(reader.shuffle.seed, visit.epoch, visit.dataset, visit.shard, index)
+        caption = choose_caption(sample, reader.spec.caption_fields, draw, reader.spec.caption_weights)
         data = find_image(sample, reader.spec.image_fields)
-        image = decode_image(data, reader.spec.max_image_pixels, least_side(augmentation, size))
-        pixels = augment_image(image, augmentation, size, draw)
-        return Row(pixels, caption, visit.epoch, visit.shard, index, skipped)
+        pixels = augment_image(data, reader.spec, reader.format.image_size, draw)
+        return Row(pixels, caption, (visit.dataset, visit.epoch, visit.shard, index), skipped)
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,7 @@ class SyntheticBlockReader:
 
     def read_blocks(self, task: BlockTask) -> Iterator[pa.Table]:
         """Blocks of ``task``; the same block number holds the same noise."""
-        for block in range(task.first_block, task.first_block + task.num_blocks):
+        for block in task.blocks:
             yield self._make_block(block)
 
     def _make_block(self, block: int) -> pa.Table:
@@ -236,7 +239,7 @@ class SyntheticBlockReader:
         size, pixels = self.layout.micro_size, self.format.image_size
         images = generator.integers(0, 256, (size, pixels, pixels, 3), dtype=np.uint8)
         rows = [
-            Row(image, f"noise {position % 97}", position // self.num_samples, 0, position % self.num_samples)
+            Row(image, f"noise {position % 97}", (0, position // self.num_samples, 0, position % self.num_samples))
             for image, position in zip(images, range(start, stop), strict=True)
         ]
         return self.format.pack(rows, self.layout.stamp(block))

@@ -1,22 +1,58 @@
-"""Which of a sample's captions is used."""
+"""Which of a sample's captions is used, and what can be wrong with them."""
 
-from collections.abc import Sequence
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from types import MappingProxyType
 
 from orchestrator.data.draw import SampleDraw
 from orchestrator.data.sample import BadSampleError, RawSample
 
+# Control characters but tab and line ends, and what decoders write for bytes that they could not read.
+_BROKEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]")
 
-def choose_caption(sample: RawSample, caption_fields: Sequence[str], draw: SampleDraw) -> str:
+
+def choose_caption(
+    sample: RawSample,
+    caption_fields: Sequence[str],
+    draw: SampleDraw,
+    weights: Mapping[str, float] = MappingProxyType({}),
+) -> str:
     """One of the captions that are there and not blank, without white space around it.
+
+    Args:
+        weights: how often a field is drawn relative to the others that are there; 1 where it is not named.
 
     Raises BadSampleError: ``caption_missing`` when there is none, ``caption_undecodable`` when the one that was
     drawn is not UTF-8.
     """
-    captions = [data for field in caption_fields if (data := sample.members.get(field, b"").strip())]
-    if not captions:
+    captions = {field: data for field in caption_fields if (data := sample.members.get(field, b"").strip())}
+    sums = list(accumulate(weights.get(field, 1.0) for field in captions))
+    if not captions or sums[-1] == 0:
         raise BadSampleError("caption_missing")
-    chosen = captions[draw.integer("caption", len(captions))]
+    chosen = list(captions.values())[bisect_right(sums, draw.uniform("caption") * sums[-1])]
     try:
         return chosen.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadSampleError("caption_undecodable") from error
+
+
+def find_caption_faults(sample: RawSample, caption_fields: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(reason of ``problems.REASONS``, detail) of everything wrong with a sample's captions.
+
+    A blank caption is a fault only where no other field has one: another would be drawn.
+    """
+    captions = {field: sample.members[field] for field in caption_fields if field in sample.members}
+    if not captions:
+        yield "caption_missing", f"none of {', '.join(caption_fields)}; it has {', '.join(sample.members) or 'nothing'}"
+    elif not any(data.strip() for data in captions.values()):
+        yield "caption_empty", ", ".join(f"{field} of {len(data)} bytes" for field, data in captions.items())
+    for field, data in captions.items():
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            yield "caption_undecodable", f"{field}: byte {error.start} is not UTF-8 ({error.reason})"
+            continue
+        if broken := _BROKEN.search(text):
+            yield "caption_broken", f"{field}: U+{ord(broken.group()):04X} at character {broken.start()}"

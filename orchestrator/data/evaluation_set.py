@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.data.image import decode_image, find_image, resize_center
+from orchestrator.data.image import center_image, find_image
 from orchestrator.data.index import DatasetIndex
 from orchestrator.data.readers import read_chunk
 from orchestrator.data.sample import BadSampleError, RawSample
@@ -85,12 +85,12 @@ def read_evaluation_rows(
     fields = {*image_fields, *caption_fields, TARGETS_FIELD}
     for number, sample in _own_samples(store, index, fields, rank, world_size, max_samples):
         try:
-            image = decode_image(find_image(sample, image_fields), max_image_pixels, min_side=2 * image_size)
+            image = center_image(find_image(sample, image_fields), max_image_pixels, image_size)
             caption = _first_caption(sample, caption_fields)
         except BadSampleError as error:
             counts[error.reason] += 1
             continue
-        yield EvaluationRow(number, resize_center(image, image_size), caption, _targets(store, number, sample))
+        yield EvaluationRow(number, image, caption, _targets(store, number, sample))
     if counts:
         logger.warning("%s: %d rows left out: %s", store.uri, counts.total(), dict(counts))
 

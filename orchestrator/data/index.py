@@ -8,9 +8,9 @@ Owns what counts as a shard and when an index is stale; the formats themselves a
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Literal
 
@@ -18,7 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.data.parquet import scan_parquet
+from orchestrator.data.problems import Problem
 from orchestrator.data.shard import CHUNK_SAMPLES, ShardRow
+from orchestrator.data.shard_table import SHARD_SCHEMA, ShardTable
 from orchestrator.data.webdataset import scan_tar
 from orchestrator.errors import DatasetError
 from orchestrator.storage.store import ObjectInfo, ObjectNotFoundError, Store
@@ -34,16 +36,6 @@ Format = Literal["webdataset", "parquet"]
 _VERSION = b"1"
 _SCAN_THREADS = 8
 _MAX_NAMED = 5  # shards in one message
-_SCHEMA = pa.schema(
-    {
-        "path": pa.string(),
-        "size_bytes": pa.int64(),
-        "etag": pa.string(),
-        "num_samples": pa.int64(),
-        "boundaries": pa.list_(pa.int64()),
-        "problems": pa.list_(pa.string()),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -51,26 +43,37 @@ class DatasetIndex:
     """All shards of a data set, by path."""
 
     uri: str
-    """Where it was made: etags mean something there only."""
+    """Where it was made: etags mean something there only, and rows have none elsewhere."""
     format: Format
-    shards: tuple[ShardRow, ...]
+    shards: ShardTable
+
+    @classmethod
+    def from_rows(cls, uri: str, file_format: Format, rows: Iterable[ShardRow]) -> "DatasetIndex":
+        """An index of these shards."""
+        return cls(uri, file_format, ShardTable.from_rows(rows))
 
     @property
     def num_samples(self) -> int:
         """Whole samples over all shards."""
-        return sum(shard.num_samples for shard in self.shards)
+        return int(self.shards.num_samples.sum())
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all shards."""
+        return int(self.shards.size_bytes.sum())
 
     @property
     def problems(self) -> list[str]:
         """What is wrong, shard by shard, in words."""
-        return [f"{shard.path}: {problem}" for shard in self.shards for problem in shard.problems]
+        return [f"{path}: {problem}" for path, problem in self.shards.problems()]
 
     @cached_property
     def digest(self) -> str:
         """Hexadecimal SHA-256 of paths, sizes and sample counts: the same on disk and in a bucket."""
         content = hashlib.sha256()
-        for shard in self.shards:
-            content.update(f"{shard.path}\0{shard.size_bytes}\0{shard.num_samples}\n".encode())
+        columns = (self.shards.paths, self.shards.size_bytes.tolist(), self.shards.num_samples.tolist())
+        for path, size_bytes, num_samples in zip(*columns, strict=True):
+            content.update(f"{path}\0{size_bytes}\0{num_samples}\n".encode())
         return content.hexdigest()
 
 
@@ -84,25 +87,35 @@ def index_dataset(store: Store, progress: Callable[[int, int], None] | None = No
         DatasetError: no shards, or none with a whole sample.
         ShardReadError: reading failed after its retries.
     """
-    file_format, found = _find_shards(store)
-    scan = scan_tar if file_format == "webdataset" else scan_parquet
-    shards = []
-    with ThreadPoolExecutor(_SCAN_THREADS) as pool:
-        for shard in pool.map(partial(scan, store), found):
-            shards.append(shard)
-            if progress is not None:
-                progress(len(shards), len(found))
-    index = DatasetIndex(store.uri, file_format, tuple(shards))
-    if index.num_samples == 0:
-        raise DatasetError(f"{store.uri} has shards, but no whole sample in them: {_named(index.problems)}")
+    file_format, found = find_shards(store.uri, store.list())
+    index = DatasetIndex.from_rows(store.uri, file_format, scan_shards(store, found, progress))
+    require_samples(index)
     if index.problems:
         logger.warning("%s: %s", store.uri, _named(index.problems))
     return index
 
 
+def require_samples(index: DatasetIndex) -> None:
+    """Raises DatasetError when no shard has a whole sample."""
+    if index.num_samples == 0:
+        raise DatasetError(f"{index.uri} has shards, but no whole sample in them: {_named(index.problems)}")
+
+
+def scan_shards(
+    store: Store, found: Sequence[ObjectInfo], progress: Callable[[int, int], None] | None = None
+) -> tuple[ShardRow, ...]:
+    """Index rows of these shards, from headers and footers; raises and reports as ``index_dataset``."""
+    shards = []
+    with ThreadPoolExecutor(_SCAN_THREADS) as pool:
+        for shard in pool.map(partial(_scan, store), found):
+            shards.append(shard)
+            if progress is not None:
+                progress(len(shards), len(found))
+    return tuple(shards)
+
+
 def save_index(store: Store, index: DatasetIndex) -> None:
     """Write the index beside its shards."""
-    columns = {name: [getattr(shard, name) for shard in index.shards] for name in _SCHEMA.names}
     metadata = {
         "version": _VERSION,
         "uri": index.uri,
@@ -110,7 +123,7 @@ def save_index(store: Store, index: DatasetIndex) -> None:
         "chunk_samples": str(CHUNK_SAMPLES),
     }
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns, schema=_SCHEMA.with_metadata(metadata)), sink, compression="zstd")
+    pq.write_table(index.shards.table.replace_schema_metadata(metadata), sink, compression="zstd")
     store.write_bytes(INDEX_PATH, sink.getvalue().to_pybytes())
 
 
@@ -119,6 +132,8 @@ def load_index(store: Store, verify: bool = True) -> DatasetIndex | None:
 
     Args:
         verify: compare it with a listing of the shards.
+
+    In a copy of the data set its rows come without etags.
 
     Raises DatasetError when it cannot be read or does not match the shards (any more).
     """
@@ -132,51 +147,57 @@ def load_index(store: Store, verify: bool = True) -> DatasetIndex | None:
         raise DatasetError(
             f"{store.uri}/{INDEX_PATH} is not an index of this version ({error}); {_repair(store)}"
         ) from error
+    if index.uri != store.uri:
+        index = replace(index, shards=index.shards.without_etags())
     if verify:
-        changes = list(_changes(store, index))
+        _, found = find_shards(store.uri, store.list())
+        changes = [f"{problem.shard} {problem.detail}" for problem in compare_listing(index, found)]
         if changes:
             raise DatasetError(f"{store.uri} is not what its index says: {_named(changes)}; {_repair(store)}")
     return index
 
 
-def _find_shards(store: Store) -> tuple[Format, list[ObjectInfo]]:
-    """Tar shards if there are any, else Parquet files (beside tars they hold what img2dataset noted)."""
-    objects = [info for info in store.list() if not info.path.startswith(f"{ADDED_FOLDER}/")]
+def find_shards(uri: str, objects: Iterable[ObjectInfo]) -> tuple[Format, list[ObjectInfo]]:
+    """Tar shards if there are any, else Parquet files (beside tars they hold what img2dataset noted).
+
+    Raises DatasetError when there are neither.
+    """
+    objects = [info for info in objects if not info.path.startswith(f"{ADDED_FOLDER}/")]
     if tars := [info for info in objects if info.path.endswith(".tar")]:
         return "webdataset", tars
     if files := [info for info in objects if info.path.endswith(".parquet")]:
         return "parquet", files
     endings = Counter(info.path.rpartition(".")[2] for info in objects).most_common(3)
     instead = ", ".join(f"{number} of .{ending}" for ending, number in endings) or "nothing at all"
-    raise DatasetError(f"{store.uri} holds no shards: looked for *.tar and *.parquet in it and below, found {instead}")
+    raise DatasetError(f"{uri} holds no shards: looked for *.tar and *.parquet in it and below, found {instead}")
+
+
+def _scan(store: Store, info: ObjectInfo) -> ShardRow:
+    return scan_parquet(store, info) if info.path.endswith(".parquet") else scan_tar(store, info)
 
 
 def _parse(data: bytes) -> DatasetIndex:
-    table = pq.read_table(pa.BufferReader(data), schema=_SCHEMA)
+    table = pq.read_table(pa.BufferReader(data), schema=SHARD_SCHEMA)
     metadata = pq.read_schema(pa.BufferReader(data)).metadata
     if metadata[b"version"] != _VERSION or int(metadata[b"chunk_samples"]) != CHUNK_SAMPLES:
         raise ValueError(f"version {metadata[b'version'].decode()}, chunks of {metadata[b'chunk_samples'].decode()}")
-    shards = tuple(
-        ShardRow(**{**row, "boundaries": tuple(row["boundaries"]), "problems": tuple(row["problems"])})
-        for row in table.to_pylist()
-    )
     file_format: Format = "webdataset" if metadata[b"format"] == b"webdataset" else "parquet"
-    return DatasetIndex(metadata[b"uri"].decode(), file_format, shards)
+    return DatasetIndex(metadata[b"uri"].decode(), file_format, ShardTable(table))
 
 
-def _changes(store: Store, index: DatasetIndex) -> Iterator[str]:
-    """What differs between the index and the shards that lie there."""
-    _, objects = _find_shards(store)
-    present = {info.path: info for info in objects}
-    for shard in index.shards:
-        info = present.pop(shard.path, None)
+def compare_listing(index: DatasetIndex, found: Iterable[ObjectInfo]) -> Iterator[Problem]:
+    """What differs between the index and the shards that lie there, without reading them."""
+    present = {info.path: info for info in found}
+    columns = (index.shards.paths, index.shards.size_bytes.tolist(), index.shards.etags)
+    for path, size_bytes, etag in zip(*columns, strict=True):
+        info = present.pop(path, None)
         if info is None:
-            yield f"{shard.path} is gone"
-        elif info.size_bytes != shard.size_bytes:
-            yield f"{shard.path} has {info.size_bytes:,} bytes instead of {shard.size_bytes:,}"
-        elif store.uri == index.uri and info.etag and shard.etag and info.etag != shard.etag:
-            yield f"{shard.path} was written again"
-    yield from (f"{path} is new" for path in present)
+            yield Problem(path, "shard_missing", None, "is gone")
+        elif info.size_bytes != size_bytes:
+            yield Problem(path, "size_mismatch", None, f"has {info.size_bytes:,} bytes instead of {size_bytes:,}")
+        elif info.etag and etag and info.etag != etag:
+            yield Problem(path, "etag_mismatch", None, "was written again")
+    yield from (Problem(path, "shard_unindexed", None, "is new") for path in present)
 
 
 def _named(messages: list[str]) -> str:

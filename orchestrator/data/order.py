@@ -1,42 +1,40 @@
 """The order of samples: which sample stands at which position of the run, a pure function of seed and index.
 
-Algorithm. Shards are cut into chunks of a few dozen consecutive samples, each read with one ranged read. Every
-epoch permutes all chunks of all shards from (seed, epoch); the epochs, one behind the other, make an endless
-sequence of samples. Windows of equal size tile that sequence, and each window is permuted within itself from
-(seed, window). Position p of the run is the p-th sample of the result; global batch s is positions
-[s * G, (s + 1) * G), whatever the number of workers, and a resume is a position.
+Algorithm. Shards are cut into chunks of 64 consecutive samples, each read with one ranged read. Every epoch of a data
+set permutes all of its chunks from (seed, data set, epoch); its epochs, one behind the other, make an endless sequence
+of samples (``dataset_order.py``). Windows of equal size tile the run. A window takes from each data set the next
+samples of its sequence, as many as the data set's share says, and is permuted within itself from (seed, window).
+Position p of the run is the p-th sample of the result; global batch s is positions [s * G, (s + 1) * G), whatever the
+number of workers, and a resume is a position.
 
-Trade-off. A window gathers ``window / chunk`` chunks from anywhere in the data set, so that samples that lie side
-by side in a shard are spread over a window instead of the epoch: not a full permutation, but one that costs a
-ranged read a chunk instead of one a sample. A window may span the border of two epochs; each sample keeps its own
-epoch number and still occurs once in it.
+Shares. Of the first w windows data set d has floor(w * size * S_d) - floor(w * size * S_(d-1)) samples, S_d being the
+sum of the shares up to d: exact over every stretch of the run to within one sample, without a random draw.
 
-Memory: 12 bytes a chunk and epoch in use (two at a border). No state, no generator that outlives a call.
+Trade-off. A window gathers ``window / chunk`` chunks from anywhere in the data, so that samples that lie side by side
+in a shard are spread over a window instead of the epoch: not a full permutation, but one that costs a ranged read a
+chunk instead of one a sample. A window may span the border of two epochs; each sample keeps its own epoch number and
+still occurs once in it.
+
+No state, no generator that outlives a call.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
-import numpy.typing as npt
 
-Integers = npt.NDArray[np.int64]
-
-_CHUNK_STREAM, _WINDOW_STREAM = 0, 1  # keep the two uses of a seed apart
-
-
-@dataclass(frozen=True)
-class ChunkVisit:
-    """One visit to a chunk: the unpermuted positions [start, stop) are its samples from ``first`` on."""
-
-    epoch: int
-    shard: int
-    chunk: int
-    first: int
-    """Index within the shard of the sample at position ``start``."""
-    start: int
-    stop: int
+from orchestrator.data.dataset_order import (
+    WINDOW_STREAM,
+    DatasetOrder,
+    Integers,
+    Masks,
+    VisitRows,
+    generator,
+    unpack_visits,
+)
+from orchestrator.data.shard import CHUNK_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,10 @@ class WindowShuffle:
 
     def positions(self, start: int, stop: int) -> Integers:
         """Unpermuted positions of the samples that stand at positions [start, stop) of the run."""
-        parts = []
+        parts = [np.empty(0, dtype=np.int64)]
         for window in range(start // self.size, -(-stop // self.size)):
             low = window * self.size
-            permutation = _generator(self.seed, _WINDOW_STREAM, window).permutation(self.size) + low
+            permutation = generator(self.seed, WINDOW_STREAM, window).permutation(self.size) + low
             parts.append(permutation[max(start - low, 0) : stop - low])
         return np.concatenate(parts)
 
@@ -66,60 +64,59 @@ class WindowShuffle:
 
 
 class SampleOrder:
-    """The endless order of one data set's samples.
+    """The endless order of all samples of a run.
 
     Args:
-        shard_sizes: samples of each shard.
-        chunk_size: samples of a chunk; the last chunk of a shard may hold fewer.
-        shuffle: the permutation within windows; its seed also orders the chunks.
+        datasets: the sequences that are mixed.
+        shuffle: the permutation within windows.
+        weights: the data sets' shares as whole numbers, to any common scale.
     """
 
-    def __init__(self, shard_sizes: Sequence[int], chunk_size: int, shuffle: WindowShuffle) -> None:
-        sizes = np.asarray(shard_sizes, dtype=np.int64)
-        chunks_per_shard = -(-sizes // chunk_size)
-        self.chunk_size = chunk_size
+    def __init__(self, datasets: Sequence[DatasetOrder], shuffle: WindowShuffle, weights: Sequence[int] = (1,)) -> None:
+        self.datasets = tuple(datasets)
         self.shuffle = shuffle
-        self.num_samples = int(sizes.sum())
-        self._shard_of_chunk = np.repeat(np.arange(len(sizes), dtype=np.int32), chunks_per_shard)
-        self._first_chunk_of_shard = np.concatenate(([0], np.cumsum(chunks_per_shard)[:-1])).astype(np.int64)
-        within = np.arange(len(self._shard_of_chunk)) - self._first_chunk_of_shard[self._shard_of_chunk]
-        self._chunk_sizes = np.minimum(chunk_size, sizes[self._shard_of_chunk] - within * chunk_size)
-        self._epoch_chunks = lru_cache(maxsize=2)(self._permute_chunks)
+        self._cumulated = [0, *accumulate(weights)]
 
-    def window_visits(self, start: int, stop: int) -> list[ChunkVisit]:
+    def taken(self, dataset: int, window: int) -> int:
+        """How many samples of a data set the first ``window`` windows hold."""
+        total = window * self.shuffle.size
+        low, high = (total * self._cumulated[at] // self._cumulated[-1] for at in (dataset, dataset + 1))
+        return high - low
+
+    def window_visits(self, start: int, stop: int) -> VisitRows:
         """The chunks of all windows that positions [start, stop) of the run touch, in unpermuted order."""
         low, high = self.shuffle.bounds(start, stop)
-        visits: list[ChunkVisit] = []
-        while low < high:
-            epoch, offset = divmod(low, self.num_samples)
-            end = min(high - low + offset, self.num_samples)
-            visits.extend(self._epoch_visits(epoch, offset, end))
-            low += end - offset
-        return visits
+        parts = []
+        for window in range(low // self.shuffle.size, high // self.shuffle.size):
+            position = window * self.shuffle.size
+            for number, dataset in enumerate(self.datasets):
+                first, behind = self.taken(number, window), self.taken(number, window + 1)
+                rows = dataset.visits(first, behind)
+                rows[:, -2:] += np.uint64(position) - np.uint64(first)  # start and stop; unsigned numbers wrap around
+                parts.append(rows)
+                position += behind - first
+        return np.concatenate(parts)
 
-    def _epoch_visits(self, epoch: int, start: int, stop: int) -> list[ChunkVisit]:
-        """Chunks at offsets [start, stop) of one epoch."""
-        chunks, ends = self._epoch_chunks(epoch)
-        base = epoch * self.num_samples
-        visits = []
-        for rank in range(int(np.searchsorted(ends, start, side="right")), len(chunks)):
-            chunk = int(chunks[rank])
-            begin = int(ends[rank] - self._chunk_sizes[chunk])
-            if begin >= stop:
-                break
-            shard = int(self._shard_of_chunk[chunk])
-            within = chunk - int(self._first_chunk_of_shard[shard])
-            low, high = max(begin, start), min(int(ends[rank]), stop)
-            first = within * self.chunk_size + low - begin
-            visits.append(ChunkVisit(epoch, shard, within, first, base + low, base + high))
-        return visits
+    def planned(self, stop: int) -> dict[tuple[int, int], Masks]:
+        """The samples at positions [0, stop) by (data set, epoch), one mask a chunk; whole epochs are left out.
 
-    def _permute_chunks(self, epoch: int) -> tuple[npt.NDArray[np.int32], Integers]:
-        """All chunks in the order of ``epoch``, and the position behind the last sample of each."""
-        chunks = (
-            _generator(self.shuffle.seed, _CHUNK_STREAM, epoch).permutation(len(self._chunk_sizes)).astype(np.int32)
-        )
-        return chunks, np.cumsum(self._chunk_sizes[chunks])
+        What the ledger is compared with. Epochs are those that have begun and of which some position is still to come.
+        """
+        window = stop // self.shuffle.size
+        planned = {}
+        for number, dataset in enumerate(self.datasets):
+            first, behind = self.taken(number, window), self.taken(number, window + 1)
+            for epoch in range(first // dataset.num_samples, -(-behind // dataset.num_samples)):
+                planned[number, epoch] = dataset.visited(epoch, max(first - epoch * dataset.num_samples, 0)).copy()
+        low = window * self.shuffle.size
+        visits = unpack_visits(self.window_visits(low, stop)) if low < stop else []
+        starts = [visit.start for visit in visits]
+        for position in self.shuffle.positions(low, stop).tolist():
+            visit = visits[bisect_right(starts, position) - 1]
+            shard, within = divmod(visit.indices()[position - visit.start], CHUNK_SAMPLES)
+            chunk = int(self.datasets[visit.dataset].table.first_chunk[visit.shard]) + shard
+            planned[visit.dataset, visit.epoch][chunk] |= np.uint64(1 << within)
+        return planned
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,3 @@ class BlockLayout:
     def positions(self, block: int) -> tuple[int, int]:
         """First position of the run that a block holds, and the one behind its last."""
         return block * self.micro_size, (block + 1) * self.micro_size
-
-
-def _generator(seed: int, stream: int, number: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=[seed, stream << 56 | number]))

@@ -28,14 +28,41 @@ def scan_parquet(store: Store, info: ObjectInfo) -> ShardRow:
     Raises ShardReadError when reading fails after its retries.
     """
 
-    def read() -> pq.FileMetaData:
-        with store.open_input(info.path) as file:
-            return pq.ParquetFile(file).metadata
-
     try:
-        metadata = retried(lambda: _explained(read, f"{store.uri}/{info.path}"))
+        metadata = read_footer(store, info.path)
     except pa.ArrowInvalid as error:
         return ShardRow(info.path, info.size_bytes, info.etag, 0, (), (f"not a whole Parquet file: {error}",))
+    return to_row(info, metadata)
+
+
+def read_footer(store: Store, path: str) -> pq.FileMetaData:
+    """Schema and row groups of a Parquet file.
+
+    Raises:
+        ShardReadError: reading failed after its retries.
+        pyarrow.ArrowInvalid: the file is not whole.
+    """
+
+    def read() -> pq.FileMetaData:
+        with store.open_input(path) as file:
+            return pq.ParquetFile(file).metadata
+
+    return retried(lambda: _explained(read, f"{store.uri}/{path}"))
+
+
+def read_columns(store: Store, path: str, names: Collection[str]) -> pa.Table:
+    """Those of the columns ``names`` that a Parquet file has, all rows; raises as ``read_footer``."""
+
+    def read() -> pa.Table:
+        with store.open_input(path) as file:
+            source = pq.ParquetFile(file)
+            return source.read(columns=[name for name in source.schema_arrow.names if name in names])
+
+    return retried(lambda: _explained(read, f"{store.uri}/{path}"))
+
+
+def to_row(info: ObjectInfo, metadata: pq.FileMetaData) -> ShardRow:
+    """The index row of a Parquet shard with this footer."""
     sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     problems = []
     if not sum(sizes):
@@ -64,31 +91,48 @@ def read_parquet_chunk(store: Store, shard: ShardRow, chunk: int, fields: Collec
             columns = [name for name in source.schema_arrow.names if fields is None or name in fields]
             return source.read_row_groups(groups, columns=columns)
 
-    where = f"{store.uri}/{shard.path}"
     try:
-        table = retried(lambda: _explained(read, where))
+        table = retried(lambda: _explained(read, f"{store.uri}/{shard.path}"))
     except (pa.ArrowInvalid, IndexError, ObjectNotFoundError) as error:
-        raise ShardDamagedError(
-            f"shard {where}, row {start}: {error}. Restore it, or run 'orchestrator data index {store.uri}'"
-        ) from error
-    rows = table.slice(start - shard.boundaries[groups[0]], stop - start).to_pylist()
-    if len(rows) != stop - start:
-        raise ShardDamagedError(
-            f"shard {where}, row {start}: {len(rows)} rows found, its index says {stop - start}; "
-            f"run 'orchestrator data index {store.uri}'"
-        )
+        raise _damaged(store, shard, start, str(error)) from error
+    # Asked after reading: Arrow's file asks for no version, and a shard may be overwritten meanwhile.
+    info = store.stat(shard.path) if shard.etag else None
+    if info is not None and info.etag != shard.etag:
+        raise _damaged(store, shard, start, "the shard was written again since it was indexed")
+    samples = to_samples(table.slice(start - shard.boundaries[groups[0]], stop - start), start)
+    if len(samples) != stop - start:
+        raise _damaged(store, shard, start, f"{len(samples)} rows found, its index says {stop - start}")
+    return samples
+
+
+def to_samples(table: pa.Table, first: int) -> list[RawSample]:
+    """Rows as samples, the first of which is row ``first`` of its file."""
+    for number, field in enumerate(table.schema):
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            # As it is: a text that is not UTF-8 is a fault of its sample, not of the reading.
+            table = table.set_column(number, field.name, table.column(number).cast(pa.large_binary()))
     return [
         RawSample(index, str(index), {name: _to_bytes(value) for name, value in row.items() if value is not None})
-        for index, row in enumerate(rows, start)
+        for index, row in enumerate(table.to_pylist(), first)
     ]
 
 
 def _explained(read: Callable[[], T], where: str) -> T:
-    """Arrow's input errors as ours, so that they are retried; its complaints about content pass through."""
+    """Arrow's input errors as ours, so that they are retried; its complaints about content are ArrowInvalid."""
     try:
         return read()
     except OSError as error:
+        # Arrow calls a page that does not decompress an OSError too; those of the system and of S3 can be told.
+        if error.errno is None and "AWS Error" not in str(error):
+            raise pa.ArrowInvalid(str(error)) from error
         raise ShardReadError(f"{where}: {error}") from error
+
+
+def _damaged(store: Store, shard: ShardRow, row: int, reason: str) -> ShardDamagedError:
+    return ShardDamagedError(
+        f"shard {store.uri}/{shard.path}, row {row}: {reason}. Restore the shard, or index the data set again with "
+        f"'orchestrator data index {store.uri}'"
+    )
 
 
 def _to_bytes(value: Any) -> bytes:

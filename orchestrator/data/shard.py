@@ -12,12 +12,15 @@ class ShardRow:
     path: str
     size_bytes: int
     etag: str
+    """As the shard's own store gives it; empty where none is known. A read of another version is refused."""
     num_samples: int
     boundaries: tuple[int, ...]
     """Tar: byte offset of each chunk's first header, and the end of the last chunk. Parquet: first row of each row
     group, and the number of rows."""
     problems: tuple[str, ...] = ()
     """What is wrong with the shard, in words; the samples counted above are whole all the same."""
+    sha256: str = ""
+    """Hexadecimal, of the content; empty until the whole shard was read (``data verify --fix-index``)."""
 
     @property
     def num_chunks(self) -> int:

@@ -22,7 +22,11 @@ ReadAt = Callable[[int, int], bytes]
 
 
 class TarFaultError(Exception):
-    """The archive breaks off or is damaged; says at which byte."""
+    """The archive breaks off or is damaged; says at which byte. ``reason`` is one of ``problems.REASONS``."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ def walk_members(read_at: ReadAt, start: int, stop: int, *, marked: bool) -> Ite
     while offset < stop:
         header = read_at(offset, BLOCK_BYTES)
         if len(header) < BLOCK_BYTES:
-            raise TarFaultError(f"cut off inside the header at byte {offset}")
+            raise TarFaultError("truncated_header", f"cut off inside the header at byte {offset}")
         if not any(header):
             return
         kind = header[156]
@@ -62,8 +66,12 @@ def walk_members(read_at: ReadAt, start: int, stop: int, *, marked: bool) -> Ite
         data_start = offset + BLOCK_BYTES
         if kind in (_GNU_LONG_NAME, _PAX_HEADER):
             if header_size > MAX_NAME_BYTES:
-                raise TarFaultError(f"a name of {header_size} bytes at byte {offset}; at most {MAX_NAME_BYTES}")
+                raise TarFaultError(
+                    "header_damaged", f"a name of {header_size} bytes at byte {offset}; at most {MAX_NAME_BYTES}"
+                )
             data = read_at(data_start, header_size)
+            if len(data) < header_size:
+                raise TarFaultError("truncated_header", f"cut off inside the long name at byte {offset}")
             if kind == _GNU_LONG_NAME:
                 name = data.rstrip(b"\0").decode(errors="surrogateescape")
             else:
@@ -73,15 +81,19 @@ def walk_members(read_at: ReadAt, start: int, stop: int, *, marked: bool) -> Ite
         size_bytes = header_size if size is None else size
         member = TarMember(name or _name(header), first, data_start, 0 if kind in _WITHOUT_DATA else size_bytes)
         if member.size_bytes > MAX_MEMBER_BYTES:
-            raise TarFaultError(f"a member of {size_bytes} bytes at byte {offset}; at most {MAX_MEMBER_BYTES}")
+            raise TarFaultError(
+                "member_too_large", f"a member of {size_bytes} bytes at byte {offset}; at most {MAX_MEMBER_BYTES}"
+            )
         if member.stop > stop:
-            raise TarFaultError(f"cut off inside {member.name}, which needs bytes up to {member.stop} of {stop}")
+            raise TarFaultError(
+                "truncated_data", f"cut off inside {member.name}, which needs bytes up to {member.stop} of {stop}"
+            )
         if kind in _PLAIN and not member.name.endswith("/"):
             yield member
         offset = first = member.stop
         name = size = None
     if marked:
-        raise TarFaultError(f"no end-of-archive marker at byte {offset}: cut off between two members")
+        raise TarFaultError("truncated_end", f"no end-of-archive marker at byte {offset}: cut off between two members")
 
 
 def _padded(size_bytes: int) -> int:
@@ -94,9 +106,9 @@ def _checked_size(header: bytes, offset: int) -> int:
         checksum = _number(header[148:156])
         size = _number(header[124:136])
     except ValueError as error:
-        raise TarFaultError(f"no tar header at byte {offset}") from error
+        raise TarFaultError("header_damaged", f"no tar header at byte {offset}") from error
     if sum(header) - sum(header[148:156]) + 8 * ord(" ") != checksum or size < 0:
-        raise TarFaultError(f"damaged header at byte {offset}: its checksum does not hold")
+        raise TarFaultError("header_damaged", f"damaged header at byte {offset}: its checksum does not hold")
     return size
 
 
@@ -128,4 +140,4 @@ def _pax_fields(data: bytes, offset: int) -> tuple[str | None, int | None]:
         path, size = fields.get(b"path"), fields.get(b"size")
         return path.decode(errors="surrogateescape") if path else None, int(size) if size else None
     except ValueError as error:
-        raise TarFaultError(f"damaged pax header at byte {offset}") from error
+        raise TarFaultError("header_damaged", f"damaged pax header at byte {offset}") from error

@@ -4,6 +4,7 @@
 ranged read. Both group members by the same rule, so that a sample's position never depends on who counts.
 """
 
+import contextlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -12,11 +13,11 @@ from orchestrator.data.sample import RawSample
 from orchestrator.data.shard import CHUNK_SAMPLES, ShardRow
 from orchestrator.data.tar import TarFaultError, TarMember, walk_members
 from orchestrator.errors import ShardDamagedError
-from orchestrator.storage.store import ObjectInfo, ObjectNotFoundError, Store
+from orchestrator.storage.store import ObjectChangedError, ObjectInfo, ObjectNotFoundError, Store
 
 
 @dataclass(frozen=True)
-class _TarSample:
+class TarSample:
     """Members of one sample, by extension, in their order."""
 
     key: str
@@ -24,79 +25,117 @@ class _TarSample:
 
     @property
     def start(self) -> int:
+        """Offset of its first header."""
         return next(iter(self.members.values())).start
 
     @property
     def stop(self) -> int:
+        """Offset behind its last member."""
         return next(reversed(self.members.values())).stop
 
 
 class _WindowReader:
     """Reads at rising offsets through a window as large as a request is worth."""
 
-    def __init__(self, store: Store, path: str) -> None:
+    def __init__(self, store: Store, path: str, etag: str) -> None:
         self._store = store
         self._path = path
+        self._etag = etag
         self._start = 0
         self._window = b""
 
     def read_at(self, offset: int, length: int) -> bytes:
         if not self._start <= offset <= offset + length <= self._start + len(self._window):
             wanted = max(length, self._store.read_unit_bytes)
-            self._window = retried(lambda: self._store.read_range(self._path, offset, wanted))
+            self._window = retried(lambda: self._store.read_range(self._path, offset, wanted, self._etag))
             self._start = offset
         return self._window[offset - self._start : offset - self._start + length]
+
+
+class ChunkTable:
+    """The whole samples of a tar shard, on their way to its index row."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._stop = 0
+        self._keys: set[str] = set()
+
+    def add(self, sample: TarSample) -> None:
+        """Count the next sample."""
+        self._starts.append(sample.start)
+        self._stop = sample.stop
+        self._keys.add(sample.key)
+
+    def to_row(self, info: ObjectInfo, fault: TarFaultError | None) -> ShardRow:
+        """The index row; ``fault`` is what ended the walk. The sample before it may lack members: it was not added."""
+        num_samples = len(self._starts)
+        num_repeated = num_samples - len(self._keys)
+        problems = []
+        if fault is not None:
+            problems.append(str(fault) if info.size_bytes else "the file is empty")
+        if num_repeated:
+            problems.append(f"{num_repeated} samples repeat a key: members of a sample must lie side by side")
+        if not num_samples and not problems:
+            problems.append("no member is named key.extension")
+        boundaries = (*self._starts[::CHUNK_SAMPLES], self._stop) if num_samples else ()
+        return ShardRow(info.path, info.size_bytes, info.etag, num_samples, boundaries, tuple(problems))
 
 
 def scan_tar(store: Store, info: ObjectInfo) -> ShardRow:
     """The index row of a tar shard; what is wrong with it stands in ``problems``.
 
-    Raises ShardReadError when reading fails after its retries.
+    Raises:
+        ShardReadError: reading failed after its retries.
+        ShardDamagedError: the shard was written again, or deleted, since it was listed.
     """
-    starts: list[int] = []
-    stop = 0
-    keys: set[str] = set()
-    problems = []
-    reader = _WindowReader(store, info.path)
-    try:
-        for sample in _group(walk_members(reader.read_at, 0, info.size_bytes, marked=True)):
-            starts.append(sample.start)
-            stop = sample.stop
-            keys.add(sample.key)
-    except TarFaultError as error:  # the sample before the fault may lack members, so it is not counted
-        problems.append(str(error) if info.size_bytes else "the file is empty")
-    if len(keys) < len(starts):
-        problems.append(f"{len(starts) - len(keys)} samples repeat a key: members of a sample must lie side by side")
-    if not starts and not problems:
-        problems.append("no member is named key.extension")
-    boundaries = (*starts[::CHUNK_SAMPLES], stop) if starts else ()
-    return ShardRow(info.path, info.size_bytes, info.etag, len(starts), boundaries, tuple(problems))
+    reader = _WindowReader(store, info.path, info.etag)
+    table = ChunkTable()
+    fault = None
+    with _damage_named(store, info.path, 0):
+        try:
+            for sample in group_members(walk_members(reader.read_at, 0, info.size_bytes, marked=True)):
+                table.add(sample)
+        except TarFaultError as error:
+            fault = error
+    return table.to_row(info, fault)
 
 
 def read_tar_chunk(store: Store, shard: ShardRow, chunk: int, fields: Collection[str] | None) -> list[RawSample]:
     """See ``readers.read_chunk``."""
     start, stop = shard.boundaries[chunk], shard.boundaries[chunk + 1]
-    try:
-        data = retried(lambda: store.read_range(shard.path, start, stop - start))
-    except ObjectNotFoundError as error:
-        raise _damaged(store, shard, start, "the shard is gone") from error
-    if len(data) < stop - start:
-        raise _damaged(store, shard, start, f"it ends at byte {start + len(data)}, its index says {shard.size_bytes}")
     first, end = shard.chunk_range(chunk)
-    members = walk_members(lambda offset, length: data[offset : offset + length], 0, len(data), marked=False)
-    try:
+    with _damage_named(store, shard.path, start):
+        data = retried(lambda: store.read_range(shard.path, start, stop - start, shard.etag))
+        if len(data) < stop - start:
+            ends = start + len(data)
+            raise _damaged(store, shard.path, start, f"it ends at byte {ends}, its index says {shard.size_bytes}")
+        members = walk_members(lambda offset, length: data[offset : offset + length], 0, len(data), marked=False)
         samples = [
             RawSample(first + position, sample.key, _contents(data, sample, fields))
-            for position, sample in enumerate(_group(members))
+            for position, sample in enumerate(group_members(members))
         ]
-    except TarFaultError as error:
-        raise _damaged(store, shard, start, f"behind that byte: {error}") from error
     if len(samples) != end - first:
-        raise _damaged(store, shard, start, f"{len(samples)} samples found, its index says {end - first}")
+        raise _damaged(store, shard.path, start, f"{len(samples)} samples found, its index says {end - first}")
     return samples
 
 
-def _contents(data: bytes, sample: _TarSample, fields: Collection[str] | None) -> dict[str, bytes]:
+def read_keys(store: Store, shard: ShardRow) -> list[str]:
+    """The keys of a shard's samples, in order, from its headers alone.
+
+    Raises:
+        ShardReadError: reading failed after its retries.
+        ShardDamagedError: the shard is gone, or does not hold what its index says.
+    """
+    start, stop = shard.boundaries[0], shard.boundaries[-1]
+    reader = _WindowReader(store, shard.path, shard.etag)
+    with _damage_named(store, shard.path, start):
+        keys = [sample.key for sample in group_members(walk_members(reader.read_at, start, stop, marked=False))]
+    if len(keys) != shard.num_samples:
+        raise _damaged(store, shard.path, start, f"{len(keys)} samples found, its index says {shard.num_samples}")
+    return keys
+
+
+def _contents(data: bytes, sample: TarSample, fields: Collection[str] | None) -> dict[str, bytes]:
     return {
         extension: data[member.data_start : member.data_start + member.size_bytes]
         for extension, member in sample.members.items()
@@ -104,23 +143,23 @@ def _contents(data: bytes, sample: _TarSample, fields: Collection[str] | None) -
     }
 
 
-def _group(members: Iterable[TarMember]) -> Iterator[_TarSample]:
+def group_members(members: Iterable[TarMember]) -> Iterator[TarSample]:
     """Consecutive members of one key; a repeated extension begins the next sample."""
     key, group = "", dict[str, TarMember]()
     for member in members:
-        parts = _split_name(member.name)
+        parts = split_name(member.name)
         if parts is None:
             continue
         if group and (parts[0] != key or parts[1] in group):
-            yield _TarSample(key, group)
+            yield TarSample(key, group)
             group = {}
         key = parts[0]
         group[parts[1]] = member
     if group:
-        yield _TarSample(key, group)
+        yield TarSample(key, group)
 
 
-def _split_name(name: str) -> tuple[str, str] | None:
+def split_name(name: str) -> tuple[str, str] | None:
     """Key and extension, cut at the first dot of the base name; None for a name that has not both."""
     folder, _, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
@@ -129,8 +168,21 @@ def _split_name(name: str) -> tuple[str, str] | None:
     return (f"{folder}/{stem}" if folder else stem), extension.lower()
 
 
-def _damaged(store: Store, shard: ShardRow, offset: int, reason: str) -> ShardDamagedError:
+@contextlib.contextmanager
+def _damage_named(store: Store, path: str, offset: int) -> Iterator[None]:
+    """What the storage and the archive say of a shard that is not what it was, as ShardDamagedError."""
+    try:
+        yield
+    except ObjectNotFoundError as error:
+        raise _damaged(store, path, offset, "the shard is gone") from error
+    except ObjectChangedError as error:
+        raise _damaged(store, path, offset, "the shard was written again since it was indexed") from error
+    except TarFaultError as error:
+        raise _damaged(store, path, offset, f"behind that byte: {error}") from error
+
+
+def _damaged(store: Store, path: str, offset: int, reason: str) -> ShardDamagedError:
     return ShardDamagedError(
-        f"shard {store.uri}/{shard.path}, chunk at byte {offset}: {reason}. Restore the shard, or index the data set "
+        f"shard {store.uri}/{path}, chunk at byte {offset}: {reason}. Restore the shard, or index the data set "
         f"again with 'orchestrator data index {store.uri}'"
     )

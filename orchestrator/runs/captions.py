@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 from orchestrator.data.index import DatasetIndex, load_index
@@ -38,7 +39,9 @@ _READ_THREADS = 8  # ranged reads wait on the storage, not on a core
 logger = logging.getLogger(__name__)
 
 
-def read_tokenizer_facts(job: PretrainSpec, cluster: ClusterSpec, train: ShardsFacts | None) -> TokenizerFacts | None:
+def read_tokenizer_facts(
+    job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts]
+) -> TokenizerFacts | None:
     """The job's tokenizer; None: its objective reads no tokens, or it is trained when the job runs.
 
     Raises:
@@ -55,7 +58,9 @@ def read_tokenizer_facts(job: PretrainSpec, cluster: ClusterSpec, train: ShardsF
     return None if data is None else _tokenizer_facts(place.uri, read_trained_tokenizer(data, place.uri))
 
 
-def read_vocabulary_facts(job: PretrainSpec, cluster: ClusterSpec, train: ShardsFacts | None) -> VocabularyFacts | None:
+def read_vocabulary_facts(
+    job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts]
+) -> VocabularyFacts | None:
     """The job's concepts; None: its objective reads none, or they are counted when the job runs.
 
     Raises:
@@ -74,7 +79,7 @@ def read_vocabulary_facts(job: PretrainSpec, cluster: ClusterSpec, train: Shards
 
 
 def prepare_captions(
-    job: PretrainSpec, cluster: ClusterSpec, train: ShardsFacts | None, on_progress: OnProgress | None
+    job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts], on_progress: OnProgress | None
 ) -> None:
     """Train the tokenizer or count the concepts that the job needs and nobody made yet.
 
@@ -90,7 +95,7 @@ def prepare_captions(
 
 
 def _prepare_tokenizer(
-    job: PretrainSpec, cluster: ClusterSpec, train: ShardsFacts | None, on_progress: OnProgress | None
+    job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts], on_progress: OnProgress | None
 ) -> None:
     place = _tokenizer_place(job, cluster, train)
     if place.read() is not None:
@@ -104,10 +109,10 @@ def _prepare_vocabulary(
     job: PretrainSpec,
     objective: CatlipSpec,
     cluster: ClusterSpec,
-    train: ShardsFacts | None,
+    train: Sequence[ShardsFacts],
     on_progress: OnProgress | None,
 ) -> None:
-    if train is None:
+    if not train:
         raise PlanError(
             "objective.vocabulary: synthetic data has no captions to count concepts in; name a concepts.parquet"
         )
@@ -143,27 +148,27 @@ class _Place:
         open_store(self.folder, self.s3).write_bytes(self.name, data)
 
 
-def _tokenizer_place(job: PretrainSpec, cluster: ClusterSpec, train: ShardsFacts | None) -> _Place:
+def _tokenizer_place(job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts]) -> _Place:
     return _place(job, cluster, train, "tokenizer-{}.json", {"size": job.text.trained_size})
 
 
 def _vocabulary_place(
-    job: PretrainSpec, objective: CatlipSpec, cluster: ClusterSpec, train: ShardsFacts | None
+    job: PretrainSpec, objective: CatlipSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts]
 ) -> _Place:
     settings = objective.model_dump(include={"min_count", "max_concepts"})
     return _place(job, cluster, train, "concepts-{}.parquet", settings)
 
 
 def _place(
-    job: PretrainSpec, cluster: ClusterSpec, train: ShardsFacts | None, pattern: str, settings: dict[str, object]
+    job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts], pattern: str, settings: dict[str, object]
 ) -> _Place:
     """The key: same shards and same settings, same file; anything else, another file beside it."""
     if isinstance(job.data, ShardsSpec):
         settings = {**settings, "caption_fields": job.data.caption_fields, "most_samples": MOST_SAMPLES}
-        folder = join_uri(cluster.storage.data, job.data.train)
+        folder = join_uri(cluster.storage.data, job.data.sources[0].uri)
     else:
         folder = join_uri(cluster.storage.runs, job.name)
-    content = [train.digest if train else None, settings]
+    content = [[shards.digest for shards in train], settings]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     return _Place(f"{folder}/_orchestrator", pattern.format(key), cluster.storage.s3)
 
@@ -189,38 +194,44 @@ class _Captions:
 
     def __init__(self, job: PretrainSpec, cluster: ClusterSpec, on_progress: OnProgress | None) -> None:
         assert isinstance(job.data, ShardsSpec)
-        self._spec = job.data
-        self._store = open_store(join_uri(cluster.storage.data, job.data.train), cluster.storage.s3)
+        self._fields = job.data.caption_fields
+        uris = [join_uri(cluster.storage.data, source.uri) for source in job.data.sources]
+        self._stores = [open_store(uri, cluster.storage.s3) for uri in uris]
         self._on_progress = on_progress
         self.num_captions = 0
 
     def __iter__(self) -> Iterator[str]:
-        index = load_index(self._store, verify=False)  # it was verified for the facts
-        assert index is not None, "folders are indexed before their captions are read"
-        total = min(index.num_samples, MOST_SAMPLES)
-        if total < index.num_samples:
-            logger.info("captions of the first %s of %s samples are read", f"{total:,}", f"{index.num_samples:,}")
-        num_samples = num_without = 0
-        for sample in _read_samples(self._store, index, self._spec.caption_fields):
-            captions = _decode_captions(sample, self._spec.caption_fields)
+        indexes = [_require_index(store) for store in self._stores]
+        available = sum(index.num_samples for index in indexes)
+        total = min(available, MOST_SAMPLES)
+        if total < available:
+            logger.info("captions of the first %s of %s samples are read", f"{total:,}", f"{available:,}")
+        num_without = 0
+        sources = zip(self._stores, indexes, strict=True)
+        samples = chain.from_iterable(_read_samples(store, index, self._fields) for store, index in sources)
+        for number, sample in enumerate(islice(samples, total), 1):
+            captions = _decode_captions(sample, self._fields)
             num_without += not captions
             yield from captions
             self.num_captions += len(captions)
-            num_samples += 1
-            if self._on_progress is not None and (num_samples % 1000 == 0 or num_samples == total):
-                self._on_progress(Progress("read captions", num_samples, total, "samples"))
-            if num_samples == total:
-                break
-        self._conclude(num_samples, num_without)
+            if self._on_progress is not None and (number % 1000 == 0 or number == total):
+                self._on_progress(Progress("read captions", number, total, "samples"))
+        self._conclude(total, num_without)
 
     def _conclude(self, num_samples: int, num_without: int) -> None:
         if self.num_captions == 0:
             raise DatasetError(
-                f"{self._store.uri}: none of {num_samples:,} samples has a caption in "
-                f"{', '.join(self._spec.caption_fields)}; correct data.caption_fields"
+                f"{', '.join(store.uri for store in self._stores)}: none of {num_samples:,} samples has a caption in "
+                f"{', '.join(self._fields)}; correct data.caption_fields"
             )
         if num_without:
             logger.warning("%s of %s samples have no caption", f"{num_without:,}", f"{num_samples:,}")
+
+
+def _require_index(store: Store) -> DatasetIndex:
+    index = load_index(store, verify=False)  # it was verified for the facts
+    assert index is not None, "folders are indexed before their captions are read"
+    return index
 
 
 def _decode_captions(sample: RawSample, fields: Sequence[str]) -> list[str]:

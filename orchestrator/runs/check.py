@@ -73,12 +73,14 @@ def _look_at_captions(job: PretrainSpec, cluster: ClusterSpec) -> str:
 
 def _look_at_plan(job: PretrainSpec, cluster: ClusterSpec) -> str:
     facts = read_facts(job, cluster)
-    if isinstance(job.data, SyntheticSpec) or facts.train is not None:
+    if isinstance(job.data, SyntheticSpec) or facts.train:
         return dict(describe_plan(resolve_plan(job, cluster, facts)))["batch"]
     # All that does not depend on the number of samples can be told apart from an index.
     size = job.batch.global_size
-    stand_in = ShardsFacts(uri=job.data.train, digest="", num_shards=1, num_samples=size, bytes=0)
-    resolve_plan(job, cluster, facts.model_copy(update={"train": stand_in}))
+    stand_ins = tuple(
+        ShardsFacts(uri=source.uri, digest="", num_shards=1, num_samples=size, bytes=0) for source in job.data.sources
+    )
+    resolve_plan(job, cluster, facts.model_copy(update={"train": stand_ins}))
     return "job and cluster fit; the number of steps follows from the index"
 
 

@@ -6,11 +6,13 @@ Owns the order of preparation: places open, folders have an index, captions beca
 
 import logging
 import os
+from functools import partial
 
 import psutil
 
-from orchestrator.data.image import decoder_version
+from orchestrator.data.decode import decoder_version
 from orchestrator.data.index import DatasetIndex, index_dataset, load_index, save_index
+from orchestrator.data.selection import OpenList, ensure_selection, find_selection, selection_key
 from orchestrator.errors import DatasetError, EvaluationError, StorageAccessError
 from orchestrator.evaluation.targets import TARGETS_FILE, load_targets
 from orchestrator.runs.captions import prepare_captions, read_tokenizer_facts, read_vocabulary_facts
@@ -19,6 +21,7 @@ from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts
 from orchestrator.spec.job import PretrainSpec, ShardsSpec
 from orchestrator.spec.load import join_uri
+from orchestrator.spec.selection import SelectionSpec
 from orchestrator.storage.store import ObjectNotFoundError, Store, check_store, open_store
 
 _MOST_PROBLEMS = 20  # shown of one folder
@@ -32,9 +35,10 @@ def read_facts(job: PretrainSpec, cluster: ClusterSpec) -> Facts:
     Raises:
         UserError: a place that does not open, a tokenizer or vocabulary that does not load.
     """
-    train = heldout = None
+    train: tuple[ShardsFacts, ...] = ()
+    heldout = None
     if isinstance(job.data, ShardsSpec):
-        train = read_shards_facts(job.data.train, cluster)
+        train = _read_train_facts(job.data, cluster)
         heldout = read_shards_facts(job.data.heldout, cluster) if job.data.heldout else None
     return Facts(
         machine=machine_facts(cluster),
@@ -60,7 +64,9 @@ def prepare_facts(job: PretrainSpec, cluster: ClusterSpec, on_progress: OnProgre
         check_evaluation_set(location, cluster)
     for location in locations:
         ensure_index(location, cluster, on_progress)
-    train = read_shards_facts(job.data.train, cluster) if isinstance(job.data, ShardsSpec) else None
+    if isinstance(job.data, ShardsSpec):
+        _ensure_selections(job.data, cluster, on_progress)
+    train = _read_train_facts(job.data, cluster) if isinstance(job.data, ShardsSpec) else ()
     prepare_captions(job, cluster, train, on_progress)
     return read_facts(job, cluster)
 
@@ -69,28 +75,40 @@ def data_locations(job: PretrainSpec) -> list[str]:
     """Every folder of shards that the job names, as the job names it."""
     locations = list(job.evaluation.sets)
     if isinstance(job.data, ShardsSpec):
-        locations = [job.data.train, *([job.data.heldout] if job.data.heldout else []), *locations]
+        train = [source.uri for source in job.data.sources]
+        locations = [*train, *([job.data.heldout] if job.data.heldout else []), *locations]
     return list(dict.fromkeys(locations))
 
 
-def read_shards_facts(location: str, cluster: ClusterSpec) -> ShardsFacts | None:
-    """What the index of a folder of shards says; None where there is none yet.
+def read_shards_facts(location: str, cluster: ClusterSpec, select: SelectionSpec | None = None) -> ShardsFacts | None:
+    """What the index of a folder of shards says, and the selection; None where either is not made yet.
 
     Raises:
         StorageAccessError: the folder does not open.
-        DatasetError: the index does not match its shards.
+        DatasetError: the index does not match its shards, or a list of samples does not open.
     """
     store = _open_data(location, cluster)
     check_store(store, write=False)
     index = load_index(store)
     if index is None:
         return None
+    facts = _index_facts(location, cluster, index)
+    if select is None:
+        return facts
+    selection = find_selection(store, selection_key(store, index, select, _list_opener(cluster)))
+    if selection is None:
+        return None
+    kept = {"selection": selection.digest, "num_kept": selection.num_kept, "filtered": selection.filtered}
+    return facts.model_copy(update=kept)
+
+
+def _index_facts(location: str, cluster: ClusterSpec, index: DatasetIndex) -> ShardsFacts:
     return ShardsFacts(
         uri=join_uri(cluster.storage.data, location),
         digest=index.digest,
         num_shards=len(index.shards),
         num_samples=index.num_samples,
-        bytes=sum(shard.size_bytes for shard in index.shards),
+        bytes=index.size_bytes,
     )
 
 
@@ -108,12 +126,7 @@ def index_shards(store: Store, on_progress: OnProgress | None = None) -> Dataset
         DatasetError: no shards or no samples there.
         StorageAccessError: the folder does not open, or takes no index, without which readers find no samples.
     """
-
-    def show(done: int, total: int) -> None:
-        if on_progress is not None:
-            on_progress(Progress(f"index {store.uri}", done, total, "shards"))
-
-    index = index_dataset(store, progress=show)
+    index = index_dataset(store, progress=partial(_show_shards, on_progress, f"index {store.uri}"))
     for problem in index.problems[:_MOST_PROBLEMS]:
         logger.warning("%s/%s", store.uri, problem)
     if len(index.problems) > _MOST_PROBLEMS:
@@ -154,6 +167,39 @@ def machine_facts(cluster: ClusterSpec) -> MachineFacts:
         num_cpus=cluster.ray.num_cpus or 2 * num_cores,
         decoder=decoder_version(),
     )
+
+
+def _read_train_facts(data: ShardsSpec, cluster: ClusterSpec) -> tuple[ShardsFacts, ...]:
+    """Of each source; nothing while one of them is not ready."""
+    found = [read_shards_facts(source.uri, cluster, source.select) for source in data.sources]
+    known = tuple(facts for facts in found if facts is not None)
+    return known if len(known) == len(found) else ()
+
+
+def _ensure_selections(data: ShardsSpec, cluster: ClusterSpec, on_progress: OnProgress | None) -> None:
+    for source in data.sources:
+        if source.select is None:
+            continue
+        store = _open_data(source.uri, cluster)
+        index = load_index(store, verify=False)
+        assert index is not None, "folders are indexed before samples are selected"
+        show = partial(_show_shards, on_progress, f"select samples of {store.uri}")
+        ensure_selection(store, index, source.select, _list_opener(cluster), show)
+
+
+def _show_shards(on_progress: OnProgress | None, activity: str, done: int, total: int) -> None:
+    if on_progress is not None:
+        on_progress(Progress(activity, done, total, "shards"))
+
+
+def _list_opener(cluster: ClusterSpec) -> OpenList:
+    """A list of samples lies where data does: a URI, or a path below the cluster's ``storage.data``."""
+
+    def open_list(location: str) -> tuple[Store, str]:
+        folder, _, name = join_uri(cluster.storage.data, location).rpartition("/")
+        return open_store(folder, cluster.storage.s3), name
+
+    return open_list
 
 
 def _open_data(location: str, cluster: ClusterSpec) -> Store:

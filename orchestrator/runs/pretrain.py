@@ -123,6 +123,7 @@ def _train(
 def _record_start(plan: Plan, tracker: Tracker) -> None:
     tracker.log_params(flat_params(plan.model_dump(mode="json")))
     tracker.log_text("plan.json", plan.model_dump_json(indent=2))
-    for name, shards in (("train", plan.data.train), ("heldout", plan.data.heldout)):
-        if shards is not None:
-            tracker.log_input(name, shards.uri, shards.digest)
+    for source in plan.data.sources:
+        tracker.log_input("train", source.shards.uri, source.shards.selection or source.shards.digest)
+    if plan.data.heldout is not None:
+        tracker.log_input("heldout", plan.data.heldout.uri, plan.data.heldout.digest)

@@ -20,6 +20,15 @@ class S3Spec(Section):
     """Tries of one request, the first included, before reading or writing fails."""
 
 
+class CacheSpec(Section):
+    """Ranges of shards kept on each node's own disk, for runs of several epochs."""
+
+    folder: str
+    """A folder on a local disk of every node that reads."""
+    max_bytes: int = Field(ge=2**20)
+    """What it may hold; what was used longest ago goes first."""
+
+
 class StorageSpec(Section):
     """Where data sets and runs live."""
 
@@ -28,6 +37,8 @@ class StorageSpec(Section):
     runs: str
     """Root of run folders (checkpoints, plans): a folder or ``s3://bucket/prefix``."""
     s3: S3Spec = S3Spec()
+    cache: CacheSpec | None = None
+    """Local copies of what is read from buckets; none: every epoch reads it again."""
 
 
 class RaySpec(Section):
@@ -37,6 +48,8 @@ class RaySpec(Section):
     """Address of a cluster that runs already; none: Ray is started here and stopped afterwards."""
     num_cpus: int | None = Field(default=None, ge=1)
     """Logical CPUs of a Ray started here; none: twice the cores (readers wait on storage half of their time)."""
+    ingest_labels: dict[str, str] = Field(default_factory=dict)
+    """Ray labels of the nodes that read and decode, for few devices; none: the node of each worker reads for it."""
     object_store_bytes: int = Field(default=2 * 2**30, ge=80 * 2**20)
     """Shared memory for blocks on their way to workers, of a Ray started here."""
 

@@ -1,11 +1,15 @@
 """A Plan as text for people: what runs, with the arithmetic said aloud. Pure; how it is printed is the CLI's."""
 
 from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.facts import ShardsFacts
 from orchestrator.spec.job import CheckpointSpec, EvaluateSpec, ShardsSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.objective import CatlipSpec
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.presets import PRESETS
+
+_CHUNK_SAMPLES = 64  # as in data/shard.py, which a spec may not import
+_DEVICE_IMAGES_PER_S = 4500  # what a fast device takes of 224 pixel images, the order of magnitude
 
 
 def describe_plan(plan: Plan) -> list[tuple[str, str]]:
@@ -38,13 +42,23 @@ def _describe_data(plan: Plan) -> str:
     data = plan.data
     if not isinstance(data.spec, ShardsSpec):
         return f"{data.num_samples:,} synthetic samples an epoch, made on the fly"
-    lines = []
-    for role, shards in (("train", data.train), ("held out", data.heldout)):
-        if shards is not None:
-            size = f"{shards.num_samples:,} samples in {_count(shards.num_shards, 'shard')}, {_bytes(shards.bytes)}"
-            lines.append(f"{role}: {size}; digest {shards.digest[:16]}; {shards.uri}")
-    lines.append(f"images decoded by {data.decoder}")
+    total = sum(source.weight for source in data.sources)
+    lines = [
+        _describe_shards(f"train ({source.weight / total:.1%})" if len(data.sources) > 1 else "train", source.shards)
+        for source in data.sources
+    ]
+    if data.heldout is not None:
+        lines.append(_describe_shards("held out", data.heldout))
+    lines.append(f"images decoded {data.spec.decode} by {data.decoder}")
     return "\n".join(lines)
+
+
+def _describe_shards(role: str, shards: ShardsFacts) -> str:
+    size = f"{shards.num_samples:,} samples in {_count(shards.num_shards, 'shard')}, {_bytes(shards.bytes)}"
+    if shards.num_kept is not None:
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in shards.filtered.items() if number)
+        size += f", {shards.num_kept:,} of them selected (filtered: {reasons or 'none'})"
+    return f"{role}: {size}; digest {shards.digest[:16]}; {shards.uri}"
 
 
 def _describe_model(plan: Plan) -> str:
@@ -86,11 +100,34 @@ def _describe_workers(plan: Plan) -> str:
 
 def _describe_stream(plan: Plan) -> str:
     stream = plan.stream
-    return (
+    task_samples = min(stream.blocks_per_task * plan.batch.micro_size, stream.window)
+    lines = [
         f"blocks of {plan.batch.micro_size:,} rows, {_bytes(stream.block_bytes)}; {stream.blocks_per_task} blocks "
-        f"a read task; {stream.window:,} samples mixed with one another\n"
-        f"object store: {_bytes(stream.object_store_bytes)} at least"
-    )
+        f"a read task; {stream.window:,} samples mixed with one another",
+        f"object store: {_bytes(stream.object_store_bytes)} of blocks on their way at most",
+    ]
+    if (times := _reads_per_chunk(stream.window, task_samples)) > 1.05:
+        lines.append(
+            f"each chunk is read about {times:.1f} times, by the {stream.window / task_samples:.0f} tasks of a window; "
+            f"storage.cache or a smaller data.shuffle_window would spare a bucket that"
+        )
+    if stream.ingest_labels:
+        labels = ", ".join(f"{key}={value}" for key, value in stream.ingest_labels.items())
+        image_bytes = 3 * plan.model.image_size**2
+        lines.append(
+            f"decoded on nodes with {labels}: {image_bytes / 1e3:,.1f} kB an image cross the network, "
+            f"{image_bytes * _DEVICE_IMAGES_PER_S / 1e6:,.0f} MB/s for a device that takes "
+            f"{_DEVICE_IMAGES_PER_S:,} images/s"
+        )
+    if stream.cache is not None:
+        lines.append(f"cache: {_bytes(stream.cache.max_bytes)} in {stream.cache.folder} of each node")
+    return "\n".join(lines)
+
+
+def _reads_per_chunk(window: int, task_samples: int) -> float:
+    """How many of a window's tasks need a chunk, on average: each holds a random part of the window."""
+    num_tasks = window / task_samples
+    return num_tasks * (1 - (1 - 1 / num_tasks) ** _CHUNK_SAMPLES)
 
 
 def _describe_schedule(plan: Plan) -> str:

@@ -14,6 +14,17 @@ class ShardsFacts(Section):
     num_shards: int
     num_samples: int
     bytes: int
+    selection: str | None = None
+    """Digest of what the job's selection keeps of them."""
+    num_kept: int | None = None
+    """Samples that the selection keeps."""
+    filtered: dict[str, int] = Field(default_factory=dict)
+    """Samples that it leaves out, by reason."""
+
+    @property
+    def num_usable(self) -> int:
+        """Samples that a job trains on in an epoch."""
+        return self.num_samples if self.num_kept is None else self.num_kept
 
 
 class TokenizerFacts(Section):
@@ -48,10 +59,11 @@ class MachineFacts(Section):
 
 
 class Facts(Section):
-    """All of the above, as far as it is known; ``None``: made when the job runs."""
+    """All of the above, as far as it is known; what is missing is made when the job runs."""
 
     machine: MachineFacts
-    train: ShardsFacts | None = None
+    train: tuple[ShardsFacts, ...] = ()
+    """Of each source; none while one of them has no index or no selection yet."""
     heldout: ShardsFacts | None = None
     tokenizer: TokenizerFacts | None = None
     vocabulary: VocabularyFacts | None = None

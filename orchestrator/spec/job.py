@@ -1,11 +1,13 @@
 """What to run: the sections of a job file. Nothing here says where it runs (that is ``spec/cluster.py``)."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from orchestrator.spec.objective import ObjectiveSpec
 from orchestrator.spec.section import Section
+from orchestrator.spec.selection import SelectionSpec
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
@@ -40,25 +42,76 @@ class AugmentationSpec(Section):
         return self
 
 
+class SourceSpec(Section):
+    """One of the data sets that a job trains on, and its share of the samples."""
+
+    uri: str
+    """Folder of training shards: a URI, or a path below the cluster's ``storage.data``."""
+    weight: float | None = Field(default=None, gt=0)
+    """Share relative to the other sources' weights; none: as many as it has samples."""
+    proportion: float | None = Field(default=None, gt=0, le=1)
+    """Share of all samples; those of all sources add up to 1. Kept exactly, in every window of the shuffle."""
+    select: SelectionSpec | None = None
+    """Which of its samples are trained on; none: all."""
+
+
 class ShardsSpec(Section):
     """Image-text shards in a folder or bucket."""
 
     kind: Literal["shards"]
-    train: str
-    """Folder of training shards: a URI, or a path below the cluster's ``storage.data``."""
+    train: str | tuple[SourceSpec, ...]
+    """Folder of training shards (a URI, or a path below the cluster's ``storage.data``), or several sources."""
+    epoch_samples: int | None = Field(default=None, ge=1)
+    """What ``budget.epochs`` counts; none: all samples of all sources, each of which keeps epochs of its own."""
     heldout: str | None = None
     """Folder of shards for the held-out loss; none: no held-out loss."""
     image_fields: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
     """Tar member extensions (or Parquet columns) that may hold the image; the first that is there counts."""
     caption_fields: tuple[str, ...] = ("txt",)
     """Tar member extensions (or Parquet columns) that hold captions; with several, one is drawn per epoch."""
+    caption_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """How often each of the caption fields is drawn, relative to the others that a sample has; 1 where not named."""
     augmentation: AugmentationSpec = AugmentationSpec()
+    decode: Literal["fast", "exact"] = "fast"
+    """``exact``: crops as Pillow's antialiased bicubic filter makes them of the whole image, to a grey level;
+    ``fast``: JPEGs are read at a fraction of their size, down to half of the pixels a side that the crop gets
+    (docs/data.md has the measured price). Held-out and evaluation images are always exact."""
     max_image_pixels: int = Field(default=89_478_485, ge=1)
     """Larger images are skipped and counted: a decompression bomb takes a worker down (Pillow's own limit)."""
     max_skipped_fraction: float = Field(default=0.01, ge=0, le=1)
     """The run stops by name once a greater share of its samples had to be skipped."""
     shuffle_window: int = Field(default=2048, ge=1)
     """Samples that are mixed with one another, gathered from chunks of many shards (data/order.py)."""
+
+    @property
+    def sources(self) -> tuple[SourceSpec, ...]:
+        """What is trained on, in either form of ``train``."""
+        return (SourceSpec(uri=self.train),) if isinstance(self.train, str) else self.train
+
+    @model_validator(mode="after")
+    def _weighted_fields(self) -> "ShardsSpec":
+        for field in self.caption_weights:
+            if field not in self.caption_fields:
+                raise ValueError(
+                    f"caption_weights names '{field}'; caption_fields has {', '.join(self.caption_fields)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _shares(self) -> "ShardsSpec":
+        if not self.sources:
+            raise ValueError("train names no source; wanted a folder of shards, or a list of sources")
+        for key in ("weight", "proportion"):
+            given = [getattr(source, key) for source in self.sources]
+            if any(share is not None for share in given) and None in given:
+                without = self.sources[given.index(None)].uri
+                raise ValueError(f"source {without} has no {key}, but others have; give one to all or to none")
+        proportions = [source.proportion for source in self.sources if source.proportion is not None]
+        if proportions and any(source.weight is not None for source in self.sources):
+            raise ValueError("sources have both weight and proportion; give one of them")
+        if proportions and not math.isclose(sum(proportions), 1, abs_tol=1e-9):
+            raise ValueError(f"the proportions of the sources add up to {sum(proportions):g}; wanted 1")
+        return self
 
 
 class SyntheticSpec(Section):

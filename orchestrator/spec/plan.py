@@ -7,10 +7,10 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from orchestrator.errors import PlanError
-from orchestrator.spec.cluster import S3Spec
+from orchestrator.spec.cluster import CacheSpec, S3Spec
 from orchestrator.spec.facts import MachineFacts, ShardsFacts, TokenizerFacts, VocabularyFacts
 from orchestrator.spec.job import (
     AugmentationSpec,
@@ -53,18 +53,37 @@ class StreamPlan(Section):
 
     block_bytes: int
     blocks_per_task: int
+    tasks_per_execution: int
+    """Of one node; the stream is a chain of executions."""
     ingest_cpus: int
+    ingest_labels: dict[str, str] = Field(default_factory=dict)
+    """Of the nodes that read and decode; none: each worker's own."""
     object_store_bytes: int
     window: int
     """Samples that are mixed with one another (data/order.py)."""
+    cache: CacheSpec | None = None
     max_concepts_per_row: int
+
+
+class SourcePlan(Section):
+    """One data set of the mixture."""
+
+    shards: ShardsFacts
+    weight: int
+    """Its share, to a scale that all sources have in common."""
+
+    @property
+    def name(self) -> str:
+        """What metrics and tables call it."""
+        return self.shards.uri.rstrip("/").rpartition("/")[2]
 
 
 class DataPlan(Section):
     """The training data as the stream sees it."""
 
     spec: ShardsSpec | SyntheticSpec
-    train: ShardsFacts | None
+    sources: tuple[SourcePlan, ...]
+    """None for synthetic data."""
     heldout: ShardsFacts | None
     num_samples: int
     """Samples of one epoch."""
@@ -135,10 +154,16 @@ class Plan(Section):
         """What must stay the same in a resume; all else (workers, cluster, micro batch, ZeRO stage) may change."""
         shards = self.data.spec if isinstance(self.data.spec, ShardsSpec) else None
         return {
-            "data": self.data.train.digest if self.data.train else self.data.spec.model_dump(mode="json"),
+            "data": [
+                {"digest": source.shards.digest, "selection": source.shards.selection, "weight": source.weight}
+                for source in self.data.sources
+            ]
+            or self.data.spec.model_dump(mode="json"),
             "data.augmentation": (shards.augmentation if shards else AugmentationSpec()).model_dump(mode="json"),
             "data.caption_fields": list(shards.caption_fields) if shards else [],
+            "data.caption_weights": dict(shards.caption_weights) if shards else {},
             "data.decoder": self.data.decoder,
+            "data.decode": shards.decode if shards else None,
             "seed": self.seed.model_dump(mode="json"),
             "window": self.stream.window,
             "batch.global_size": self.batch.global_size,

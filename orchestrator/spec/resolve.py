@@ -4,6 +4,8 @@ It reads nothing, and it refuses what does not divide.
 """
 
 import math
+from collections.abc import Sequence
+from fractions import Fraction
 from urllib.parse import unquote
 
 from orchestrator.errors import PlanError
@@ -11,7 +13,16 @@ from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import Facts, MachineFacts
 from orchestrator.spec.job import PretrainSpec, ShardsSpec, SyntheticSpec
 from orchestrator.spec.load import join_uri
-from orchestrator.spec.plan import BatchPlan, DataPlan, ModelPlan, Plan, StreamPlan, TrackingPlan, WorkersPlan
+from orchestrator.spec.plan import (
+    BatchPlan,
+    DataPlan,
+    ModelPlan,
+    Plan,
+    SourcePlan,
+    StreamPlan,
+    TrackingPlan,
+    WorkersPlan,
+)
 from orchestrator.spec.presets import PRESETS
 
 MAX_BLOCK_BYTES = 64 * 2**20  # a block is one micro batch; larger ones stall the splitter
@@ -28,7 +39,8 @@ def resolve_plan(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> Plan:
     Raises:
         PlanError: the two do not fit together; the message says the arithmetic and what to change.
     """
-    num_samples = _num_samples(job, cluster, facts)
+    sources = _resolve_sources(job, cluster, facts)
+    num_samples = _num_samples(job, sources)
     workers = _resolve_workers(job, cluster, facts.machine)
     batch = _resolve_batch(job, workers.count)
     image_size = job.model.image_size or PRESETS[job.model.preset].image_size
@@ -41,7 +53,7 @@ def resolve_plan(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> Plan:
         objective=job.objective,
         data=DataPlan(
             spec=job.data,
-            train=facts.train,
+            sources=sources,
             heldout=facts.heldout,
             num_samples=num_samples,
             decoder=facts.machine.decoder,
@@ -58,7 +70,7 @@ def resolve_plan(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> Plan:
         batch=batch,
         workers=workers,
         machine=facts.machine,
-        stream=_resolve_stream(job, cluster, facts.machine, workers, batch, image_size),
+        stream=_resolve_stream(job, cluster, facts.machine, workers, batch, image_size, sources),
         steps=_resolve_steps(job, num_samples),
         optimizer=job.optimizer,
         schedule=job.schedule,
@@ -92,18 +104,36 @@ def resolve_tracking_uri(cluster: ClusterSpec) -> str:
     return f"sqlite:///{folder}/mlflow.db"
 
 
-def _num_samples(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> int:
+def _resolve_sources(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> tuple[SourcePlan, ...]:
+    if isinstance(job.data, SyntheticSpec):
+        return ()
+    wanted = job.data.sources
+    if len(facts.train) != len(wanted):
+        uris = " ".join(join_uri(cluster.storage.data, source.uri) for source in wanted)
+        raise PlanError(f"data.train: {uris} has no index, or no selection yet; run: orchestrator data index {uris}")
+    shares = [
+        Fraction(str(source.weight or source.proportion or shards.num_usable))
+        for source, shards in zip(wanted, facts.train, strict=True)
+    ]
+    scale = math.lcm(*(share.denominator for share in shares))
+    weights = [int(share * scale) for share in shares]
+    common = math.gcd(*weights)
+    return tuple(
+        SourcePlan(shards=shards, weight=weight // common) for shards, weight in zip(facts.train, weights, strict=True)
+    )
+
+
+def _num_samples(job: PretrainSpec, sources: Sequence[SourcePlan]) -> int:
+    """Samples of what ``budget.epochs`` counts."""
     if isinstance(job.data, SyntheticSpec):
         return job.data.num_samples
-    if facts.train is None:
-        uri = join_uri(cluster.storage.data, job.data.train)
-        raise PlanError(f"data.train: {uri} has no index; run: orchestrator data index {uri}")
-    if facts.train.num_samples < job.batch.global_size:
+    usable = sum(source.shards.num_usable for source in sources)
+    if usable < job.batch.global_size:
         raise PlanError(
-            f"batch.global_size is {job.batch.global_size:,}, but {facts.train.uri} holds "
-            f"{facts.train.num_samples:,} samples; wanted at least one global batch"
+            f"batch.global_size is {job.batch.global_size:,}, but {', '.join(source.shards.uri for source in sources)} "
+            f"holds {usable:,} samples to train on; wanted at least one global batch"
         )
-    return facts.train.num_samples
+    return job.data.epoch_samples or usable
 
 
 def _resolve_workers(job: PretrainSpec, cluster: ClusterSpec, machine: MachineFacts) -> WorkersPlan:
@@ -177,6 +207,7 @@ def _resolve_stream(
     workers: WorkersPlan,
     batch: BatchPlan,
     image_size: int,
+    sources: Sequence[SourcePlan],
 ) -> StreamPlan:
     row_bytes = 3 * image_size**2 + 4 * max(job.text.context, _CONCEPTS_PER_ROW) + _ROW_OVERHEAD_BYTES
     block_bytes = batch.micro_size * row_bytes
@@ -199,15 +230,31 @@ def _resolve_stream(
             f"{cluster.ray.object_store_bytes / 2**20:.0f} MiB; raise 'ray.object_store_bytes' or lower the batch"
         )
     window = _resolve_window(job)
+    _check_shares(sources, window)
     blocks_per_task = min(MAX_BLOCKS_PER_TASK, max(MIN_BLOCKS_PER_TASK, window // batch.micro_size))
     return StreamPlan(
         block_bytes=block_bytes,
         blocks_per_task=blocks_per_task,
+        tasks_per_execution=MAX_TASKS_PER_EXECUTION,
         ingest_cpus=ingest_cpus,
+        ingest_labels=cluster.ray.ingest_labels,
         object_store_bytes=needed,
         window=window,
+        cache=cluster.storage.cache,
         max_concepts_per_row=_CONCEPTS_PER_ROW,
     )
+
+
+def _check_shares(sources: Sequence[SourcePlan], window: int) -> None:
+    """Every window must take something of every source, or their order would not be a sequence."""
+    total = sum(source.weight for source in sources)
+    for source in sources:
+        share = source.weight / total
+        if len(sources) > 1 and window * share < 2:
+            raise PlanError(
+                f"data.train: {source.shards.uri} has a share of {share:.2g}, less than 2 samples of a window of "
+                f"{window:,}; raise its share, or data.shuffle_window to {math.ceil(2 / share):,}"
+            )
 
 
 def _resolve_window(job: PretrainSpec) -> int:

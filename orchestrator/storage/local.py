@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from orchestrator.errors import ShardReadError, StorageAccessError
 from orchestrator.storage.atomic import TEMPORARY_SUFFIX, replacing
-from orchestrator.storage.store import ObjectInfo, ObjectNotFoundError, Store, checked_path
+from orchestrator.storage.store import ObjectChangedError, ObjectInfo, ObjectNotFoundError, Store, checked_path
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
@@ -34,12 +34,15 @@ class LocalStore(Store):
         with self._explained(path), open(self._file(path), "rb") as file:
             return file.read(), _etag(os.fstat(file.fileno()))
 
-    def read_range(self, path: str, offset: int, length: int) -> bytes:
+    def read_range(self, path: str, offset: int, length: int, etag: str = "") -> bytes:
         with self._explained(path), open(self._file(path), "rb", buffering=0) as file:
             file.seek(offset)
             data = bytearray()
             while part := file.read(length - len(data)):
                 data += part
+            # Asked after reading: a file that is overwritten meanwhile is noticed too.
+            if etag and _etag(os.fstat(file.fileno())) != etag:
+                raise ObjectChangedError(f"{self.uri}/{path} is no longer version {etag}")
             return bytes(data)
 
     def open_input(self, path: str) -> "NativeFile":

@@ -22,7 +22,7 @@ from orchestrator.errors import ShardReadError, StorageAccessError
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.storage.atomic import replacing
 from orchestrator.storage.s3_errors import explained, has_status, unreachable
-from orchestrator.storage.store import ObjectInfo, ObjectNotFoundError, Store, checked_path
+from orchestrator.storage.store import ObjectChangedError, ObjectInfo, ObjectNotFoundError, Store, checked_path
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
@@ -54,17 +54,23 @@ class S3Store(Store):
             answer = self._client.get_object(Bucket=self.bucket, Key=self._key(path))
             return answer["Body"].read(), answer["ETag"].strip('"')
 
-    def read_range(self, path: str, offset: int, length: int) -> bytes:
+    def read_range(self, path: str, offset: int, length: int, etag: str = "") -> bytes:
         if length == 0:
             return b""
         byte_range = f"bytes={offset}-{offset + length - 1}"
+        condition = {"IfMatch": f'"{etag}"'} if etag else {}
+        changed = ObjectChangedError(f"{self.uri}/{path} is no longer version {etag}")
         with self._explained(path):
             try:
-                answer = self._client.get_object(Bucket=self.bucket, Key=self._key(path), Range=byte_range)
+                answer = self._client.get_object(Bucket=self.bucket, Key=self._key(path), Range=byte_range, **condition)
             except ClientError as error:
                 if has_status(error, 416):  # the object ends before the range begins
                     return b""
+                if has_status(error, 412):
+                    raise changed from error
                 raise
+            if etag and answer["ETag"].strip('"') != etag:  # some servers (rclone's) ignore the condition
+                raise changed
             return answer["Body"].read()
 
     def open_input(self, path: str) -> "NativeFile":

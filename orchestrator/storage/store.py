@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import StorageAccessError
-from orchestrator.spec.cluster import S3Spec
+from orchestrator.spec.cluster import CacheSpec, S3Spec
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 class ObjectNotFoundError(StorageAccessError):
     """The store opens, and holds nothing under that path."""
+
+
+class ObjectChangedError(StorageAccessError):
+    """The object is no longer the one that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,11 @@ class Store(ABC):
         return self.read_versioned(path)[0]
 
     @abstractmethod
-    def read_range(self, path: str, offset: int, length: int) -> bytes:
-        """``length`` bytes from ``offset`` on; fewer where the object ends before."""
+    def read_range(self, path: str, offset: int, length: int, etag: str = "") -> bytes:
+        """``length`` bytes from ``offset`` on; fewer where the object ends before.
+
+        Raises ObjectChangedError when the object does not have ``etag`` (empty: any will do).
+        """
 
     @abstractmethod
     def open_input(self, path: str) -> "NativeFile":
@@ -111,8 +118,10 @@ class Store(ABC):
         """See ``check_store``."""
 
 
-def open_store(uri: str, s3: S3Spec | None = None) -> Store:
+def open_store(uri: str, s3: S3Spec | None = None, cache: CacheSpec | None = None) -> Store:
     """The store at a plain path, ``file://`` or ``s3://bucket/prefix``; touches nothing yet.
+
+    ``cache``: where ranges of a bucket's objects are kept; a folder needs none.
 
     Raises StorageAccessError for any other scheme and for a bucket without a name.
     """
@@ -123,7 +132,13 @@ def open_store(uri: str, s3: S3Spec | None = None) -> Store:
         prefix = parts.path.strip("/")
         if not parts.netloc:
             raise StorageAccessError(f"{uri!r} names no bucket; wanted s3://bucket/prefix")
-        return S3Store(f"s3://{parts.netloc}/{prefix}".rstrip("/"), s3 or S3Spec())
+        place = f"s3://{parts.netloc}/{prefix}".rstrip("/")
+        if cache is None:
+            return S3Store(place, s3 or S3Spec())
+        from orchestrator.storage.cached_s3 import CachedS3Store
+        from orchestrator.storage.range_cache import RangeCache
+
+        return CachedS3Store(place, s3 or S3Spec(), RangeCache(cache.folder, cache.max_bytes))
     if parts.scheme not in ("", "file") or (parts.scheme == "file" and parts.netloc not in ("", "localhost")):
         raise StorageAccessError(f"{uri!r} is no storage known here; wanted a path, file:///path or s3://bucket/prefix")
     from orchestrator.storage.local import LocalStore

@@ -42,6 +42,9 @@ MEMORY_BYTES = _metric(
 )
 CHECKPOINT_S = _metric("train/checkpoint_s", "s", "how long the last checkpoint held up training")
 _SKIPPED_SAMPLES = _metric("train/skipped_samples/<reason>", "samples", "samples skipped so far, by reason")
+_LEDGER = _metric(
+    "ledger/<dataset>/<count>", "samples", "what the last checkpoint's ledger says of a data set, over all epochs"
+)
 HELDOUT_LOSS = _metric("heldout/loss", "nats", "the objective's loss on the fixed held-out shards")
 
 LOGIT_SCALE = _metric("train/logit_scale", "1", "CLIP: factor on the similarities, exp of the learned temperature")
@@ -101,6 +104,11 @@ def grad_norm(tower: str) -> str:
 def skipped_samples(reason: str) -> str:
     """Name of the count of samples skipped for ``reason``, one of ``columns.SKIP_REASONS``."""
     return _SKIPPED_SAMPLES.replace("<reason>", reason)
+
+
+def ledger_count(dataset: str, count: str) -> str:
+    """Name of one of the ledger's counts (``data/ledger_report.py``) of a data set."""
+    return _LEDGER.replace("<dataset>", dataset).replace("<count>", count)
 
 
 def gpu_metrics(index: int, busy_fraction: float, memory_used_bytes: float) -> dict[str, float]:

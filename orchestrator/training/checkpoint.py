@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -80,11 +80,13 @@ class Checkpoints:
         state: dict[str, Any],
         score: float | None = None,
         wait: bool = False,
+        attachments: Mapping[str, bytes] | None = None,
     ) -> tuple[CheckpointRecord, float]:
         """Writes a checkpoint; returns its record and the seconds for which training stood still.
 
         ``state``: JSON, the same on all ranks. ``score``: lower is better, for keeping the best. ``wait``: returns once
-        this rank's files are up and, on rank 0, once the marker is written.
+        this rank's files are up and, on rank 0, once the marker is written. ``attachments``: of rank 0, files that lie
+        beside the tensors.
 
         Raises:
             CheckpointError: another rank's files of this or the checkpoint before never came.
@@ -105,6 +107,8 @@ class Checkpoints:
             pieces = pieces[self._rank :: self._world_size]
         name = f"{self._attempt}-{self._rank:05d}"
         layout = write_pieces(local / f"{name}.safetensors", pieces)
+        for file, content in (attachments or {}).items():
+            (local / file).write_bytes(content)
         self._pending = self._uploader.submit(self._upload, record, local, name, layout)
         if wait:
             self._finish_upload()
@@ -116,7 +120,7 @@ class Checkpoints:
             self._finish_upload()
         return [self._completed.popleft() for _ in range(len(self._completed))]
 
-    def restore(self, engine: DeepSpeedEngine, ema: Ema | None) -> CheckpointRecord | None:
+    def restore(self, engine: DeepSpeedEngine, ema: Ema | None) -> StoredCheckpoint | None:
         """Takes up the newest complete checkpoint, whatever world size and ZeRO stage wrote it; a collective.
 
         Raises:
@@ -137,7 +141,7 @@ class Checkpoints:
         if ema is not None and state.ema_updates is not None:
             ema.num_updates = state.ema_updates
         engine.partition.refresh()
-        return stored.record
+        return stored
 
     def close(self) -> None:
         """Lets an upload under way come to its end, half a minute at most; what fails now is logged."""

@@ -3,6 +3,7 @@
     checkpoints/step-00000123/COMPLETE.json          written last: files, sizes, checksums
                               state.json             what the run and the engine must know to go on
                               layout.json            which elements of which parameter lie in which file
+                              ledger.parquet         which samples were trained (data/ledger.py)
                               *.safetensors          tensors, one file per rank (fragment_files.py)
 
 Knows no tensors and imports no torch, so that a driver can ask.
@@ -12,17 +13,20 @@ import json
 import logging
 import math
 import re
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from orchestrator.storage.marker import Marker, delete_marked, read_marker
+from orchestrator.storage.marker import Marker, delete_marked, download_file, read_marker
 from orchestrator.storage.store import Store
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 STATE_FILE = "state.json"
+LEDGER_FILE = "ledger.parquet"
 _FOLDER = re.compile(rf"{CHECKPOINTS}/step-(\d{{8,}})(?=/)")
 _VERSION = 1
 
@@ -93,6 +97,21 @@ def find_stored(store: Store) -> StoredCheckpoint | None:
     for fault in faults:
         logger.warning("%s; there is none before it", fault)
     return None
+
+
+def read_attachment(store: Store, stored: StoredCheckpoint, name: str) -> bytes | None:
+    """A file that the run put beside the tensors; None when this checkpoint has none of that name.
+
+    Raises:
+        CheckpointError: its checksum differs from the marker's.
+    """
+    marked = next((file for file in stored.marker.files if file.path == name), None)
+    if marked is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="checkpoint-attachment-") as folder:
+        local = Path(folder, name)
+        download_file(store, stored.marker.folder, marked, local)
+        return local.read_bytes()
 
 
 def find_checkpoint(store: Store) -> CheckpointRecord | None:

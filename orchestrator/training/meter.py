@@ -1,21 +1,16 @@
-"""Means of what happened since the last logged step: metrics, times, skipped samples.
+"""Means of what happened since the last logged step: metrics and times.
 
 Reading a metric's value waits for the device, so steps only add tensors, and values are read at logged steps.
 """
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import numpy as np
-import numpy.typing as npt
 import psutil
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from orchestrator import columns
 from orchestrator.collectives import all_reduce_mean
 
 
@@ -69,32 +64,6 @@ class Meter:
         means["samples_per_s"] = self._global_size / means["step_s"]
         self._reset()
         return means
-
-
-class SkipCounter:
-    """Samples that were skipped for their content, by reason, over all ranks and attempts."""
-
-    def __init__(self, counts: Mapping[str, int]) -> None:
-        """``counts``: what the checkpoint already knew."""
-        self._merged = Counter(counts)
-        self._own: Counter[int] = Counter()
-
-    def add(self, reasons: npt.NDArray[np.generic]) -> None:
-        """The reason column of a block."""
-        self._own.update(code for code in reasons.tolist() if code)
-
-    def merge(self) -> dict[str, int]:
-        """Counts over all ranks; a collective."""
-        counts = torch.tensor([self._own[number] for number in range(len(columns.SKIP_REASONS))])
-        if dist.is_initialized():
-            device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-            counts = counts.to(device)
-            dist.all_reduce(counts)
-        for number, count in enumerate(counts.tolist()):
-            if count:
-                self._merged[columns.SKIP_REASONS[number]] += count
-        self._own.clear()
-        return dict(self._merged)
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -6,16 +6,15 @@ at a logged step, at a checkpoint and at the end. All ranks pass the same points
 
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
 import ray.train
 import torch
-from ray.train.collective import broadcast_from_rank_zero
 
-from orchestrator.columns import SKIP_REASON
 from orchestrator.data.blocks import unpack_block
-from orchestrator.data.order import BlockLayout
+from orchestrator.data.order import BlockLayout, SampleOrder
 from orchestrator.data.stream import BlockStream
 from orchestrator.env import setup_logging
 from orchestrator.errors import BadSampleLimitError, DivergedError
@@ -25,13 +24,15 @@ from orchestrator.storage.store import open_store
 from orchestrator.tracking import metrics
 from orchestrator.training.agreement import Agreement, Decision
 from orchestrator.training.checkpoint import Checkpoints
-from orchestrator.training.checkpoint_folders import CheckpointRecord
+from orchestrator.training.checkpoint_folders import LEDGER_FILE, CheckpointRecord, read_attachment
+from orchestrator.training.data_parts import block_reader, chunk_tables, load_indexes, sample_order
 from orchestrator.training.ema import Ema
 from orchestrator.training.engine import DeepSpeedEngine
 from orchestrator.training.heldout import heldout_loss, read_heldout_batches
 from orchestrator.training.judge import JudgedObjective, judge
-from orchestrator.training.meter import Meter, SkipCounter, memory_bytes
-from orchestrator.training.parts import block_format, block_reader, build_plan_objective, sample_order
+from orchestrator.training.meter import Meter, memory_bytes
+from orchestrator.training.nodes import NodeRanks
+from orchestrator.training.parts import block_format, build_plan_objective
 from orchestrator.training.reports import (
     CheckpointReport,
     DriverLink,
@@ -42,6 +43,8 @@ from orchestrator.training.reports import (
     Weights,
     WorkerResult,
 )
+from orchestrator.training.run_ledger import RunLedger
+from orchestrator.training.shared_ledger import SharedLedger
 from orchestrator.training.step import StepResult, to_device, train_step
 
 logger = logging.getLogger(__name__)
@@ -86,10 +89,12 @@ class _Run:
         )
         self._device = self._engine.device
         self._ema = Ema(self._engine.partition, plan.ema.decay) if plan.ema else None
-        self._checkpoints = Checkpoints(open_store(plan.run_uri, plan.s3), plan.checkpoint, rank, world_size)
+        self._store = open_store(plan.run_uri, plan.s3)
+        self._checkpoints = Checkpoints(self._store, plan.checkpoint, rank, world_size)
+        self._nodes = NodeRanks(rank, world_size)
+        self._order, self._ledger = self._build_ledger()
         self._meter = Meter(plan.batch.global_size)
         self._agreement = Agreement(plan.checkpoint.every_minutes, plan.log_every_steps, self._device)
-        self._skips = SkipCounter({})
         self._heldout = self._read_heldout()
         self._evaluation: dict[Weights, list[dict[str, Any]]] = {}
         self._last_clipped = 0
@@ -99,10 +104,13 @@ class _Run:
 
     def restore(self) -> int:
         """Take up the last complete checkpoint, if there is one; returns the first step to do."""
-        record = self._checkpoints.restore(self._engine, self._ema)
-        if record is None:
+        stored = self._checkpoints.restore(self._engine, self._ema)
+        if stored is None:
             return 0
-        self._skips = SkipCounter(record.state.get("skipped", {}))
+        record = stored.record
+        ledger = read_attachment(self._store, stored, LEDGER_FILE)
+        if ledger is not None:
+            self._ledger.restore(ledger, f"{record.uri}/{LEDGER_FILE}")
         workers = record.state.get("workers")
         change = f" ({workers} workers then, {self._world_size} now)" if workers != self._world_size else ""
         self._send(NoteReport(f"resumed from {record.uri} at step {record.step:,}{change}"))
@@ -110,13 +118,13 @@ class _Run:
 
     def train(self, first_step: int) -> WorkerResult:
         """The loop: steps [first_step, plan.steps), unless the driver asks to stop."""
-        blocks = self._stream().blocks(first_step, self._plan.steps)
-        for step in range(first_step, self._plan.steps):
-            result = self._step(blocks)
-            self._meter.add({**result.metrics, "loss": result.loss})
-            self._check_finite(step + 1)
-            if self._pause_after(step + 1):
-                return self._finish(step + 1, stopped=True)
+        with closing(self._stream().blocks(first_step, self._plan.steps)) as blocks:
+            for step in range(first_step, self._plan.steps):
+                result = self._step(blocks)
+                self._meter.add({**result.metrics, "loss": result.loss})
+                self._check_finite(step + 1)
+                if self._pause_after(step + 1):
+                    return self._finish(step + 1, stopped=True)
         return self._finish(self._plan.steps, stopped=False)
 
     def close(self) -> None:
@@ -127,10 +135,10 @@ class _Run:
     def _step(self, blocks: Iterator[pa.Table]) -> StepResult:
         with self._meter.waiting_for_data():
             arrays = [unpack_block(next(blocks), self._format.image_size) for _ in range(self._plan.batch.num_micro)]
-        for one in arrays:
-            self._skips.add(one[SKIP_REASON])
         names = self._engine.objective.columns
         result = train_step(self._engine, [to_device(one, names, self._device) for one in arrays])
+        for one in arrays:
+            self._ledger.add(one)
         if self._ema is not None:
             self._ema.update()
         return result
@@ -167,7 +175,7 @@ class _Run:
         num_steps = self._meter.num_steps
         means = self._meter.read(self._device)
         norms = self._engine.gradient_norms()
-        skipped = self._skips.merge()
+        skipped = self._ledger.skipped()
         samples_seen = done * self._plan.batch.global_size
         num_clipped = self._engine.num_clipped_steps
         clipped, self._last_clipped = num_clipped - self._last_clipped, num_clipped
@@ -189,18 +197,26 @@ class _Run:
 
     def _save(self, step: int, wait: bool) -> CheckpointRecord:
         """Write a checkpoint; its upload goes on in the background unless ``wait``."""
-        losses = self._heldout_losses()
-        if losses:
-            self._send(StepReport(step, losses))
+        losses, proof = self._heldout_losses(), self._ledger.prove(step)
+        counts = self._ledger_metrics(proof.counts)
+        if losses or counts:
+            self._send(StepReport(step, losses | counts))
+        for note in proof.notes:
+            self._send(NoteReport(note))
         state = {
             "identity": self._plan.identity_digest,
             "workers": self._world_size,
             "samples_seen": step * self._plan.batch.global_size,
-            "skipped": self._skips.merge(),
             "metrics": losses,
         }
         record, self._checkpoint_s = self._checkpoints.save(
-            self._engine, self._ema, step, state, score=losses.get(metrics.HELDOUT_LOSS), wait=wait
+            self._engine,
+            self._ema,
+            step,
+            state,
+            score=losses.get(metrics.HELDOUT_LOSS),
+            wait=wait,
+            attachments=proof.attachments,
         )
         self._agreement.checkpoint_written()
         self._report_checkpoints()
@@ -242,9 +258,25 @@ class _Run:
     def _stream(self) -> BlockStream:
         batch = self._plan.batch
         layout = BlockLayout(batch.micro_size, batch.num_micro, self._world_size)
-        order = sample_order(self._plan) if self._rank == 0 else None
         reader = block_reader(self._plan, layout, self._format)
-        return BlockStream(reader, order, layout, self._plan.stream, self._rank, broadcast_from_rank_zero)
+        return BlockStream(reader, self._order, layout, self._plan.stream, self._nodes.place, self._nodes.share)
+
+    def _build_ledger(self) -> tuple[SampleOrder | None, RunLedger]:
+        """The order on ranks that plan a stream or prove the ledger; the ledger on all."""
+        indexes = load_indexes(self._plan)
+        tables = chunk_tables(indexes)
+        order = sample_order(self._plan, tables) if self._nodes.place.leads else None
+        shared = SharedLedger(tables, self._rank, self._world_size, self._device)
+        shards = [[f"{index.uri}/{path}" for path in index.shards.paths] for index in indexes]
+        proof = order if self._rank == 0 else None
+        return order, RunLedger(shared, proof, self._store, shards, self._plan.batch.global_size)
+
+    def _ledger_metrics(self, counts: list[dict[str, int]]) -> dict[str, float]:
+        return {
+            metrics.ledger_count(source.name, count): float(number)
+            for source, of_dataset in zip(self._plan.data.sources, counts, strict=False)
+            for count, number in of_dataset.items()
+        }
 
     def _read_heldout(self) -> list[dict[str, Any]]:
         data = self._plan.data

@@ -3,18 +3,15 @@
 Run as a script, this file is one rank. Two ranks train and write, then three new processes take up what they wrote.
 """
 
-import logging
 import math
 import shutil
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -23,31 +20,26 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPVisionModel
 
 from orchestrator.models.pixels import normalize_pixels
-from orchestrator.models.towers import ModelBuild, TokenLayout
 from orchestrator.objectives.clip import ClipObjective
 from orchestrator.objectives.objective import Objective
-from orchestrator.objectives.table import build_objective
 from orchestrator.spec.job import CheckpointSpec, OptimizerSpec, ScheduleSpec
-from orchestrator.spec.objective import CatlipSpec, ClipSpec
-from orchestrator.spec.plan import BatchPlan
-from orchestrator.spec.presets import PRESETS
 from orchestrator.storage.store import Store, open_store
-from orchestrator.training import engine as engine_module
 from orchestrator.training.checkpoint import Checkpoints, load_weights
 from orchestrator.training.checkpoint_folders import StoredCheckpoint, find_stored
 from orchestrator.training.ema import Ema
-from orchestrator.training.engine import DeepSpeedEngine
+from orchestrator.training.engine import DeepSpeedEngine, Precision
 from orchestrator.training.export import HEAD_FILE, export_checkpoint
-from orchestrator.training.step import Batch, train_step
+from orchestrator.training.step import train_step
+from ranks import Stage, build_engine, leave_record, micro_batches, process_group, set_up_deepspeed
+from tiny import NUM_CONCEPTS, build_tiny, global_batch
 
-GLOBAL_SIZE, SAVED_STEP, NUM_STEPS = 12, 3, 6
+SAVED_STEP, NUM_STEPS = 3, 6
 NUM_WRITERS, NUM_READERS = 2, 3
-NUM_CONCEPTS = 9
 MAX_SCALE = 100.0
-STAGES = (3, 2, 1, 0)  # 0 last: its autocast stays on in a process
-WRITTEN_AT = {3: 0, 2: 3, 1: 2, 0: 1}
+STAGES: tuple[Stage, ...] = (3, 2, 1, 0)  # 0 last: its autocast stays on in a process
+WRITTEN_AT: dict[Stage, Stage] = {3: 0, 2: 3, 1: 2, 0: 1}
 """By the stage that reads, the stage whose checkpoint it takes up."""
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 SPEC = CheckpointSpec(keep_last=2)
 
 Record = dict[str, Any]
@@ -61,38 +53,12 @@ class RisingClip(ClipObjective):
         return loss - 1000 * self.logit_scale.float().sum(), metrics
 
 
-def spread_all_weights() -> None:
-    """At ZeRO 3 deepspeed leaves small parameters whole, and all of this model's are small."""
-    configure = engine_module._configuration
-
-    def configure_without_threshold(*arguments: Any) -> Any:
-        config = configure(*arguments)
-        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-        return config
-
-    engine_module._configuration = configure_without_threshold
-
-
 def build_named(name: str) -> Objective:
-    tokens = TokenLayout(num_tokens=64, context=8, begin_id=1, end_id=3, pad_id=0)
-    build = ModelBuild(PRESETS["vit_nano_32"], image_size=32, seed=0, tokens=tokens)
-    if name == "catlip":
-        return build_objective(CatlipSpec(name="catlip"), build, np.full(NUM_CONCEPTS, 0.2))
-    start = 96.0 if name == "rising" else 1 / 0.07
-    objective = build_objective(ClipSpec(name="clip", initial_scale=start, max_scale=MAX_SCALE), build)
-    if name == "rising":
-        objective.__class__ = RisingClip
+    if name != "rising":
+        return build_tiny(name)
+    objective = build_tiny("clip", initial_scale=96.0, max_scale=MAX_SCALE)
+    objective.__class__ = RisingClip
     return objective
-
-
-def global_batch(step: int) -> Batch:
-    rng = np.random.default_rng(step)
-    tokens = rng.integers(4, 64, (GLOBAL_SIZE, 8), dtype=np.int32)
-    tokens[:, 0], tokens[:, 6], tokens[:, 7] = 1, 3, 0
-    concepts = np.stack([rng.permutation(NUM_CONCEPTS)[:3] for _ in range(GLOBAL_SIZE)]).astype(np.int32)
-    image = rng.integers(0, 256, (GLOBAL_SIZE, 32, 32, 3), dtype=np.uint8)
-    batch = {"image": image, "tokens": tokens, "concepts": concepts}
-    return {name: torch.from_numpy(column) for name, column in batch.items()}
 
 
 @dataclass
@@ -104,11 +70,9 @@ class Run:
     checkpoints: Checkpoints
 
     def train(self, first: int, stop: int) -> list[dict[str, Tensor]]:
-        rank, size = dist.get_rank(), GLOBAL_SIZE // dist.get_world_size()
         metrics = []
         for step in range(first, stop):
-            batch = {name: column[rank * size : (rank + 1) * size] for name, column in global_batch(step).items()}
-            metrics.append(train_step(self.engine, [batch]).metrics)
+            metrics.append(train_step(self.engine, micro_batches(step)).metrics)
             self.ema.update()
         return metrics
 
@@ -126,15 +90,11 @@ class Run:
 
 
 @contextmanager
-def opened(name: str, precision: str, stage: int, store: Store, learning_rate: float = 1e-3) -> Any:
-    world_size = dist.get_world_size()
-    size = GLOBAL_SIZE // world_size
-    batch = BatchPlan(global_size=GLOBAL_SIZE, worker_size=size, micro_size=size, num_micro=1)
+def opened(name: str, precision: Precision, stage: Stage, store: Store, learning_rate: float = 1e-3) -> Any:
     optimizer = OptimizerSpec(learning_rate=learning_rate, gradient_clip=1.0)
-    engine = DeepSpeedEngine(
-        build_named(name), optimizer, ScheduleSpec(), 2 * NUM_STEPS, precision, stage, batch, "cpu"
-    )
-    run = Run(engine, Ema(engine.partition, 0.9), Checkpoints(store, SPEC, dist.get_rank(), world_size))
+    engine = build_engine(build_named(name), optimizer, ScheduleSpec(), 2 * NUM_STEPS, precision, stage)
+    checkpoints = Checkpoints(store, SPEC, dist.get_rank(), dist.get_world_size())
+    run = Run(engine, Ema(engine.partition, 0.9), checkpoints)
     yield run
     run.checkpoints.close()
     engine.close()
@@ -144,7 +104,7 @@ def store_of(folder: Path, name: str, precision: str, stage: int) -> Store:
     return open_store(str(folder / f"{name}-{precision}-{stage}"))
 
 
-def record_straight(folder: Path, precision: str, stage: int) -> Record:
+def record_straight(folder: Path, precision: Precision, stage: Stage) -> Record:
     """Six steps, with a checkpoint after three, and after another start from there."""
     store = store_of(folder, "clip", precision, stage)
     with opened("clip", precision, stage, store) as run:
@@ -154,7 +114,7 @@ def record_straight(folder: Path, precision: str, stage: int) -> Record:
         straight, features = run.weights(), run.features()
     dist.barrier()
     with opened("clip", precision, stage, store) as run:
-        record = run.checkpoints.restore(run.engine, run.ema)
+        record = run.checkpoints.restore(run.engine, run.ema).record
         run.train(SAVED_STEP, NUM_STEPS)
         resumed, features_resumed = run.weights(), run.features()
         run.checkpoints.save(run.engine, run.ema, NUM_STEPS, {}, wait=True)
@@ -169,7 +129,7 @@ def record_straight(folder: Path, precision: str, stage: int) -> Record:
     }
 
 
-def record_rising(folder: Path, precision: str, stage: int) -> Record:
+def record_rising(folder: Path, precision: Precision, stage: Stage) -> Record:
     """Ten steps that push the temperature over its bound; ``parts`` of the master lie on one rank each."""
     store = store_of(folder, "rising", precision, stage)
     with opened("rising", precision, stage, store, learning_rate=2e-2) as run:
@@ -184,39 +144,45 @@ def record_rising(folder: Path, precision: str, stage: int) -> Record:
     }
 
 
-def record_elsewhere(folder: Path, precision: str, written_at: int, stage: int) -> Record:
+def record_elsewhere(folder: Path, precision: Precision, written_at: Stage, stage: Stage) -> Record:
     """Goes on from a checkpoint of other ranks and perhaps of another stage."""
     with opened("clip", precision, stage, store_of(folder, "clip", precision, written_at)) as run:
         # The run's last checkpoint is the end; what is taken up here is the one before.
         if dist.get_rank() == 0:
             (folder / f"clip-{precision}-{written_at}/checkpoints/step-00000006/COMPLETE.json").unlink(missing_ok=True)
         dist.barrier()
-        step = run.checkpoints.restore(run.engine, run.ema).step
+        step = run.checkpoints.restore(run.engine, run.ema).record.step
         run.train(step, NUM_STEPS)
         return {"step": step, "features": run.features(), "weights": run.weights()}
 
 
-def run_rank(folder: Path) -> None:
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    spread_all_weights()
-    dist.init_process_group("gloo", timeout=timedelta(seconds=120))
-    rank, world_size = dist.get_rank(), dist.get_world_size()
+def record_writer(folder: Path) -> dict[Any, Record]:
     records: dict[Any, Record] = {}
     for stage in STAGES:
         for precision in PRECISIONS:
-            if world_size == NUM_WRITERS:
-                records["straight", stage, precision] = record_straight(folder, precision, stage)
-                records["rising", stage, precision] = record_rising(folder, precision, stage)
-            else:
-                records[stage, precision] = record_elsewhere(folder, precision, WRITTEN_AT[stage], stage)
-    if world_size == NUM_WRITERS:
-        with opened("catlip", "fp32", 1, store_of(folder, "catlip", "fp32", 1)) as run:
-            run.train(0, 1)
-            run.checkpoints.save(run.engine, run.ema, 1, {}, wait=True)
-            records["catlip"] = {"features": run.features()}
-    torch.save(records, folder / f"of-{world_size}-{rank}.pt")
-    dist.destroy_process_group()
+            records["straight", stage, precision] = record_straight(folder, precision, stage)
+            records["rising", stage, precision] = record_rising(folder, precision, stage)
+    with opened("catlip", "fp32", 1, store_of(folder, "catlip", "fp32", 1)) as run:
+        run.train(0, 1)
+        run.checkpoints.save(run.engine, run.ema, 1, {}, wait=True)
+        records["catlip"] = {"features": run.features()}
+    return records
+
+
+def record_reader(folder: Path) -> dict[Any, Record]:
+    return {
+        (stage, precision): record_elsewhere(folder, precision, WRITTEN_AT[stage], stage)
+        for stage in STAGES
+        for precision in PRECISIONS
+    }
+
+
+def run_rank(folder: Path) -> None:
+    set_up_deepspeed()
+    with process_group("all"):
+        writes = dist.get_world_size() == NUM_WRITERS
+        records = record_writer(folder) if writes else record_reader(folder)
+    leave_record(folder, records)
 
 
 @dataclass(frozen=True)
@@ -227,25 +193,21 @@ class Written:
     records: list[dict[Any, Record]]
 
 
-def load_records(folder: Path, world_size: int) -> list[dict[Any, Record]]:
-    return [torch.load(folder / f"of-{world_size}-{rank}.pt", weights_only=True) for rank in range(world_size)]
-
-
 @pytest.fixture(scope="module")
-def written(run_ranks: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Written:
+def written(run_ranks: Callable[..., list[Any]], tmp_path_factory: pytest.TempPathFactory) -> Written:
     """By the first ranks."""
     folder = tmp_path_factory.mktemp("runs")
-    run_ranks(__file__, NUM_WRITERS, folder)
-    return Written(folder, load_records(folder, NUM_WRITERS))
+    return Written(folder, run_ranks(__file__, NUM_WRITERS, folder))
 
 
 @pytest.fixture(scope="module")
-def elsewhere(written: Written, run_ranks: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Written:
+def elsewhere(
+    written: Written, run_ranks: Callable[..., list[Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Written:
     """By new processes, from a copy of what the first wrote."""
     folder = tmp_path_factory.mktemp("moved") / "runs"
     shutil.copytree(written.folder, folder)
-    run_ranks(__file__, NUM_READERS, folder)
-    return Written(folder, load_records(folder, NUM_READERS))
+    return Written(folder, run_ranks(__file__, NUM_READERS, folder))
 
 
 def newest(folder: Path, name: str, precision: str, stage: int) -> tuple[Store, StoredCheckpoint]:

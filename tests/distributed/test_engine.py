@@ -3,81 +3,35 @@
 Run as a script, this file is one rank: two are started once, and go through all stages and cases.
 """
 
-import logging
 import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from orchestrator.models.towers import ModelBuild, TokenLayout
-from orchestrator.objectives.objective import Objective
-from orchestrator.objectives.table import build_objective
 from orchestrator.spec.job import OptimizerSpec, ScheduleSpec
-from orchestrator.spec.objective import CatlipSpec, ClipSpec
-from orchestrator.spec.plan import BatchPlan
-from orchestrator.spec.presets import PRESETS
-from orchestrator.training import engine as engine_module
 from orchestrator.training.ema import Ema
-from orchestrator.training.engine import DeepSpeedEngine
-from orchestrator.training.step import BareEngine, Batch, train_step
+from orchestrator.training.engine import DeepSpeedEngine, Precision
+from orchestrator.training.step import BareEngine, train_step
+from ranks import Stage, build_engine, leave_record, micro_batches, process_group, set_up_deepspeed
+from tiny import build_tiny, global_batch
 
-GLOBAL_SIZE, NUM_STEPS, NUM_RANKS = 12, 3, 2
-NUM_CONCEPTS = 9
-STAGES = (3, 2, 1, 0)  # 0 last: its autocast stays on in a process
+NUM_STEPS, NUM_RANKS = 3, 2
+STAGES: tuple[Stage, ...] = (3, 2, 1, 0)  # 0 last: its autocast stays on in a process
 CASES = [("clip", 1), ("catlip", 2)]
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 BAD_LOSSES = {"fp32": math.inf, "bf16": math.nan, "fp16": math.nan}
 OPTIMIZER, SCHEDULE = OptimizerSpec(learning_rate=1e-3, gradient_clip=1.0), ScheduleSpec(warmup_fraction=0.5)
 DECAY = 0.3
 LOSS_SCALE = 1024.0
 
 Record = dict[str, Any]
-
-
-def build_named(name: str) -> Objective:
-    tokens = TokenLayout(num_tokens=64, context=8, begin_id=1, end_id=3, pad_id=0)
-    build = ModelBuild(PRESETS["vit_nano_32"], image_size=32, seed=0, tokens=tokens)
-    spec = ClipSpec(name="clip") if name == "clip" else CatlipSpec(name="catlip")
-    return build_objective(spec, build, np.full(NUM_CONCEPTS, 0.2))
-
-
-def global_batch(step: int) -> Batch:
-    rng = np.random.default_rng(step)
-    tokens = rng.integers(4, 64, (GLOBAL_SIZE, 8), dtype=np.int32)
-    tokens[:, 0], tokens[:, 6], tokens[:, 7] = 1, 3, 0
-    concepts = np.stack([rng.permutation(NUM_CONCEPTS)[:3] for _ in range(GLOBAL_SIZE)]).astype(np.int32)
-    image = rng.integers(0, 256, (GLOBAL_SIZE, 32, 32, 3), dtype=np.uint8)
-    batch = {"image": image, "tokens": tokens, "concepts": concepts}
-    return {name: torch.from_numpy(column) for name, column in batch.items()}
-
-
-def micro_batches(step: int, num_micro: int) -> list[Batch]:
-    """This rank's rows."""
-    size = GLOBAL_SIZE // NUM_RANKS // num_micro
-    first = dist.get_rank() * num_micro
-    rows = [slice((first + index) * size, (first + index + 1) * size) for index in range(num_micro)]
-    return [{name: column[part] for name, column in global_batch(step).items()} for part in rows]
-
-
-def spread_all_weights() -> None:
-    """At ZeRO 3 deepspeed leaves small parameters whole, and all of this model's are small."""
-    configure = engine_module._configuration
-
-    def configure_without_threshold(*arguments: Any) -> Any:
-        config = configure(*arguments)
-        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-        return config
-
-    engine_module._configuration = configure_without_threshold
 
 
 def allow_fp16() -> None:
@@ -88,12 +42,8 @@ def allow_fp16() -> None:
     type(get_accelerator()).is_fp16_supported = lambda accelerator: True
 
 
-def build_engine(name: str, num_micro: int, precision: str, stage: int) -> DeepSpeedEngine:
-    worker_size = GLOBAL_SIZE // NUM_RANKS
-    batch = BatchPlan(
-        global_size=GLOBAL_SIZE, worker_size=worker_size, micro_size=worker_size // num_micro, num_micro=num_micro
-    )
-    engine = DeepSpeedEngine(build_named(name), OPTIMIZER, SCHEDULE, NUM_STEPS, precision, stage, batch, "cpu")
+def start_engine(name: str, num_micro: int, precision: Precision, stage: Stage) -> DeepSpeedEngine:
+    engine = build_engine(build_tiny(name), OPTIMIZER, SCHEDULE, NUM_STEPS, precision, stage, num_micro)
     engine.loss_scale = LOSS_SCALE  # deepspeed starts at a scale that makes fp16 overflow, and leaves steps out
     return engine
 
@@ -111,9 +61,9 @@ def whole_masters(engine: DeepSpeedEngine, parts: list[Tensor] | None = None) ->
     return whole
 
 
-def record_training(name: str, num_micro: int, precision: str, stage: int) -> Record:
+def record_training(name: str, num_micro: int, precision: Precision, stage: Stage) -> Record:
     """Losses, norms and masters of some steps, and the average of the masters beside them."""
-    engine = build_engine(name, num_micro, precision, stage)
+    engine = start_engine(name, num_micro, precision, stage)
     ema = Ema(engine.partition, DECAY)
     losses, norms = [], []
     for step in range(NUM_STEPS):
@@ -144,9 +94,9 @@ def features(engine: DeepSpeedEngine) -> Tensor:
         return objective.vision_features(batch["image"])
 
 
-def record_nonfinite(precision: str, stage: int) -> Record:
+def record_nonfinite(precision: Precision, stage: Stage) -> Record:
     """A good step, one in which rank 1's loss is not finite, and a good one."""
-    engine = build_engine("catlip", 2, precision, stage)
+    engine = start_engine("catlip", 2, precision, stage)
     train_step(engine, micro_batches(0, 2))
     before = whole_masters(engine)
     for index, batch in enumerate(micro_batches(1, 2)):
@@ -163,27 +113,23 @@ def record_nonfinite(precision: str, stage: int) -> Record:
 
 
 def run_rank(folder: Path) -> None:
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    spread_all_weights()
+    set_up_deepspeed()
     allow_fp16()
-    dist.init_process_group("gloo", timeout=timedelta(seconds=120))
     records: dict[Any, Record] = {}
-    for stage in STAGES:
-        for precision in PRECISIONS:
-            for name, num_micro in CASES:
-                records[stage, precision, name, num_micro] = record_training(name, num_micro, precision, stage)
-            records[stage, precision, "nonfinite"] = record_nonfinite(precision, stage)
-    torch.save(records, folder / f"rank-{dist.get_rank()}.pt")
-    dist.destroy_process_group()
+    with process_group("all"):
+        for stage in STAGES:
+            for precision in PRECISIONS:
+                for name, num_micro in CASES:
+                    records[stage, precision, name, num_micro] = record_training(name, num_micro, precision, stage)
+                records[stage, precision, "nonfinite"] = record_nonfinite(precision, stage)
+    leave_record(folder, records)
 
 
 @pytest.fixture(scope="module")
-def records(run_ranks: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Record]:
+def records(run_ranks: Callable[..., list[Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Record]:
     """What the last rank saw."""
-    folder = tmp_path_factory.mktemp("ranks")
-    run_ranks(__file__, NUM_RANKS, folder)
-    return torch.load(folder / f"rank-{NUM_RANKS - 1}.pt", weights_only=True)
+    last: dict[Any, Record] = run_ranks(__file__, NUM_RANKS, tmp_path_factory.mktemp("ranks"))[-1]
+    return last
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +141,7 @@ def reference() -> Iterator[dict[Any, Record]]:
 
 
 def train_alone(name: str, precision: str) -> Record:
-    engine = BareEngine(build_named(name), OPTIMIZER, SCHEDULE, NUM_STEPS, precision)
+    engine = BareEngine(build_tiny(name), OPTIMIZER, SCHEDULE, NUM_STEPS, precision)
     names = {id(weight): name for name, weight in engine.objective.named_parameters()}
     masters = {names[id(w)]: master for w, master in zip(engine._weights, engine._masters, strict=True)}
     average = {name: master.detach().flatten().clone() for name, master in masters.items()}

@@ -1,13 +1,9 @@
 """Evaluation over 2 and 3 gloo processes against one process. Each world starts once and runs all its cases."""
 
-import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +12,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from orchestrator.errors import EvaluationError
 from orchestrator.evaluation.evaluate import EvaluationSet, evaluate
 from orchestrator.evaluation.exchange import share_work
 from orchestrator.evaluation.features import extract_features
 from orchestrator.evaluation.targets import TargetSpec
+from ranks import leave_record, process_group
 
 COLORS = ("red", "green", "blue")
 TARGETS = {
@@ -108,59 +104,31 @@ def share_a_fit_that_fails(rank: int, world_size: int) -> str:
     return "nothing was raised"
 
 
-def run_rank(rank: int, world_size: int, folder: Path) -> None:
-    """Body of one process; the store's port comes from the system and is passed on in a file."""
-    torch.set_num_threads(1)
-    port_file = folder / "port"
-    if rank == 0:
-        store = TCPStore("127.0.0.1", 0, world_size, is_master=True, wait_for_workers=False)
-        (folder / "port.partial").write_text(str(store.port))
-        (folder / "port.partial").rename(port_file)
-    else:
-        while not port_file.exists():
-            time.sleep(0.05)
-        store = TCPStore("127.0.0.1", int(port_file.read_text()), world_size)
-    dist.init_process_group("gloo", store=PrefixStore("long", store), rank=rank, world_size=world_size)
-    found = judge(rank, world_size)
-    dist.barrier()
-    dist.destroy_process_group()
-
-    timeout = timedelta(seconds=GROUP_TIMEOUT_S)
-    short = PrefixStore("short", store)
-    dist.init_process_group("gloo", store=short, rank=rank, world_size=world_size, timeout=timeout)
-    found["slow"] = share_a_slow_fit(rank, world_size)
-    found["failed"] = share_a_fit_that_fails(rank, world_size)
-    dist.barrier()
-    dist.destroy_process_group()
-    (folder / f"rank{rank}.json").write_text(json.dumps(found))
+def run_rank(folder: Path) -> None:
+    with process_group("long"):
+        rank, world_size = dist.get_rank(), dist.get_world_size()
+        found = judge(rank, world_size)
+        dist.barrier()
+    with process_group("short", timeout_s=GROUP_TIMEOUT_S):
+        found["slow"] = share_a_slow_fit(rank, world_size)
+        found["failed"] = share_a_fit_that_fails(rank, world_size)
+        dist.barrier()
+    leave_record(folder, found)
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def world(
+    request: pytest.FixtureRequest, run_ranks: Callable[..., list[Any]], tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
     """What each rank of a world found."""
-    world_size: int = request.param
-    folder = tmp_path_factory.mktemp(f"world{world_size}")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(world_size), str(folder)], env=environment)
-        for rank in range(world_size)
-    ]
-    try:
-        codes = [process.wait(timeout=120) for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-            process.wait()
-    assert codes == [0] * world_size
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world_size)]
+    return run_ranks(__file__, request.param, tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Any]:
     """What one process finds without a process group."""
     torch.set_num_threads(1)
-    found: dict[str, Any] = json.loads(json.dumps(judge(0, 1)))
-    return found
+    return judge(0, 1)
 
 
 def test_one_process_finds_every_row_once_and_learns_something(alone: dict[str, Any]) -> None:
@@ -197,4 +165,4 @@ def test_a_fit_that_fails_ends_all_ranks_with_its_reason(world: list[dict[str, A
 
 
 if __name__ == "__main__":
-    run_rank(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    run_rank(Path(sys.argv[1]))

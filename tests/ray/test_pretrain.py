@@ -24,6 +24,7 @@ from orchestrator.storage.store import open_store
 from orchestrator.tracking.metrics import is_metric
 from orchestrator.training.checkpoint import load_weights
 from orchestrator.training.checkpoint_folders import find_stored
+from shards import read_members
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(600)]
 
@@ -74,7 +75,7 @@ def test_a_run_is_finished_tracked_and_evaluated(clip_result: PretrainResult) ->
     assert not {name for name in names if not is_metric(name)}
     assert run.data.params["objective.name"] == "clip"
     recorded_digest = run.inputs.dataset_inputs[0].dataset.digest  # MLflow keeps 36 characters
-    assert clip_result.plan.data.train.digest.startswith(recorded_digest)
+    assert clip_result.plan.data.sources[0].shards.digest.startswith(recorded_digest)
 
 
 def test_every_step_is_recorded_once(clip_result: PretrainResult) -> None:
@@ -212,13 +213,13 @@ def damaged_scenes(scenes: Path, root: Path, num_bad: int) -> Path:
     """A copy of the training shards whose first images do not decode."""
     (root / "scenes" / "train").mkdir(parents=True)
     for shard in sorted((scenes / "scenes" / "train").glob("*.tar")):
-        with tarfile.open(shard) as source, tarfile.open(root / "scenes" / "train" / shard.name, "w") as target:
-            for member in source:
-                data = source.extractfile(member).read()  # type: ignore[union-attr]
-                if member.name.endswith(".jpg") and num_bad > 0:
-                    data, num_bad = b"not an image", num_bad - 1
-                member.size = len(data)
-                target.addfile(member, io.BytesIO(data))
+        with tarfile.open(root / "scenes" / "train" / shard.name, "w") as target:
+            for name, content in read_members(shard):
+                if name.endswith(".jpg") and num_bad > 0:
+                    content, num_bad = b"not an image", num_bad - 1
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                target.addfile(member, io.BytesIO(content))
     return root
 
 

@@ -1,5 +1,6 @@
 """S3 as a store, against real servers: rclone's (the shared fixture) and moto's, which heeds conditional writes."""
 
+import hashlib
 import io
 import json
 import os
@@ -10,22 +11,28 @@ import tarfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from orchestrator.data import retry
+from orchestrator.data.audit import SampleRules
 from orchestrator.data.evaluation_set import read_evaluation_rows
 from orchestrator.data.index import index_dataset, load_index, save_index
 from orchestrator.data.readers import read_chunk
-from orchestrator.errors import DatasetError, RunHeldError, ShardReadError, StorageAccessError
+from orchestrator.data.verify import fix_index, verify_dataset
+from orchestrator.errors import DatasetError, RunHeldError, ShardDamagedError, ShardReadError, StorageAccessError
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.storage.lease import LEASE, acquire_lease
 from orchestrator.storage.marker import download_file, read_marker, upload_files, write_marker
+from orchestrator.storage.s3 import S3Store
 from orchestrator.storage.store import ObjectNotFoundError, Store, check_store, open_store
 
 if TYPE_CHECKING:
@@ -174,7 +181,8 @@ def test_one_of_many_starts_gets_the_lease_and_a_dead_one_is_replaced(
 
 
 def change_bucket(store: Store) -> Store:
-    return open_store("s3://no-such-bucket/x", store.s3)  # type: ignore[attr-defined]
+    assert isinstance(store, S3Store)
+    return open_store("s3://no-such-bucket/x", store.s3)
 
 
 def change_endpoint(store: Store) -> Store:
@@ -264,6 +272,7 @@ def test_a_data_set_is_the_same_in_a_bucket_as_on_disk(store: Store, shards_fold
     save_index(store, there)
     assert load_index(store) == there
     save_index(store, here)  # as when a folder is copied with its index: the etags of the disk mean nothing here
+    here = replace(here, shards=here.shards.without_etags())
     assert load_index(store) == here
     rows = read_evaluation_rows(store, there, 8, 1, 2, caption_fields=("txt",))
     expected = read_evaluation_rows(local, here, 8, 1, 2, caption_fields=("txt",))
@@ -278,6 +287,41 @@ def test_a_shard_written_again_in_the_bucket_is_noticed(store: Store, shards_fol
     store.write_bytes("1.tar", content[:-1] + b"\1")
     with pytest.raises(DatasetError, match=r"1\.tar was written again; run: orchestrator data index s3://"):
         load_index(store)
+
+
+def test_a_data_set_in_a_bucket_is_verified(store: Store, shards_folder: Path) -> None:
+    for name in ("0.tar", "1.tar"):
+        store.upload(shards_folder / name, name)
+    result = verify_dataset(store, SampleRules(), 2)
+    assert (result.num_samples, result.counts) == (130, {"sample_duplicate": 30})  # the second shard repeats the first
+    fix_index(store, result)
+    index = load_index(store)
+    assert index is not None
+    assert index.shards[0].sha256 == hashlib.sha256((shards_folder / "0.tar").read_bytes()).hexdigest()
+    content = (shards_folder / "1.tar").read_bytes()
+    store.write_bytes("1.tar", content[:10_000])
+    result = verify_dataset(store, SampleRules(), 1)
+    assert set(result.counts) == {"size_mismatch", "truncated_data", "sample_duplicate"}
+
+
+@pytest.mark.parametrize("server", ["store", "conditional_store"])
+def test_a_shard_written_again_since_it_was_indexed_is_refused(
+    server: str, request: pytest.FixtureRequest, shards_folder: Path
+) -> None:
+    store = request.getfixturevalue(server).child("written-again")
+    content = (shards_folder / "0.tar").read_bytes()
+    store.write_bytes("0.tar", content)
+    pq.write_table(pa.table({"txt": ["a"], "png": [png_bytes(1)]}), shards_folder / "b.parquet")
+    store.child("parquet").upload(shards_folder / "b.parquet", "b.parquet")
+    indexes = {folder.uri: (folder, index_dataset(folder).shards[0]) for folder in (store, store.child("parquet"))}
+    for folder, shard in indexes.values():
+        assert read_chunk(folder, shard, 0)
+    store.write_bytes("0.tar", content[:-1] + b"\1")  # behind the end marker: only the etag tells
+    pq.write_table(pa.table({"txt": ["b"], "png": [png_bytes(1)]}), shards_folder / "b.parquet")
+    store.child("parquet").upload(shards_folder / "b.parquet", "b.parquet")
+    for folder, shard in indexes.values():
+        with pytest.raises(ShardDamagedError, match=r"the shard was written again.*orchestrator data index s3://"):
+            read_chunk(folder, shard, 0)
 
 
 class BreakingServer(ThreadingHTTPServer):
@@ -316,13 +360,13 @@ def test_an_answer_that_breaks_off_is_read_again_and_loses_nothing(
 ) -> None:
     monkeypatch.setattr(retry, "PAUSE_S", 0)
     local = open_store(str(shards_folder))
-    shard = index_dataset(local).shards[0]
+    shard = replace(index_dataset(local).shards[0], etag="etag")
     with BreakingServer((shards_folder / "0.tar").read_bytes(), num_broken) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         broken = open_store("s3://bucket", S3Spec(endpoint=f"http://127.0.0.1:{server.server_port}", **QUICK))
         try:
             if succeeds:
-                assert read_chunk(broken, shard, 1) == read_chunk(local, shard, 1)
+                assert read_chunk(broken, shard, 1) == read_chunk(local, replace(shard, etag=""), 1)
             else:
                 with pytest.raises(ShardReadError, match=r"0\.tar at http.*failed after its retries"):
                     read_chunk(broken, shard, 1)

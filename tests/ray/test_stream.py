@@ -1,5 +1,6 @@
 """Ray deals blocks as the plan says; what arrives is checked; the stream's rows are those of the order."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -7,13 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import ray
+from ray.actor import ActorHandle
+from ray.data import DataIterator
 
 from orchestrator import columns
 from orchestrator.data.blocks import BlockFormat, BlockTask, SyntheticBlockReader, unpack_block
+from orchestrator.data.dataset_order import NO_VISITS
 from orchestrator.data.order import BlockLayout
-from orchestrator.data.stream import BlockStream
+from orchestrator.data.stream import BlockStream, StreamPlace
 from orchestrator.data.tokens import CaptionTokenizer, load_tokenizer, train_tokenizer
-from orchestrator.errors import StreamOrderError
+from orchestrator.errors import ShardReadError, StreamOrderError
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.plan import StreamPlan
 
@@ -34,10 +38,11 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CaptionTokenizer:
     return load_tokenizer(file.as_uri(), S3Spec())
 
 
-def stream_plan(block_bytes: int) -> StreamPlan:
+def stream_plan(block_bytes: int, tasks_per_execution: int = 1000) -> StreamPlan:
     return StreamPlan(
         block_bytes=block_bytes,
         blocks_per_task=4,
+        tasks_per_execution=tasks_per_execution,
         ingest_cpus=2,
         object_store_bytes=64 * 2**20,
         window=64,
@@ -47,46 +52,54 @@ def stream_plan(block_bytes: int) -> StreamPlan:
 
 @ray.remote(num_cpus=0)
 class Switchboard:
-    """Hands rank 0's iterators to the other ranks, as Train's broadcast does."""
+    """Hands the first rank's iterators of each execution to the others, as the ranks' process group does."""
 
     def __init__(self) -> None:
-        self.iterators: list[object] = []
+        self.executions: list[list[DataIterator]] = []
 
-    def put(self, iterators: list[object]) -> None:
-        self.iterators = iterators
+    def put(self, iterators: list[DataIterator]) -> None:
+        self.executions.append(iterators)
 
-    def get(self) -> list[object]:
-        return self.iterators
+    def get(self, number: int) -> list[DataIterator]:
+        return self.executions[number] if number < len(self.executions) else []
 
 
 @ray.remote(num_cpus=1)
 class Rank:
     """One rank that only looks at its blocks."""
 
-    def read(self, stream_of: SyntheticBlockReader, plan: StreamPlan, rank: int, board: object, steps: tuple[int, int]):  # type: ignore[no-untyped-def]
-        def share(built: list[object] | None) -> list[object]:
+    def read(
+        self, reader: SyntheticBlockReader, plan: StreamPlan, rank: int, board: ActorHandle, steps: tuple[int, int]
+    ) -> list[tuple[tuple[int, ...], list[int]]]:
+        """Stamp and rows of each block."""
+        number = itertools.count()
+
+        def share(built: list[DataIterator] | None) -> list[DataIterator]:
             if built is not None:
-                ray.get(board.put.remote(built))  # type: ignore[attr-defined]
-                return built
-            while not (found := ray.get(board.get.remote())):  # type: ignore[attr-defined]
-                pass
+                ray.get(board.put.remote(built))
+            wanted, found = next(number), list[DataIterator]()
+            while not found:
+                found = ray.get(board.get.remote(wanted))
             return found
 
-        stream = BlockStream(stream_of, None, stream_of.layout, plan, rank, share)  # type: ignore[arg-type]
+        place = StreamPlace(rank, tuple(range(reader.layout.world_size)))
+        stream = BlockStream(reader, None, reader.layout, plan, place, share)
         blocks = [unpack_block(block, IMAGE_SIZE) for block in stream.blocks(*steps)]
         return [
             (tuple(int(block[name][0]) for name in columns.STAMP), block[columns.INDEX].tolist()) for block in blocks
         ]
 
 
-def read_all(format: BlockFormat, world_size: int, num_micro: int, steps: tuple[int, int]) -> dict[int, list[int]]:
+def read_all(
+    format: BlockFormat, world_size: int, num_micro: int, steps: tuple[int, int], tasks_per_execution: int = 1000
+) -> dict[int, list[int]]:
     """Rows of each step, from all ranks in the order of the global batch."""
     layout = BlockLayout(MICRO_SIZE, num_micro, world_size)
     reader = SyntheticBlockReader(num_samples=10_000, seed=0, layout=layout, format=format)
     row_bytes = 3 * IMAGE_SIZE**2 + 4 * 8 + 64
     board = Switchboard.remote()
     ranks = [Rank.remote() for _ in range(world_size)]
-    plan = stream_plan(MICRO_SIZE * row_bytes)
+    plan = stream_plan(MICRO_SIZE * row_bytes, tasks_per_execution)
     found = ray.get([rank.read.remote(reader, plan, number, board, steps) for number, rank in enumerate(ranks)])
     blocks = {stamp: rows for of_rank in found for stamp, rows in of_rank}
     ordered = sorted(blocks, key=lambda stamp: (stamp[0], stamp[2], stamp[1]))
@@ -105,6 +118,29 @@ def test_global_batches_are_the_same_at_every_world_size_and_after_a_resume(form
     assert resumed == {step: rows for step, rows in whole.items() if step >= 5}
 
 
+def test_a_chain_of_executions_is_one_stream(format: BlockFormat) -> None:
+    whole = read_all(format, world_size=2, num_micro=2, steps=(1, 24))
+    assert list(whole) == list(range(1, 24))
+    assert read_all(format, world_size=2, num_micro=2, steps=(1, 24), tasks_per_execution=5) == whole
+
+
+class FailingReader(SyntheticBlockReader):
+    """Storage that is gone for good."""
+
+    def read_blocks(self, task: BlockTask) -> Iterator[pa.Table]:
+        raise ShardReadError("s3://bucket/00000.tar: no answer")
+
+
+def test_what_a_task_meets_is_raised_where_the_blocks_are_used(format: BlockFormat) -> None:
+    layout = BlockLayout(MICRO_SIZE, 1, 1)
+    reader = FailingReader(1000, 0, layout, format)
+    stream = BlockStream(
+        reader, None, layout, stream_plan(MICRO_SIZE * 900), StreamPlace(0, (0,)), lambda built: built or []
+    )
+    with pytest.raises(Exception, match=r"s3://bucket/00000\.tar: no answer"):
+        next(stream.blocks(0, 4))
+
+
 class OutOfTurnReader:
     """Stamps its blocks for the wrong rank, as another way of dealing would."""
 
@@ -112,19 +148,21 @@ class OutOfTurnReader:
         self.reader = reader
 
     def read_blocks(self, task: BlockTask) -> Iterator[pa.Table]:
-        yield from self.reader.read_blocks(replace(task, first_block=task.first_block + 1))
+        yield from self.reader.read_blocks(replace(task, blocks=tuple(block + 1 for block in task.blocks)))
 
 
 def test_a_block_that_the_plan_does_not_name_stops_the_stream(format: BlockFormat) -> None:
     layout = BlockLayout(MICRO_SIZE, 1, 1)
     reader = OutOfTurnReader(SyntheticBlockReader(1000, 0, layout, format))
-    stream = BlockStream(reader, None, layout, stream_plan(MICRO_SIZE * 900), 0, lambda built: built or [])
+    stream = BlockStream(
+        reader, None, layout, stream_plan(MICRO_SIZE * 900), StreamPlace(0, (0,)), lambda built: built or []
+    )
     with pytest.raises(StreamOrderError, match=r"\(1, 0, 0\).*plan has \(0, 0, 0\)"):
         next(stream.blocks(0, 4))
 
 
 def test_noise_depends_on_the_block_alone(format: BlockFormat) -> None:
     reader = SyntheticBlockReader(1000, 0, BlockLayout(MICRO_SIZE, 1, 1), format)
-    one, two = (list(reader.read_blocks(BlockTask(3, 2, ()))) for _ in range(2))
+    one, two = (list(reader.read_blocks(BlockTask((3, 4), NO_VISITS))) for _ in range(2))
     assert all(left.equals(right) for left, right in zip(one, two, strict=True))
     assert not np.array_equal(unpack_block(one[0], IMAGE_SIZE)["image"], unpack_block(one[1], IMAGE_SIZE)["image"])

@@ -37,8 +37,8 @@ def facts_for(job: PretrainSpec, cluster: ClusterSpec) -> Facts:
     if job.data.kind == "synthetic":
         return Facts(machine=machine)
     num_samples = NUM_SAMPLES[job.data.train.split("/")[0]]
-    train = ShardsFacts(uri=job.data.train, digest="0" * 16, num_shards=9, num_samples=num_samples, bytes=10**9)
-    return Facts(machine=machine, train=train)
+    train = ShardsFacts(uri=str(job.data.train), digest="0" * 16, num_shards=9, num_samples=num_samples, bytes=10**9)
+    return Facts(machine=machine, train=(train,))
 
 
 def plan(job_file: Path, cluster_file: Path) -> Plan:

@@ -55,6 +55,12 @@ class ShardMaker:
         return self.folder / name
 
 
+@pytest.fixture(scope="session")
+def shard_maker() -> type[ShardMaker]:
+    """For folders that several tests share."""
+    return ShardMaker
+
+
 @pytest.fixture
 def maker(tmp_path: Path) -> ShardMaker:
     return ShardMaker(tmp_path)

@@ -25,6 +25,14 @@ def test_a_field_that_is_not_there_is_not_drawn() -> None:
     assert {choose({"a": b" ", "b": b"two"}, ("a", "b", "c"), epoch) for epoch in range(20)} == {"two"}
 
 
+def test_weights_say_how_often_a_field_is_drawn() -> None:
+    sample, weights = RawSample(0, "a", {"a": b"one", "b": b"two", "c": b"three"}), {"a": 3.0, "c": 0.0}
+    draws = [SampleDraw(0, 0, 0, 0, index) for index in range(2000)]
+    chosen = [choose_caption(sample, ("a", "b", "c"), draw, weights) for draw in draws]
+    assert 0.71 < chosen.count("one") / 2000 < 0.79
+    assert "three" not in chosen
+
+
 @pytest.mark.parametrize(
     ("members", "reason"),
     [({}, "caption_missing"), ({"txt": b" \n"}, "caption_missing"), ({"txt": b"\xff\xfe"}, "caption_undecodable")],

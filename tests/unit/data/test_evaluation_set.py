@@ -40,9 +40,9 @@ def test_only_chunks_with_an_own_row_are_read(opened: tuple[Store, DatasetIndex]
     reads: list[tuple[str, int]] = []
 
     class Counting(LocalStore):
-        def read_range(self, path: str, offset: int, length: int) -> bytes:
+        def read_range(self, path: str, offset: int, length: int, etag: str = "") -> bytes:
             reads.append((path, offset))
-            return super().read_range(path, offset, length)
+            return super().read_range(path, offset, length, etag)
 
     store, index = opened
     rows = list(read_evaluation_rows(Counting(store.uri), index, 8, 70, 100))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.data.index import INDEX_PATH, index_dataset, load_index, save_index
+from orchestrator.data.readers import read_chunk
 from orchestrator.errors import DatasetError
 from orchestrator.storage.store import Store, open_store
 
@@ -55,7 +56,10 @@ def test_index_holds_in_a_copy_of_the_data(store: Store, tmp_path_factory: pytes
     shutil.copytree(store.uri, copy)
     for path in copy.rglob("*.tar"):
         os.utime(path, (1, 1))
-    assert load_index(open_store(str(copy))) is not None
+    there = load_index(open_store(str(copy)))
+    assert there is not None
+    assert {shard.etag for shard in there.shards} == {""}  # those of the original would refuse every read
+    assert len(read_chunk(open_store(str(copy)), there.shards[0], 1)) == 6
 
 
 @pytest.mark.parametrize("change", ["gone", "new", "longer", "written again"])

@@ -1,53 +1,67 @@
 """Every sample once per epoch, the same global batches at every world size, well mixed, from the seed alone."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
+from orchestrator.data.dataset_order import ChunkTable, DatasetOrder, unpack_visits
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 
-SIZES = (130, 64, 1, 200, 77)
+SIZES = (130, 64, 1, 0, 200, 77)
+NUM_SAMPLES = sum(SIZES)
+
+Place = tuple[int, int, int, int]
 
 
-def locate(order: SampleOrder, start: int, stop: int) -> list[tuple[int, int, int]]:
-    """(epoch, shard, index) of the samples at positions [start, stop), by way of the chunk visits."""
-    by_position = {}
-    for visit in order.window_visits(start, stop):
-        for offset in range(visit.stop - visit.start):
-            by_position[visit.start + offset] = (visit.epoch, visit.shard, visit.first + offset)
-    return [by_position[int(position)] for position in order.shuffle.positions(start, stop)]
+def build_order(window: int = 96, seed: int = 0, kept: np.ndarray | None = None) -> SampleOrder:
+    return SampleOrder([DatasetOrder(ChunkTable(SIZES), seed, 0, kept)], WindowShuffle(window, seed))
+
+
+def build_mixture(weights: Sequence[int], window: int = 96) -> SampleOrder:
+    datasets = [DatasetOrder(ChunkTable((100 + 7 * number, 64)), 0, number) for number in range(len(weights))]
+    return SampleOrder(datasets, WindowShuffle(window, 0), weights)
+
+
+def locate(order: SampleOrder, start: int, stop: int) -> list[Place]:
+    """(data set, epoch, shard, index) of the samples at positions [start, stop), by way of the chunk visits."""
+    found = {}
+    for visit in unpack_visits(order.window_visits(start, stop)):
+        for offset, index in enumerate(visit.indices()):
+            found[visit.start + offset] = (visit.dataset, visit.epoch, visit.shard, index)
+    return [found[int(position)] for position in order.shuffle.positions(start, stop)]
 
 
 @pytest.mark.parametrize("window", [1, 32, 100, 472, 1000])
 def test_each_epoch_holds_every_sample_once(window: int) -> None:
-    order = SampleOrder(SIZES, chunk_size=64, shuffle=WindowShuffle(window, seed=3))
+    order = build_order(window, seed=3)
     num_epochs = 5
-    stop = -(-num_epochs * order.num_samples // window) * window
-    rows = locate(order, 0, stop)
+    rows = locate(order, 0, -(-num_epochs * NUM_SAMPLES // window) * window)
     expected = {(shard, index) for shard, size in enumerate(SIZES) for index in range(size)}
     for epoch in range(num_epochs):
-        seen = [row[1:] for row in rows if row[0] == epoch]
+        seen = [row[2:] for row in rows if row[1] == epoch]
         assert len(seen) == len(expected)
         assert set(seen) == expected
 
 
 def test_any_slice_equals_the_whole() -> None:
-    order = SampleOrder(SIZES, 16, WindowShuffle(96, 0))
-    whole = locate(order, 0, 960)
+    whole = locate(build_order(), 0, 960)
     for start, stop in [(0, 96), (5, 6), (90, 200), (471, 473), (500, 960)]:
-        assert locate(SampleOrder(SIZES, 16, WindowShuffle(96, 0)), start, stop) == whole[start:stop]
+        assert locate(build_order(), start, stop) == whole[start:stop]
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:
-    one, same, other = (SampleOrder(SIZES, 16, WindowShuffle(96, seed)) for seed in (1, 1, 2))
+    one, same, other = (build_order(seed=seed) for seed in (1, 1, 2))
     assert locate(one, 0, 472) == locate(same, 0, 472)
     assert locate(one, 0, 472) != locate(other, 0, 472)
-    first = [row[1:] for row in locate(one, 0, 2 * 472) if row[0] == 0]
-    second = [row[1:] for row in locate(one, 0, 2 * 472) if row[0] == 1]
+    first = [row[2:] for row in locate(one, 0, 2 * NUM_SAMPLES) if row[1] == 0]
+    second = [row[2:] for row in locate(one, 0, 2 * NUM_SAMPLES) if row[1] == 1]
     assert first != second[: len(first)]
 
 
 def test_a_global_batch_is_the_same_samples_at_every_world_size_and_micro_batch() -> None:
-    order = SampleOrder(SIZES, 16, WindowShuffle(96, 0))
+    order = build_order()
     global_size = 48
     for world_size, micro_size in [(1, 48), (2, 24), (3, 8), (4, 6), (48, 1)]:
         layout = BlockLayout(micro_size, global_size // world_size // micro_size, world_size)
@@ -61,10 +75,63 @@ def test_a_global_batch_is_the_same_samples_at_every_world_size_and_micro_batch(
 
 def test_mixing_breaks_up_data_sorted_by_class() -> None:
     num_classes, per_class = 10, 2000
-    order = SampleOrder([per_class] * num_classes, 64, WindowShuffle(2048, 0))
+    table = ChunkTable([per_class] * num_classes)
+    order = SampleOrder([DatasetOrder(table, 0)], WindowShuffle(2048, 0))
     rows = locate(order, 0, 20_000 // 2048 * 2048)
-    batches = np.array([shard for _, shard, _ in rows]).reshape(-1, 256)
-    classes_per_batch = [len(set(batch)) for batch in batches]
-    assert min(classes_per_batch) >= 8
-    stored = np.array([shard * per_class + index for _, shard, index in rows])
-    assert abs(np.corrcoef(stored, np.arange(len(stored)))[0, 1]) < 0.1
+    batches = np.array([shard for _, _, shard, _ in rows]).reshape(-1, 256)
+    assert min(len(set(batch)) for batch in batches) >= 8
+    stored = np.array([shard * per_class + index for _, _, shard, index in rows])
+    ranks = np.argsort(np.argsort(stored))
+    assert abs(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1]) < 0.1
+    # Of two samples that follow one another in the run, hardly any lay side by side in storage.
+    assert (np.abs(np.diff(stored)) <= 64).mean() < 0.05
+
+
+def test_a_selection_is_trained_on_and_nothing_else() -> None:
+    masks = np.random.default_rng(0).integers(0, 2**64, ChunkTable(SIZES).num_chunks, dtype=np.uint64)
+    kept = masks & DatasetOrder(ChunkTable(SIZES), 0).masks()
+    kept[1] = 0
+    order = build_order(kept=kept)
+    expected = {
+        (shard, index)
+        for shard, size in enumerate(SIZES)
+        for index in range(size)
+        if int(kept[int(order.datasets[0].table.first_chunk[shard]) + index // 64]) >> index % 64 & 1
+    }
+    assert order.datasets[0].num_samples == len(expected)
+    seen = Counter(row[2:] for row in locate(order, 0, 3 * 96 * 10) if row[1] == 0)
+    assert set(seen) == expected
+    assert set(seen.values()) == {1}
+
+
+@pytest.mark.parametrize("weights", [(1, 1), (3, 1), (2, 3, 5), (164, 171, 178), (47, 1)])
+def test_shares_are_exact_everywhere_and_every_epoch_is_whole(weights: tuple[int, ...]) -> None:
+    order = build_mixture(weights)
+    rows = locate(order, 0, 96 * 60)
+    for window in range(1, 61):
+        counts = Counter(row[0] for row in rows[: window * 96])
+        for number, weight in enumerate(weights):
+            assert abs(counts[number] - window * 96 * weight / sum(weights)) <= 1
+    for number in range(len(weights)):
+        of_first_epoch = [row[2:] for row in rows if row[:2] == (number, 0)]
+        assert len(of_first_epoch) == len(set(of_first_epoch))
+        if any(row[:2] == (number, 2) for row in rows):
+            assert len(of_first_epoch) == order.datasets[number].num_samples
+
+
+def test_what_is_planned_is_what_stands_at_the_positions() -> None:
+    order = build_mixture((2, 3))
+    for stop in (0, 7, 96, 500, 960, 1111):
+        rows = Counter(row[:2] for row in locate(order, 0, stop)) if stop else Counter()
+        planned = {key: int(np.bitwise_count(masks).sum()) for key, masks in order.planned(stop).items()}
+        whole = {key: order.datasets[key[0]].num_samples for key in rows if key not in planned}
+        assert {key: number for key, number in (planned | whole).items() if number} == rows
+
+
+def test_chunks_of_an_epoch_are_found_among_many() -> None:
+    order = DatasetOrder(ChunkTable([64 * 10_000 + 5]), 0)
+    visits = unpack_visits(order.visits(0, order.num_samples))
+    assert [visit.start for visit in visits[1:]] == [visit.stop for visit in visits[:-1]]
+    for start in (0, 63, 4096 * 64 - 1, 4096 * 64, 4096 * 64 + 70, order.num_samples - 1):
+        (visit,) = unpack_visits(order.visits(start, start + 1))
+        assert any(whole.chunk == visit.chunk and whole.start <= start < whole.stop for whole in visits)

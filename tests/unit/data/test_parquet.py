@@ -1,6 +1,9 @@
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -55,7 +58,40 @@ def test_fewer_rows_than_indexed_are_damage(maker: Any) -> None:
     (shard,) = index_dataset(store).shards
     maker.write_parquet("a.parquet", range(70))
     with pytest.raises(ShardDamagedError, match=r"6 rows found, its index says 36"):
+        read_chunk(store, replace(shard, etag=""), 1)
+
+
+def test_a_file_written_again_since_it_was_indexed_is_refused(maker: Any) -> None:
+    path = maker.write_parquet("a.parquet", range(100))
+    store = open_store(str(maker.folder))
+    (shard,) = index_dataset(store).shards
+    assert len(read_chunk(store, shard, 1)) == 36
+    os.utime(path, (1, 1))
+    with pytest.raises(ShardDamagedError, match=r"a\.parquet, row 64: the shard was written again.*data index"):
         read_chunk(store, shard, 1)
+
+
+def test_a_page_that_does_not_read_is_damage_and_no_failing_storage(maker: Any) -> None:
+    path = maker.write_parquet("a.parquet", range(100), rows_per_group=50)
+    store = open_store(str(maker.folder))
+    (shard,) = index_dataset(store).shards
+    content = bytearray(path.read_bytes())
+    start = pq.read_metadata(path).row_group(1).column(0).data_page_offset
+    content[start : start + 4] = b"\xff" * 4
+    path.write_bytes(content)
+    with pytest.raises(ShardDamagedError, match=r"a\.parquet, row 64"):
+        read_chunk(store, replace(shard, etag=""), 1)
+
+
+def test_text_that_is_not_utf8_comes_as_it_is(tmp_path: Path) -> None:
+    bad = pa.array([b"\xff\xfe", b"fine"], pa.binary())
+    for kind in (pa.string(), pa.large_string()):
+        offsets = np.array([0, 2, 6], np.int32 if kind == pa.string() else np.int64)
+        column = pa.Array.from_buffers(kind, 2, [None, pa.py_buffer(offsets), bad.buffers()[2]])
+        pq.write_table(pa.table({"txt": column}), tmp_path / "a.parquet")
+        store = open_store(str(tmp_path))
+        samples = read_chunk(store, index_dataset(store).shards[0], 0)
+        assert [sample.members["txt"] for sample in samples] == [b"\xff\xfe", b"fine"]
 
 
 def test_large_row_groups_are_said(maker: Any) -> None:

@@ -1,6 +1,7 @@
 """Tar shards: what Python's tarfile writes is read, and damage is named instead of read past."""
 
 import io
+import os
 import tarfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -139,9 +140,25 @@ def test_something_else_named_tar_is_said_to_be_none(maker: Any) -> None:
     assert scan(path)[1].problems == ("no tar header at byte 0",)
 
 
-def test_a_shard_that_changed_since_it_was_indexed_is_named_with_its_offset(maker: Any) -> None:
+def test_a_shard_written_again_since_it_was_indexed_is_refused(maker: Any) -> None:
     path = maker.write_tar("a.tar", range(130))
     store, shard = scan(path)
+    assert len(read_chunk(store, shard, 1)) == 64
+    message = rf"a\.tar, chunk at byte 0: the shard was written again.*orchestrator data index {store.uri}"
+    with open(path, "r+b") as file:  # in place, one byte of data, as many bytes as before
+        file.seek(BLOCK_BYTES)
+        file.write(b"\0")
+    os.utime(path, (1, 1))  # the clock of a file system ticks slowly
+    with pytest.raises(ShardDamagedError, match=message):
+        read_chunk(store, shard, 0)
+    with pytest.raises(ShardDamagedError, match=message):
+        scan_tar(store, ObjectInfo(path.name, shard.size_bytes, shard.etag))
+
+
+def test_a_copy_of_a_shard_without_its_etag_is_named_with_the_offset_of_its_damage(maker: Any) -> None:
+    path = maker.write_tar("a.tar", range(130))
+    store, shard = scan(path)
+    shard = replace(shard, etag="")
     whole = path.read_bytes()
     offset = shard.boundaries[1]
 
@@ -169,11 +186,11 @@ class FailingStore(LocalStore):
 
     failures: list[int] = field(default_factory=list)
 
-    def read_range(self, path: str, offset: int, length: int) -> bytes:
+    def read_range(self, path: str, offset: int, length: int, etag: str = "") -> bytes:
         if self.failures:
             self.failures.pop()
             raise ShardReadError("connection reset")
-        return super().read_range(path, offset, length)
+        return super().read_range(path, offset, length, etag)
 
 
 def test_a_read_that_fails_in_passing_loses_no_sample(maker: Any, monkeypatch: pytest.MonkeyPatch) -> None:

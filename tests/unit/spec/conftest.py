@@ -28,8 +28,10 @@ CLUSTER: dict[str, Any] = {
 }
 FACTS = Facts(
     machine=MachineFacts(num_cores=2, num_cpus=4, decoder="pillow 13.0.0"),
-    train=ShardsFacts(
-        uri="file:///data/scenes/train", digest="0123456789abcdef", num_shards=16, num_samples=4000, bytes=9_000_000
+    train=(
+        ShardsFacts(
+            uri="file:///data/scenes/train", digest="0123456789abcdef", num_shards=16, num_samples=4000, bytes=9_000_000
+        ),
     ),
 )
 

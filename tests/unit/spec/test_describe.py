@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from orchestrator.data.shard import CHUNK_SAMPLES
+from orchestrator.spec import describe
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.describe import describe_evaluate, describe_plan
 from orchestrator.spec.facts import Facts, TokenizerFacts, VocabularyFacts
@@ -67,3 +69,16 @@ def test_an_evaluate_job_says_whose_checkpoint_it_judges(cluster_document: dict[
     said = dict(describe_evaluate(job, ClusterSpec.model_validate(cluster_document)))
     assert said["run"] == "small: its last checkpoint; file:///runs/small"
     assert said["evaluation"] == "zero_shot, linear_probe on file:///data/scenes/eval"
+
+
+def test_what_a_stream_costs_a_bucket_and_the_network_is_said(resolve: Resolve) -> None:
+    assert describe._CHUNK_SAMPLES == CHUNK_SAMPLES
+    job = {"batch": {"global_size": 64}, "data": {"kind": "shards", "train": "scenes/train", "shuffle_window": 2048}}
+    place = {"ray": {"ingest_labels": {"subcluster": "data"}}}
+    place["storage"] = {"data": "s3://b", "runs": "file:///r", "cache": {"folder": "/disk", "max_bytes": 2**30}}
+    said = dict(describe_plan(resolve(job, place)))["stream"]
+    assert "each chunk is read about 8.0 times, by the 8 tasks of a window" in said
+    assert "12.3 kB an image cross the network, 55 MB/s" in said
+    assert "cache: 1.0 GiB in /disk of each node" in said
+    whole = {**job, "data": {**job["data"], "shuffle_window": 256}}
+    assert "each chunk" not in dict(describe_plan(resolve(whole)))["stream"]

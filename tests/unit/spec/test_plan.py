@@ -91,7 +91,7 @@ def test_shards_without_an_index_are_refused_with_the_command_that_makes_it(reso
 def test_synthetic_data_needs_no_index(resolve: Resolve, facts: Facts) -> None:
     plan = resolve({"data": SYNTHETIC}, facts=Facts(machine=facts.machine))
     assert plan.data.num_samples == 1000
-    assert plan.data.train is None
+    assert plan.data.sources == ()
 
 
 def test_other_worker_counts_that_a_resume_may_use_divide_the_batch(resolve: Resolve) -> None:

@@ -1,5 +1,6 @@
 """A folder as a store; the same promises at S3 servers are in tests/ray/test_storage_s3.py."""
 
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from orchestrator.errors import StorageAccessError
 from orchestrator.spec.cluster import S3Spec
-from orchestrator.storage.store import ObjectNotFoundError, Store, check_store, open_store
+from orchestrator.storage.store import ObjectChangedError, ObjectNotFoundError, Store, check_store, open_store
 
 
 @pytest.fixture
@@ -54,6 +55,18 @@ def test_written_bytes_are_read_back_whole_and_in_ranges(store: Store) -> None:
     assert store.read_range("a/b", 20, 5) == b""
     with store.open_input("a/b") as file:
         assert file.read_at(2, 4) == b"45"
+
+
+def test_a_read_of_another_version_is_refused(store: Store, tmp_path: Path) -> None:
+    store.write_bytes("a", b"0123456789")
+    etag = store.read_versioned("a")[1]
+    assert store.read_range("a", 2, 3, etag) == b"234"
+    with open(tmp_path / "a", "r+b") as file:  # in place: the same file, as long as before
+        file.write(b"x")
+    os.utime(tmp_path / "a", (1, 1))  # the clock of a file system ticks slowly
+    with pytest.raises(ObjectChangedError, match="/a is no longer version"):
+        store.read_range("a", 2, 3, etag)
+    assert store.read_range("a", 2, 3) == b"234"
 
 
 def test_absent_object_is_named(store: Store) -> None:

@@ -22,7 +22,7 @@ from orchestrator.storage.local import LocalStore
 from orchestrator.storage.store import Store
 from orchestrator.training import checkpoint as checkpoint_module
 from orchestrator.training.checkpoint import Checkpoints, load_weights
-from orchestrator.training.checkpoint_folders import find_checkpoint, find_stored
+from orchestrator.training.checkpoint_folders import find_checkpoint, find_stored, read_attachment
 from orchestrator.training.ema import Ema
 from orchestrator.training.partition import ReplicatedPartition
 
@@ -89,6 +89,16 @@ def test_a_run_without_checkpoints_starts_at_the_beginning(store, engine):
     assert opened(store).restore(engine, None) is None
 
 
+def test_attachments_lie_beside_the_tensors_and_are_checked(store, engine):
+    opened(store).save(engine, None, 7, {}, wait=True, attachments={"ledger.parquet": b"rows"})
+    stored = find_stored(store)
+    assert read_attachment(store, stored, "ledger.parquet") == b"rows"
+    assert read_attachment(store, stored, "other") is None
+    store.write_bytes(f"{stored.record.folder}/ledger.parquet", b"ROWS")
+    with pytest.raises(CheckpointError, match=r"ledger\.parquet is damaged"):
+        read_attachment(store, stored, "ledger.parquet")
+
+
 def test_restoring_takes_up_weights_counts_and_the_run_s_own_state(store, engine):
     ema = Ema(engine.partition, 0.9)
     engine.fill(1.0)
@@ -97,7 +107,7 @@ def test_restoring_takes_up_weights_counts_and_the_run_s_own_state(store, engine
     opened(store).save(engine, ema, 7, {"skipped": {"image_missing": 3}}, wait=True)
     other = PlainEngine(2, 3)
     other_ema = Ema(other.partition, 0.9)
-    record = opened(store).restore(other, other_ema)
+    record = opened(store).restore(other, other_ema).record
     assert (record.step, record.state) == (7, {"skipped": {"image_missing": 3}})
     assert record.uri == f"{store.uri}/checkpoints/step-00000007"
     assert (other.steps_taken, other.loss_scale, other.partition.num_updates) == (7, 128.0, 6)
@@ -122,7 +132,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_and_the_log_say
         case "state of another version":
             (folder / "state.json").write_bytes(state.replace(b'"version": 1', b'"version": 9'))
     with caplog.at_level(logging.WARNING):
-        record = opened(store).restore(engine, None)
+        record = opened(store).restore(engine, None).record
     assert (record.step, engine.steps_taken) == (3, 3)
     assert "step-00000006 does not count" in caplog.text
     assert "going back to step 3" in caplog.text
@@ -274,4 +284,4 @@ def test_a_pickle_that_the_marker_vouches_for_is_no_tensor_file(store, engine, t
 def test_a_pickle_beside_the_files_of_a_checkpoint_is_not_touched(store, engine, trap):
     save_steps(store, engine, {3: None})
     (folder_of(store, 3) / "model_states.pt").write_bytes(trap)
-    assert opened(store).restore(engine, None).step == 3
+    assert opened(store).restore(engine, None).record.step == 3

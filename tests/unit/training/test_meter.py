@@ -1,11 +1,9 @@
 """Means over steps, skipped samples by reason, and a fresh start after each reading."""
 
-import numpy as np
 import pytest
 import torch
 
-from orchestrator.columns import SKIP_REASONS
-from orchestrator.training.meter import Meter, SkipCounter
+from orchestrator.training.meter import Meter
 
 CPU = torch.device("cpu")
 
@@ -32,10 +30,3 @@ def test_waiting_is_a_share_of_the_time_and_pauses_count_for_nothing() -> None:
         sum(range(2_000_000))
     meter.add({"loss": torch.tensor(0.0)})
     assert meter.read(CPU)["data_wait_fraction"] == 0
-
-
-def test_skipped_samples_add_up_by_reason_on_top_of_what_a_checkpoint_knew() -> None:
-    skips = SkipCounter({"caption_missing": 2})
-    skips.add(np.array([0, 0, 2, 4, 4], np.int32))
-    assert skips.merge() == {"caption_missing": 4, SKIP_REASONS[2]: 1}
-    assert skips.merge() == {"caption_missing": 4, SKIP_REASONS[2]: 1}

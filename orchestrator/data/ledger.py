@@ -1,0 +1,299 @@
+"""The ledger: which samples entered an optimizer step, counted from the rows themselves, never from the plan.
+
+A row is (data set, epoch, shard, index). Of every epoch in use a ledger keeps two bits a sample, trained and skipped,
+and counts what is beyond: samples that were trained again, rows that stood in for a bad one, samples skipped by reason.
+An epoch of which every sample is accounted for is closed: its counts stay, its bits go. What should have been trained
+is asked of the order, afterwards, by ``report``.
+
+A ledger may hold a part of the chunks only, so that ranks can share one (``training/ledgers.py``); parts add up.
+
+Size: 16 bytes a chunk of 64 samples in memory, and stored about a bit a chunk, since nearly all chunks are whole or
+untouched.
+"""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator import columns
+from orchestrator.data.dataset_order import Masks
+from orchestrator.data.shard import CHUNK_SAMPLES
+from orchestrator.errors import CheckpointError
+
+Integers = npt.NDArray[np.int64]
+EpochKey = tuple[int, int]
+"""(data set, epoch)."""
+
+_WHOLE = np.uint64(2**64 - 1)
+
+TRAINED = 0
+"""Kind of an event; any other is an index into ``columns.SKIP_REASONS``. A substitute's training is ``SUBSTITUTED``."""
+SUBSTITUTED = 255
+
+_VERSION = "1"
+_SCHEMA = pa.schema(
+    {
+        "dataset": pa.int32(),
+        "epoch": pa.int32(),
+        "counts": pa.string(),
+        "whole": pa.large_binary(),
+        "trained_at": pa.list_(pa.int64()),
+        "trained": pa.list_(pa.uint64()),
+        "skipped_at": pa.list_(pa.int64()),
+        "skipped": pa.list_(pa.uint64()),
+    }
+)
+
+
+@dataclass
+class EpochCounts:
+    """What happened in one epoch of a data set, in samples."""
+
+    trained: int = 0
+    """Different samples; what came again is ``repeated``."""
+    repeated: int = 0
+    substituted: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: "EpochCounts") -> None:
+        """Take another part's counts in."""
+        self.trained += other.trained
+        self.repeated += other.repeated
+        self.substituted += other.substituted
+        self.skipped.update(other.skipped)
+
+
+@dataclass
+class EpochBits:
+    """Two masks a chunk, for chunks [first_chunk, first_chunk + len(trained))."""
+
+    first_chunk: int
+    trained: Masks
+    skipped: Masks
+
+
+@dataclass(frozen=True)
+class Events:
+    """What happened to samples, one row each: int64 arrays of equal length."""
+
+    key: Integers
+    """data set << 32 | epoch"""
+    chunk: Integers
+    """Numbered through all shards of the data set."""
+    within: Integers
+    kind: Integers
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    @property
+    def is_skip(self) -> npt.NDArray[np.bool_]:
+        """Which events are samples that were skipped."""
+        return (self.kind != TRAINED) & (self.kind != SUBSTITUTED)
+
+    @classmethod
+    def stack(cls, parts: Sequence["Events"]) -> "Events":
+        """One after the other."""
+        empty = np.empty(0, dtype=np.int64)
+        return cls(*(np.concatenate([empty, *(getattr(part, name) for part in parts)]) for name in cls.names()))
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Of the arrays."""
+        return tuple(cls.__dataclass_fields__)
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> "Events":
+        """Some of the rows."""
+        return Events(*(getattr(self, name)[chosen] for name in self.names()))
+
+
+def block_events(block: Mapping[str, npt.NDArray[np.generic]], first_chunks: Sequence[Integers]) -> Events:
+    """The events of a block that entered a step, from its provenance columns.
+
+    Args:
+        first_chunks: of each data set, ``ChunkTable.first_chunk``.
+    """
+    reason = block[columns.SKIP_REASON].astype(np.int64)
+    replaced = reason != 0
+    planned = [block[name].astype(np.int64)[replaced] for name in columns.SKIPPED]
+    trained = [block[name].astype(np.int64) for name in columns.PROVENANCE]
+    return Events.stack(
+        [
+            _events(trained, np.where(replaced, SUBSTITUTED, TRAINED), first_chunks),
+            _events(planned, reason[replaced], first_chunks),
+        ]
+    )
+
+
+class Ledger:
+    """Bits and counts of the chunks of a part; ``part`` p of n holds those that ``owner`` says."""
+
+    def __init__(self, num_chunks: Sequence[int], part: int = 0, num_parts: int = 1) -> None:
+        """``num_chunks``: of each data set."""
+        self._num_chunks, self._part, self._num_parts = tuple(num_chunks), part, num_parts
+        self.counts: dict[EpochKey, EpochCounts] = {}
+        self.bits: dict[EpochKey, EpochBits] = {}
+        """Of the epochs that are not closed."""
+
+    def owner(self, events: Events) -> Integers:
+        """The part that counts each event."""
+        total = np.array(self._num_chunks, dtype=np.int64)[events.key >> 32]
+        return events.chunk * self._num_parts // total
+
+    def add(self, events: Events) -> None:
+        """Count events, all of which this part owns."""
+        for number in np.unique(events.key).tolist():
+            self._add_to_epoch((number >> 32, number & 0xFFFFFFFF), events.where(events.key == number))
+
+    def close(self, keys: Iterable[EpochKey]) -> None:
+        """Let the bits of epochs go; whatever still comes of them is a repetition."""
+        for key in keys:
+            self.counts.setdefault(key, EpochCounts())
+            self.bits.pop(key, None)
+
+    def whole_epochs(self, kept: Sequence[Masks]) -> list[EpochKey]:
+        """Epochs of which every kept sample is trained or skipped; ``kept`` holds one mask a chunk, by data set."""
+        return [
+            key for key, bits in self.bits.items() if np.array_equal(bits.trained | bits.skipped, self._cut(kept, key))
+        ]
+
+    def merge(self, other: "Ledger") -> None:
+        """Take another part in; this one must hold all chunks."""
+        assert self._num_parts == 1, "only a whole ledger takes parts in"
+        for key, counts in other.counts.items():
+            self.counts.setdefault(key, EpochCounts()).add(counts)
+        for key, bits in other.bits.items():
+            own = self._open(key)
+            place = slice(bits.first_chunk, bits.first_chunk + len(bits.trained))
+            own.trained[place] |= bits.trained
+            own.skipped[place] |= bits.skipped
+
+    def take_part(self, part: int, num_parts: int) -> "Ledger":
+        """One part of a whole ledger; the counts stay with the first."""
+        share = Ledger(self._num_chunks, part, num_parts)
+        share.counts = {key: counts if part == 0 else EpochCounts() for key, counts in self.counts.items()}
+        for key, bits in self.bits.items():
+            first, stop = share._range(key[0])
+            share.bits[key] = EpochBits(first, bits.trained[first:stop].copy(), bits.skipped[first:stop].copy())
+        return share
+
+    def to_bytes(self) -> bytes:
+        """A Parquet file."""
+        rows = [
+            {
+                "dataset": key[0],
+                "epoch": key[1],
+                "counts": json.dumps(asdict(counts)),
+                **(_pack_bits(bits) if (bits := self.bits.get(key)) else {}),
+            }
+            for key, counts in sorted(self.counts.items())
+        ]
+        sink = io.BytesIO()
+        table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata({"version": _VERSION}))
+        pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_statistics=False)
+        return sink.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, num_chunks: Sequence[int], source: str) -> "Ledger":
+        """The opposite, of a whole ledger.
+
+        Raises:
+            CheckpointError: ``data`` is no ledger of these data sets; names ``source``.
+        """
+        ledger = cls(num_chunks)
+        try:
+            for row in pq.read_table(pa.BufferReader(data), schema=_SCHEMA).to_pylist():
+                ledger._take_row(row)
+        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, IndexError) as error:
+            raise CheckpointError(f"{source} is not a ledger of this run's data: {error}") from error
+        return ledger
+
+    def _take_row(self, row: dict[str, Any]) -> None:
+        key = (row["dataset"], row["epoch"])
+        counts = json.loads(row["counts"])
+        self.counts[key] = EpochCounts(**{**counts, "skipped": Counter(counts["skipped"])})
+        if row["whole"] is not None:
+            self.bits[key] = _unpack_bits(row, self._num_chunks[key[0]])
+
+    def _add_to_epoch(self, key: EpochKey, events: Events) -> None:
+        is_new = key not in self.counts
+        counts = self.counts.setdefault(key, EpochCounts())
+        trained, skipped = events.kind == TRAINED, events.is_skip
+        counts.substituted += int((events.kind == SUBSTITUTED).sum())
+        if not is_new and key not in self.bits:
+            counts.repeated += int((trained | skipped).sum())
+            return
+        bits = self._open(key)
+        num_trained = _set_bits(bits.trained, bits.first_chunk, events.where(trained))
+        num_skipped = _set_bits(bits.skipped, bits.first_chunk, events.where(skipped))
+        counts.trained += num_trained
+        counts.repeated += int((trained | skipped).sum()) - num_trained - num_skipped
+        for reason, number in zip(*np.unique(events.kind[skipped], return_counts=True), strict=True):
+            counts.skipped[columns.SKIP_REASONS[reason]] += int(number)
+
+    def _open(self, key: EpochKey) -> EpochBits:
+        if key not in self.bits:
+            first, stop = self._range(key[0])
+            self.counts.setdefault(key, EpochCounts())
+            self.bits[key] = EpochBits(first, np.zeros(stop - first, np.uint64), np.zeros(stop - first, np.uint64))
+        return self.bits[key]
+
+    def _range(self, dataset: int) -> tuple[int, int]:
+        """Chunks c with c * num_parts // num_chunks == part."""
+        total = self._num_chunks[dataset]
+        first, stop = (-(-part * total // self._num_parts) for part in (self._part, self._part + 1))
+        return first, stop
+
+    def _cut(self, kept: Sequence[Masks], key: EpochKey) -> Masks:
+        first, stop = self._range(key[0])
+        return kept[key[0]][first:stop]
+
+
+def _events(place: Sequence[Integers], kind: Integers, first_chunks: Sequence[Integers]) -> Events:
+    """``place``: data set, epoch, shard and index."""
+    dataset, epoch, shard, index = place
+    chunk = np.zeros(len(dataset), dtype=np.int64)
+    for number, first_chunk in enumerate(first_chunks):
+        of_this = dataset == number
+        chunk[of_this] = first_chunk[shard[of_this]] + index[of_this] // CHUNK_SAMPLES
+    return Events(dataset << 32 | epoch, chunk, index % CHUNK_SAMPLES, kind)
+
+
+def _set_bits(masks: Masks, first_chunk: int, events: Events) -> int:
+    """Sets the events' bits; returns how many were not set before."""
+    place = events.chunk - first_chunk
+    touched = np.unique(place)
+    before = np.bitwise_count(masks[touched]).sum(dtype=np.int64)
+    np.bitwise_or.at(masks, place, np.uint64(1) << events.within.astype(np.uint64))
+    return int(np.bitwise_count(masks[touched]).sum(dtype=np.int64) - before)
+
+
+def _pack_bits(bits: EpochBits) -> dict[str, Any]:
+    """One bit for each chunk of which all 64 samples are trained, and the masks of the few others that are not zero."""
+    whole = bits.trained == _WHOLE
+    trained_at, skipped_at = np.flatnonzero((bits.trained != 0) & ~whole), np.flatnonzero(bits.skipped)
+    return {
+        "whole": np.packbits(whole).tobytes(),
+        "trained_at": trained_at,
+        "trained": bits.trained[trained_at],
+        "skipped_at": skipped_at,
+        "skipped": bits.skipped[skipped_at],
+    }
+
+
+def _unpack_bits(row: dict[str, Any], num_chunks: int) -> EpochBits:
+    whole = np.unpackbits(np.frombuffer(row["whole"], dtype=np.uint8), count=num_chunks).astype(bool)
+    if len(row["whole"]) != -(-num_chunks // 8):
+        raise ValueError(f"epoch {row['epoch']} of data set {row['dataset']} has another number of chunks")
+    trained, skipped = np.where(whole, _WHOLE, np.uint64(0)), np.zeros(num_chunks, np.uint64)
+    trained[row["trained_at"]] = row["trained"]
+    skipped[row["skipped_at"]] = row["skipped"]
+    return EpochBits(0, trained, skipped)

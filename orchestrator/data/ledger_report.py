@@ -1,0 +1,103 @@
+"""What a ledger proves: its rows held against the order that should have been trained."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+
+from orchestrator.data.dataset_order import Masks
+from orchestrator.data.ledger import EpochCounts, EpochKey, Ledger
+from orchestrator.data.order import SampleOrder
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """One epoch of one data set, in samples; ``trained_once + skipped + filtered + missing == expected``.
+
+    Healthy: nothing repeated, missing or unplanned.
+    """
+
+    dataset: int
+    epoch: int
+    expected: int
+    """Planned so far, and those that the selection left out."""
+    trained_once: int
+    repeated: int
+    """Trained or skipped again."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Bad samples by reason."""
+    substituted: int = 0
+    """Rows that stood in for a skipped sample; their sample is also trained in its own place."""
+    filtered: int = 0
+    """Left out by the selection."""
+    missing: int = 0
+    """Planned so far, and neither trained nor skipped."""
+    unplanned: int = 0
+    """Trained or skipped before their turn."""
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether every sample had its turn once."""
+        return self.repeated == self.missing == self.unplanned == 0
+
+
+def report_ledger(ledger: Ledger, order: SampleOrder, stop: int) -> list[LedgerRow]:
+    """One row an epoch that has begun, by data set.
+
+    Args:
+        ledger: all chunks.
+        stop: position of the run behind the last trained sample: steps x global batch.
+    """
+    planned = order.planned(stop)
+    begun = {key for number in range(len(order.datasets)) for key in _whole_epochs(order, number, planned, stop)}
+    keys = begun | {key for key, masks in planned.items() if masks.any()} | ledger.counts.keys()
+    return [_row(ledger, order, planned, key, key in begun) for key in sorted(keys)]
+
+
+def total_rows(rows: Iterable[LedgerRow]) -> dict[str, int]:
+    """Sums over epochs (and data sets): ``expected``, ``trained_once``, ..., skipped over all reasons."""
+    totals = dict.fromkeys([item.name for item in fields(LedgerRow) if item.name not in ("dataset", "epoch")], 0)
+    for row in rows:
+        for name in totals:
+            value = getattr(row, name)
+            totals[name] += sum(value.values()) if isinstance(value, dict) else value
+    return totals
+
+
+def _whole_epochs(order: SampleOrder, number: int, planned: dict[EpochKey, Masks], stop: int) -> Iterable[EpochKey]:
+    taken = order.taken(number, stop // order.shuffle.size)
+    return (
+        (number, epoch)
+        for epoch in range(taken // order.datasets[number].num_samples)
+        if (number, epoch) not in planned
+    )
+
+
+def _row(
+    ledger: Ledger, order: SampleOrder, planned: dict[EpochKey, Masks], key: EpochKey, is_whole: bool
+) -> LedgerRow:
+    dataset = order.datasets[key[0]]
+    counts = ledger.counts.get(key, EpochCounts())
+    filtered = dataset.table.num_samples - dataset.num_samples
+    num_planned, missing, unplanned = dataset.num_samples, 0, 0
+    if key not in ledger.counts or key in ledger.bits:  # a closed epoch misses nothing
+        masks = dataset.masks() if is_whole else planned.get(key, np.zeros(dataset.table.num_chunks, np.uint64))
+        bits = ledger.bits.get(key)
+        done = bits.trained | bits.skipped if bits else np.zeros_like(masks)
+        num_planned, missing, unplanned = _count(masks), _count(masks & ~done), _count(done & ~masks)
+    return LedgerRow(
+        dataset=key[0],
+        epoch=key[1],
+        expected=num_planned + filtered,
+        trained_once=counts.trained,
+        repeated=counts.repeated,
+        skipped=dict(counts.skipped),
+        substituted=counts.substituted,
+        filtered=filtered,
+        missing=missing,
+        unplanned=unplanned,
+    )
+
+
+def _count(masks: Masks) -> int:
+    return int(np.bitwise_count(masks).sum(dtype=np.int64))

@@ -1,0 +1,44 @@
+"""The quarantine: every sample that a run had to skip, by shard, index and reason, as files beside the run.
+
+One Parquet file for the stretch of steps up to each checkpoint that met bad samples; a stretch that is done again after
+a fault overwrites its own file.
+"""
+
+import io
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator import columns
+from orchestrator.data.dataset_order import ChunkTable
+from orchestrator.data.ledger import Events
+from orchestrator.data.shard import CHUNK_SAMPLES
+from orchestrator.storage.store import Store
+
+QUARANTINE = "quarantine"
+
+
+def write_quarantine(
+    store: Store, step: int, skips: Events, tables: Sequence[ChunkTable], shards: Sequence[Sequence[str]]
+) -> str | None:
+    """Write the list of the stretch that ends at ``step``; returns its URI, or None where nothing was skipped.
+
+    Args:
+        store: the run's folder.
+        shards: URIs of the shards of each data set.
+    """
+    if not len(skips):
+        return None
+    rows = []
+    for key, chunk, within, kind in zip(*(getattr(skips, name).tolist() for name in Events.names()), strict=True):
+        dataset, table = key >> 32, tables[key >> 32]
+        shard = table.shard_of(chunk)
+        index = (chunk - int(table.first_chunk[shard])) * CHUNK_SAMPLES + within
+        reason = columns.SKIP_REASONS[kind]
+        rows.append({"shard": shards[dataset][shard], "index": index, "reason": reason, "epoch": key & 0xFFFFFFFF})
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), sink, compression="zstd")
+    path = f"{QUARANTINE}/step-{step:08d}.parquet"
+    store.write_bytes(path, sink.getvalue())
+    return f"{store.uri}/{path}"

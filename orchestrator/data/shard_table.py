@@ -1,0 +1,96 @@
+"""The shards of a data set in columns: 130,000 shards of 10,000 samples have 20 million chunk boundaries, too many for
+Python's numbers. A row is made when it is asked for."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from orchestrator.data.shard import ShardRow
+
+SHARD_SCHEMA = pa.schema(
+    {
+        "path": pa.string(),
+        "size_bytes": pa.int64(),
+        "etag": pa.string(),
+        "num_samples": pa.int64(),
+        "boundaries": pa.list_(pa.int64()),
+        "problems": pa.list_(pa.string()),
+        "sha256": pa.string(),
+    }
+)
+
+
+class ShardTable(Sequence[ShardRow]):
+    """A sequence of ``ShardRow`` over an Arrow table of ``SHARD_SCHEMA``."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table.combine_chunks()
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[ShardRow]) -> "ShardTable":
+        """The same rows, in columns."""
+        kept = list(rows)
+        columns = {name: [getattr(row, name) for row in kept] for name in SHARD_SCHEMA.names}
+        return cls(pa.table(columns, schema=SHARD_SCHEMA))
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """Of all shards."""
+        paths: list[str] = self.table["path"].to_pylist()
+        return paths
+
+    @cached_property
+    def num_samples(self) -> npt.NDArray[np.int64]:
+        """Of each shard."""
+        return self.table["num_samples"].to_numpy()
+
+    @cached_property
+    def size_bytes(self) -> npt.NDArray[np.int64]:
+        """Of each shard."""
+        return self.table["size_bytes"].to_numpy()
+
+    @property
+    def etags(self) -> list[str]:
+        """Of all shards."""
+        etags: list[str] = self.table["etag"].to_pylist()
+        return etags
+
+    def without_etags(self) -> "ShardTable":
+        """As it is in a copy of the data set, where they mean nothing."""
+        at = self.table.schema.get_field_index("etag")
+        return ShardTable(self.table.set_column(at, SHARD_SCHEMA.field("etag"), pa.array([""] * len(self))))
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """(path, problem) of every problem."""
+        for path, found in zip(self.paths, self.table["problems"].to_pylist(), strict=True):
+            for problem in found:
+                yield path, problem
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @overload
+    def __getitem__(self, at: int) -> ShardRow: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[ShardRow]: ...
+    def __getitem__(self, at: int | slice) -> ShardRow | list[ShardRow]:
+        if isinstance(at, slice):
+            return [self[number] for number in range(len(self))[at]]
+        row: dict[str, Any] = self.table.slice(range(len(self))[at], 1).to_pylist()[0]
+        lists = {name: tuple(row[name]) for name in ("boundaries", "problems")}
+        return ShardRow(
+            **(row | lists | {"sha256": row["sha256"] or ""})
+        )  # an earlier release's index has no such column
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ShardTable) and self.table.equals(other.table)
+
+    def __hash__(self) -> int:
+        return hash((len(self), self.table.nbytes))
+
+    def __iter__(self) -> Iterator[ShardRow]:
+        return (self[number] for number in range(len(self)))

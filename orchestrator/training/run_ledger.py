@@ -1,0 +1,77 @@
+"""A run's ledger as its workers keep it: rows in, skipped samples counted, and at a checkpoint the proof.
+
+Joins the ranks' shared ledger, the order it is held against, and the quarantine. Synthetic data has none of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.data.ledger_report import report_ledger, total_rows
+from orchestrator.data.order import SampleOrder
+from orchestrator.data.quarantine import write_quarantine
+from orchestrator.storage.store import Store
+from orchestrator.training.checkpoint_folders import LEDGER_FILE
+from orchestrator.training.shared_ledger import SharedLedger
+
+
+@dataclass(frozen=True)
+class LedgerProof:
+    """What a checkpoint keeps of the ledger and what the run says of it; empty on all ranks but the first."""
+
+    attachments: dict[str, bytes] = field(default_factory=dict)
+    counts: list[dict[str, int]] = field(default_factory=list)
+    """Of each data set, over its epochs (``ledger_report.total_rows``)."""
+    notes: list[str] = field(default_factory=list)
+
+
+class RunLedger:
+    """One rank's view; all ranks call ``skipped`` and ``prove`` in step.
+
+    Args:
+        shared: the ranks' ledger.
+        order: on rank 0, what should be trained; None elsewhere.
+        store: the run's folder, for the quarantine.
+        shards: URIs of the shards of each data set.
+        global_size: samples of a step.
+    """
+
+    def __init__(
+        self,
+        shared: SharedLedger,
+        order: SampleOrder | None,
+        store: Store,
+        shards: Sequence[Sequence[str]],
+        global_size: int,
+    ) -> None:
+        self._shared, self._order, self._store = shared, order, store
+        self._shards, self._global_size = shards, global_size
+
+    def add(self, block: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """A block that entered a step."""
+        if self._shards:
+            self._shared.add(block)
+
+    def skipped(self) -> dict[str, int]:
+        """Bad samples so far, by reason; a collective."""
+        self._shared.exchange()
+        return self._shared.skipped()
+
+    def prove(self, step: int) -> LedgerProof:
+        """The ledger after ``step`` steps, held against the order; a collective."""
+        merged = self._shared.merge([dataset.masks() for dataset in self._order.datasets] if self._order else [])
+        if merged is None or self._order is None:
+            return LedgerProof()
+        rows = report_ledger(merged.ledger, self._order, step * self._global_size)
+        tables = [dataset.table for dataset in self._order.datasets]
+        quarantine = write_quarantine(self._store, step, merged.skips, tables, self._shards)
+        notes = [f"{len(merged.skips):,} samples were skipped and replaced; see {quarantine}"] if quarantine else []
+        notes += [f"the ledger is not healthy after step {step:,}: {row}" for row in rows if not row.is_healthy]
+        counts = [total_rows(row for row in rows if row.dataset == number) for number in range(len(tables))]
+        return LedgerProof({LEDGER_FILE: merged.ledger.to_bytes()}, counts, notes)
+
+    def restore(self, data: bytes, source: str) -> None:
+        """Take up a stored ledger, whatever number of ranks stored it."""
+        self._shared.restore(data, source)

@@ -1,0 +1,112 @@
+"""One ledger over all ranks: each rank counts some of the chunks, and rows travel to the rank that counts them.
+
+So a rank's memory and the work of a merge shrink with the number of ranks: at 1,000 ranks of 4,500 images/s the rows
+on their way are 144 MB/s over the whole cluster, and the merged ledger of 1.3 billion samples a few MB.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+
+from orchestrator import columns
+from orchestrator.data.dataset_order import ChunkTable, Masks
+from orchestrator.data.ledger import EpochKey, Events, Ledger, block_events
+
+
+@dataclass(frozen=True)
+class MergedLedger:
+    """What all ranks counted, and the skipped samples since the merge before."""
+
+    ledger: Ledger
+    skips: Events
+
+
+class SharedLedger:
+    """This rank's part, and the way to the others. All ranks call ``exchange`` and ``merge`` in step."""
+
+    def __init__(self, tables: Sequence[ChunkTable], rank: int, world_size: int, device: torch.device) -> None:
+        """``tables``: the chunks of each data set. ``device``: what the process group talks about."""
+        self._tables, self._rank, self._world_size, self._device = tuple(tables), rank, world_size, device
+        self._num_chunks = [table.num_chunks for table in tables]
+        self._first_chunks = [table.first_chunk for table in tables]
+        self._part = Ledger(self._num_chunks, rank, world_size)
+        self._waiting: list[Events] = []
+        self._skips: list[Events] = []
+
+    def add(self, block: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """A block that entered a step, as arrays by column; counted at the next exchange."""
+        self._waiting.append(block_events(block, self._first_chunks))
+
+    def exchange(self) -> None:
+        """Send the rows since the last exchange to the ranks that count them; a collective."""
+        events = Events.stack(self._waiting)
+        self._waiting.clear()
+        owners = self._part.owner(events)
+        order = np.argsort(owners, kind="stable")
+        rows = np.stack([getattr(events, name)[order] for name in Events.names()], axis=1)
+        received = self._all_to_all(rows, np.bincount(owners, minlength=self._world_size))
+        arrived = Events(*np.ascontiguousarray(received.T))
+        self._part.add(arrived)
+        self._skips.append(arrived.where(arrived.is_skip))
+
+    def skipped(self) -> dict[str, int]:
+        """Bad samples by reason over all ranks and attempts, up to the last exchange; a collective."""
+        counts = torch.zeros(len(columns.SKIP_REASONS), dtype=torch.int64)
+        for epoch in self._part.counts.values():
+            for reason, number in epoch.skipped.items():
+                counts[columns.SKIP_REASONS.index(reason)] += number
+        counts = counts.to(self._device)
+        if self._world_size > 1:
+            dist.all_reduce(counts)
+        return {columns.SKIP_REASONS[code]: number for code, number in enumerate(counts.tolist()) if number}
+
+    def merge(self, kept: Sequence[Masks] | None) -> MergedLedger | None:
+        """The whole ledger on rank 0, None elsewhere; epochs that are whole are closed on all ranks. A collective.
+
+        Args:
+            kept: on rank 0, the masks of what the selection keeps, by data set.
+        """
+        self.exchange()
+        parts = self._gather((self._part, Events.stack(self._skips)))
+        self._skips.clear()
+        merged, closed = None, [list[EpochKey]()]
+        if parts is not None:
+            assert kept is not None, "rank 0 knows what is kept"
+            merged = MergedLedger(Ledger(self._num_chunks), Events.stack([skips for _, skips in parts]))
+            for part, _ in parts:
+                merged.ledger.merge(part)
+            closed = [merged.ledger.whole_epochs(kept)]
+            merged.ledger.close(closed[0])
+        if self._world_size > 1:
+            dist.broadcast_object_list(closed)
+        self._part.close(closed[0])
+        return merged
+
+    def restore(self, data: bytes, source: str) -> None:
+        """Take up this rank's part of a stored ledger, whatever number of ranks stored it."""
+        self._waiting.clear()
+        whole = Ledger.from_bytes(data, self._num_chunks, source)
+        self._part = whole.take_part(self._rank, self._world_size)
+
+    def _gather(self, value: Any) -> list[Any] | None:
+        if self._world_size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self._world_size if self._rank == 0 else None
+        dist.gather_object(value, values)
+        return values
+
+    def _all_to_all(self, rows: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        if self._world_size == 1:
+            return rows
+        sent = torch.from_numpy(counts).to(self._device)
+        arriving = torch.empty_like(sent)
+        dist.all_to_all_single(arriving, sent)
+        sizes = arriving.tolist()
+        received = torch.empty(sum(sizes), rows.shape[1], dtype=torch.int64, device=self._device)
+        dist.all_to_all_single(received, torch.from_numpy(rows).to(self._device), sizes, counts.tolist())
+        return received.cpu().numpy()

@@ -1,0 +1,43 @@
+"""A run over several sources, one of which is filtered: shares, selection and ledger, end to end."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchestrator.data.index import load_index
+from orchestrator.data.webdataset import read_keys
+from orchestrator.runs.ledger import report_run_ledger
+from orchestrator.runs.prepare import ensure_index
+from orchestrator.runs.pretrain import run_pretrain
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.job import PretrainSpec
+from orchestrator.storage.store import open_store
+
+pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(600)]
+
+
+def test_shares_and_a_deny_list_are_kept_to_and_counted(
+    cluster: ClusterSpec, scenes: Path, smoke_job: Callable[..., PretrainSpec], tmp_path: Path
+) -> None:
+    ensure_index("scenes/val", cluster)
+    store = open_store((scenes / "scenes" / "val").as_uri())
+    index = load_index(store)
+    assert index is not None
+    denied = [key for shard in index.shards for key in read_keys(store, shard)[::4]]
+    np.save(tmp_path / "denied.npy", np.array(denied))
+    train = (
+        "[{uri: scenes/train, proportion: 0.75}, {uri: scenes/val, proportion: 0.25, "
+        f"select: {{deny: {tmp_path / 'denied.npy'}}}}}]"
+    )
+    settings = {"budget__steps": 10, "evaluation__sets": "[]", "data__heldout": "null", "data__train": train}
+    result = run_pretrain(smoke_job("clip", **settings), cluster)
+    assert result.status == "finished"
+    report = report_run_ledger(result.run_folder, cluster)
+    assert report.is_healthy, report
+    trained = [sum(row.trained_once for row in report.rows if row.dataset == number) for number in (0, 1)]
+    assert trained == [240, 80]
+    whole = [row for row in report.rows if row.dataset == 1 and row.epoch == 0]
+    assert (whole[0].filtered, whole[0].expected) == (len(denied), index.num_samples)
+    assert whole[0].trained_once == index.num_samples - len(denied)

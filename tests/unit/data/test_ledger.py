@@ -1,0 +1,175 @@
+"""The ledger counts rows that were trained, whoever counts them, and says what the plan would have had."""
+
+import numpy as np
+import pytest
+
+from orchestrator import columns
+from orchestrator.data.dataset_order import ChunkTable, DatasetOrder, unpack_visits
+from orchestrator.data.ledger import Ledger, block_events
+from orchestrator.data.ledger_report import LedgerRow, report_ledger, total_rows
+from orchestrator.data.order import SampleOrder, WindowShuffle
+from orchestrator.errors import CheckpointError
+
+SIZES = (130, 64, 1, 200, 77)
+BLOCK = 16
+
+
+def build_order(kept: np.ndarray | None = None) -> SampleOrder:
+    tables = ChunkTable(SIZES), ChunkTable((90, 30))
+    datasets = [DatasetOrder(tables[0], 1, 0, kept), DatasetOrder(tables[1], 1, 1)]
+    return SampleOrder(datasets, WindowShuffle(96, 1), weights=(3, 1))
+
+
+def rows_at(order: SampleOrder, start: int, stop: int) -> np.ndarray:
+    """(data set, epoch, shard, index) at positions [start, stop)."""
+    found = {}
+    for visit in unpack_visits(order.window_visits(start, stop)):
+        for offset, index in enumerate(visit.indices()):
+            found[visit.start + offset] = (visit.dataset, visit.epoch, visit.shard, index)
+    return np.array([found[int(position)] for position in order.shuffle.positions(start, stop)])
+
+
+def block_of(rows: np.ndarray, skipped: dict[int, tuple[tuple[int, ...], int]] | None = None) -> dict[str, np.ndarray]:
+    """Provenance columns; ``skipped``: row to (what the plan had there, reason)."""
+    block = {name: rows[:, at].astype(np.int32) for at, name in enumerate(columns.PROVENANCE)}
+    block |= {name: np.full(len(rows), -1, np.int32) for name in columns.SKIPPED}
+    block[columns.SKIP_REASON] = np.zeros(len(rows), np.int32)
+    for row, (planned, reason) in (skipped or {}).items():
+        for name, value in zip(columns.SKIPPED, planned, strict=True):
+            block[name][row] = value
+        block[columns.SKIP_REASON][row] = reason
+    return block
+
+
+def train(ledger: Ledger, order: SampleOrder, start: int, stop: int) -> None:
+    first_chunks = [dataset.table.first_chunk for dataset in order.datasets]
+    for position in range(start, stop, BLOCK):
+        ledger.add(block_events(block_of(rows_at(order, position, position + BLOCK)), first_chunks))
+
+
+def empty_ledger(order: SampleOrder) -> Ledger:
+    return Ledger([dataset.table.num_chunks for dataset in order.datasets])
+
+
+@pytest.mark.parametrize("stop", [0, 16, 96, 480, 640, 1600])
+def test_a_run_that_nothing_happened_to_is_healthy(stop: int) -> None:
+    order = build_order()
+    ledger = empty_ledger(order)
+    train(ledger, order, 0, stop)
+    rows = report_ledger(ledger, order, stop)
+    assert all(row.is_healthy for row in rows)
+    assert total_rows(rows)["trained_once"] == total_rows(rows)["expected"] == stop
+
+
+def test_whole_epochs_are_closed_and_stay_counted() -> None:
+    order = build_order()
+    ledger = empty_ledger(order)
+    train(ledger, order, 0, 1600)
+    before = report_ledger(ledger, order, 1600)
+    closed = ledger.whole_epochs([dataset.masks() for dataset in order.datasets])
+    assert len(closed) >= 4
+    ledger.close(closed)
+    assert set(ledger.bits) == set(ledger.counts) - set(closed)
+    assert report_ledger(ledger, order, 1600) == before
+    train(ledger, order, 0, BLOCK)
+    assert total_rows(report_ledger(ledger, order, 1600))["repeated"] == BLOCK
+
+
+def test_what_was_lost_and_what_came_twice_is_counted() -> None:
+    order = build_order()
+    ledger = empty_ledger(order)
+    train(ledger, order, 0, 320)
+    train(ledger, order, 352, 640)  # 32 were lost
+    train(ledger, order, 400, 416)  # 16 came again
+    totals = total_rows(report_ledger(ledger, order, 640))
+    assert (totals["missing"], totals["repeated"], totals["unplanned"]) == (32, 16, 0)
+    assert totals["trained_once"] == 640 - 32
+
+
+def test_rows_before_their_turn_are_unplanned() -> None:
+    order = build_order()
+    ledger = empty_ledger(order)
+    train(ledger, order, 0, 112)
+    totals = total_rows(report_ledger(ledger, order, 96))
+    assert (totals["missing"], totals["unplanned"]) == (0, 16)
+
+
+def test_a_skipped_sample_and_its_substitute_are_told_apart() -> None:
+    order = build_order()
+    ledger = empty_ledger(order)
+    rows = rows_at(order, 0, BLOCK)
+    standing_in = rows.copy()
+    standing_in[3] = rows[4]
+    block = block_of(standing_in, {3: (tuple(rows[3]), 2)})
+    ledger.add(block_events(block, [dataset.table.first_chunk for dataset in order.datasets]))
+    report = report_ledger(ledger, order, BLOCK)
+    totals = total_rows(report)
+    assert all(row.is_healthy for row in report)
+    assert totals | {"expected": 16, "trained_once": 15, "skipped": 1, "substituted": 1} == totals
+    reasons = [row.skipped for row in report if row.skipped]
+    assert reasons == [{columns.SKIP_REASONS[2]: 1}]
+
+
+def test_filtered_samples_are_expected_and_counted_apart() -> None:
+    kept = build_order().datasets[0].masks() & np.uint64(0x0F0F0F0F0F0F0F0F)
+    order = build_order(kept)
+    assert order.datasets[0].num_samples < sum(SIZES)
+    ledger = empty_ledger(order)
+    stop = 960
+    train(ledger, order, 0, stop)
+    report = report_ledger(ledger, order, stop)
+    first = report[0]
+    assert (first.dataset, first.epoch, first.missing) == (0, 0, 0)
+    assert first.filtered == sum(SIZES) - order.datasets[0].num_samples
+    assert first.trained_once + first.filtered == first.expected == sum(SIZES)
+
+
+@pytest.mark.parametrize("num_parts", [1, 2, 3, 7])
+def test_parts_add_up_to_the_whole(num_parts: int) -> None:
+    order = build_order()
+    whole = empty_ledger(order)
+    train(whole, order, 0, 640)
+    parts = [Ledger([dataset.table.num_chunks for dataset in order.datasets], p, num_parts) for p in range(num_parts)]
+    first_chunks = [dataset.table.first_chunk for dataset in order.datasets]
+    for position in range(0, 640, BLOCK):
+        events = block_events(block_of(rows_at(order, position, position + BLOCK)), first_chunks)
+        for number, part in enumerate(parts):
+            part.add(events.where(whole_owner(part, events) == number))
+    merged = empty_ledger(order)
+    for part in parts:
+        merged.merge(part)
+    assert report_ledger(merged, order, 640) == report_ledger(whole, order, 640)
+    again = empty_ledger(order)
+    for number in range(num_parts):
+        again.merge(merged.take_part(number, num_parts))
+    assert report_ledger(again, order, 640) == report_ledger(whole, order, 640)
+
+
+def whole_owner(part: Ledger, events: object) -> np.ndarray:
+    return part.owner(events)
+
+
+def test_it_comes_back_from_storage() -> None:
+    order = build_order()
+    ledger = empty_ledger(order)
+    train(ledger, order, 0, 1200)
+    ledger.close(ledger.whole_epochs([dataset.masks() for dataset in order.datasets]))
+    num_chunks = [dataset.table.num_chunks for dataset in order.datasets]
+    again = Ledger.from_bytes(ledger.to_bytes(), num_chunks, "here")
+    assert report_ledger(again, order, 1200) == report_ledger(ledger, order, 1200)
+    assert again.to_bytes() == ledger.to_bytes()
+
+
+def test_another_ledger_is_refused_by_name() -> None:
+    order = build_order()
+    ledger = empty_ledger(order)
+    train(ledger, order, 0, 160)
+    with pytest.raises(CheckpointError, match="step-3/ledger is not a ledger of this run's data"):
+        Ledger.from_bytes(ledger.to_bytes(), [99, 3], "step-3/ledger")
+    with pytest.raises(CheckpointError, match="not a ledger"):
+        Ledger.from_bytes(b"PAR1 something else", [3], "there")
+
+
+def test_a_row_is_healthy_by_its_numbers() -> None:
+    assert LedgerRow(0, 0, 10, 10, 0).is_healthy
+    assert not LedgerRow(0, 0, 10, 9, 0, missing=1).is_healthy

@@ -1,0 +1,57 @@
+"""The cache gives back what was read, once, within its bound, and never an older version."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.storage.range_cache import RangeCache
+
+
+class Source:
+    """Counts its reads."""
+
+    def __init__(self) -> None:
+        self.num_reads = 0
+
+    def read(self) -> bytes:
+        self.num_reads += 1
+        return b"x" * 100 + str(self.num_reads).encode()
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+def test_a_range_is_read_once(tmp_path: Path, source: Source) -> None:
+    cache = RangeCache(str(tmp_path / "cache"), 10_000)
+    first = cache.fetch("s3://b/a.tar", "1", 0, 101, source.read)
+    assert cache.fetch("s3://b/a.tar", "1", 0, 101, source.read) == first
+    assert source.num_reads == 1
+
+
+@pytest.mark.parametrize("other", [("s3://b/b.tar", "1", 0), ("s3://b/a.tar", "2", 0), ("s3://b/a.tar", "1", 7)])
+def test_anything_else_is_another_range(tmp_path: Path, source: Source, other: tuple[str, str, int]) -> None:
+    cache = RangeCache(str(tmp_path), 10_000)
+    first = cache.fetch("s3://b/a.tar", "1", 0, 101, source.read)
+    assert cache.fetch(*other, 101, source.read) != first
+
+
+def test_what_has_no_etag_is_not_kept(tmp_path: Path, source: Source) -> None:
+    cache = RangeCache(str(tmp_path), 10_000)
+    assert cache.fetch("a", "", 0, 101, source.read) != cache.fetch("a", "", 0, 101, source.read)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_used_longest_ago_goes_when_it_is_full(tmp_path: Path, source: Source) -> None:
+    cache = RangeCache(str(tmp_path), 2_000)
+    for number in range(60):
+        cache.fetch("a", "1", number, 101, source.read)
+        cache.fetch("a", "1", 0, 101, source.read)  # always in use
+        assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 2_000 + 2_000 / 64 + 102
+    num_reads = source.num_reads
+    cache.fetch("a", "1", 0, 101, source.read)
+    cache.fetch("a", "1", 59, 101, source.read)
+    assert source.num_reads == num_reads
+    cache.fetch("a", "1", 1, 101, source.read)
+    assert source.num_reads == num_reads + 1
