@@ -107,7 +107,7 @@ class FusedBlocks(IterableDataset[dict[str, torch.Tensor]]):
         assert index is not None, "the shards have just been indexed"
         self.layout, self.image_size = BlockLayout(batch, 1, 1), size
         shuffle = WindowShuffle(4 * batch, seed=0)
-        table = ChunkTable([shard.num_samples for shard in index.shards])
+        table = ChunkTable(index.shards.num_samples)
         self.order = SampleOrder([DatasetOrder(table, shuffle.seed)], shuffle)
         format = BlockFormat((columns.IMAGE,), size, 32, 32, None, None)
         self.reader = ShardsBlockReader((ShardsSource(store, index.digest),), spec, shuffle, self.layout, format)
@@ -118,9 +118,9 @@ class FusedBlocks(IterableDataset[dict[str, torch.Tensor]]):
         while True:
             group = tuple(range(blocks, blocks := blocks + _BLOCKS_PER_TASK))
             positions = self.layout.positions(group[0])[0], self.layout.positions(group[-1])[1]
-            for block in self.reader.read_blocks(BlockTask(group, tuple(self.order.window_visits(*positions)))):
-                arrays = unpack_block(block, self.image_size)
-                yield {name: torch.from_numpy(array) for name, array in arrays.items()}
+            for block in self.reader.read_blocks(BlockTask(group, self.order.window_visits(*positions))):
+                images = unpack_block(block, self.image_size)[columns.IMAGE]
+                yield {"image": torch.from_numpy(images)}
 
 
 class Peers:
@@ -136,7 +136,8 @@ class Peers:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._process.communicate()  # the end of its requests
+        self._process.terminate()
+        self._process.wait()
 
     def ask(self, request: dict[str, Any]) -> dict[str, float]:
         assert self._process.stdin is not None

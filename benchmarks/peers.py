@@ -97,7 +97,7 @@ def build_webdataset(folder: Path, preprocess: Preprocess, batch: int) -> Any:
         wds.SimpleShardList([str(shard) for shard in sorted((folder / "tar").glob("*.tar"))]),
         wds.split_by_worker,
         wds.tarfile_to_samples(),
-        wds.shuffle(_SHUFFLE_BUFFER, initial=_SHUFFLE_BUFFER // 2),
+        wds.shuffle(_SHUFFLE_BUFFER, initial=_SHUFFLE_BUFFER),
         wds.decode("pilrgb"),
         wds.rename(image="jpg;png;jpeg;webp", text="txt"),
         wds.map_dict(image=preprocess, text=lambda text: text),

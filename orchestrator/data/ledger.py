@@ -15,7 +15,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -191,7 +191,7 @@ class Ledger:
             {
                 "dataset": key[0],
                 "epoch": key[1],
-                "counts": json.dumps(asdict(counts)),
+                "counts": json.dumps(vars(counts)),
                 **(_pack_bits(bits) if (bits := self.bits.get(key)) else {}),
             }
             for key, counts in sorted(self.counts.items())

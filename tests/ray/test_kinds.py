@@ -35,7 +35,7 @@ SHORT = {"budget__steps": 4, "evaluation__sets": "[]"}
 @pytest.fixture(scope="module")
 def tar_cluster(scenes: Path, local_cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> ClusterSpec:
     """The cluster that holds ``tar_result``."""
-    return local_cluster(scenes, tmp_path_factory.mktemp("runs"))
+    return local_cluster(scenes, tmp_path_factory.mktemp("runs"), num_workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_synthetic_samples_need_no_data_and_teach_nothing(
 ) -> None:
     job = load_job(str(ROOT / "jobs/smoke/synthetic.yaml"), ["budget.steps=4"])
     assert isinstance(job, PretrainSpec)
-    result = run_pretrain(job, local_cluster(tmp_path / "nothing-here", tmp_path / "runs"))
+    result = run_pretrain(job, local_cluster(tmp_path / "nothing-here", tmp_path / "runs", num_workers=1))
     assert (result.status, result.step) == ("finished", 4)
     found = recorded(result).data.metrics
     assert found["train/samples_seen"] == 4 * job.batch.global_size
@@ -86,7 +86,7 @@ def test_parquet_shards_train_the_same_weights_as_tar_shards(
         for shard in (scenes / "scenes" / split).glob("*.tar"):
             to_parquet(shard, tmp_path / "data/scenes" / split / f"{shard.stem}.parquet")
     job = smoke_job("clip", data__image_fields="[picture]", data__caption_fields="[sentence]", **SHORT)
-    result = run_pretrain(job, local_cluster(tmp_path / "data", tmp_path / "runs"))
+    result = run_pretrain(job, local_cluster(tmp_path / "data", tmp_path / "runs", num_workers=1))
     assert result.status == "finished"
     assert recorded(result).data.metrics["heldout/loss"] == recorded(tar_result).data.metrics["heldout/loss"]
     expected = weights_of(tar_result)

@@ -19,8 +19,9 @@ pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(600)]
 
 
 def test_shares_and_a_deny_list_are_kept_to_and_counted(
-    cluster: ClusterSpec, scenes: Path, smoke_job: Callable[..., PretrainSpec], tmp_path: Path
+    scenes: Path, smoke_job: Callable[..., PretrainSpec], local_cluster: Callable[..., ClusterSpec], tmp_path: Path
 ) -> None:
+    cluster = local_cluster(scenes, tmp_path / "runs", num_workers=1)
     ensure_index("scenes/val", cluster)
     store = open_store((scenes / "scenes" / "val").as_uri())
     index = load_index(store)

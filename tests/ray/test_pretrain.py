@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from orchestrator.data.ledger_report import total_rows
 from orchestrator.errors import BadSampleLimitError, RunConflictError, RunHeldError
 from orchestrator.runs.evaluate import evaluate_run
 from orchestrator.runs.export import export_run
+from orchestrator.runs.ledger import report_run_ledger
 from orchestrator.runs.pretrain import PretrainResult, run_pretrain
 from orchestrator.runs.progress import Progress
 from orchestrator.spec.cluster import ClusterSpec
@@ -154,26 +157,6 @@ def test_catlip_runs_and_has_no_zero_shot(cluster: ClusterSpec, smoke_job: Smoke
     assert probes["linear_probe"].accuracy is not None
 
 
-def test_a_killed_worker_changes_nothing_in_the_result(
-    cluster: ClusterSpec, smoke_job: SmokeJob, train_worker_pids: Callable[[], list[int]]
-) -> None:
-    settings = {"budget__steps": 24, "checkpoint__every_steps": 4, "evaluation__sets": "[]"}
-    whole = run_pretrain(smoke_job("clip", name="whole", **settings), cluster)
-    killed: list[int] = []
-
-    def kill_once(progress: Progress) -> None:
-        if progress.activity == "train" and progress.done >= 6 and not killed:
-            killed.append(train_worker_pids()[0])
-            os.kill(killed[0], signal.SIGKILL)
-
-    result = run_pretrain(smoke_job("clip", name="killed", **settings), cluster, on_progress=kill_once)
-    assert killed
-    assert result.status == "finished"
-    expected = weights_of(whole)
-    for name, weight in weights_of(result).items():
-        assert torch.equal(weight, expected[name]), name
-
-
 def test_another_world_size_and_zero_stage_may_go_on(
     cluster: ClusterSpec, smoke_job: SmokeJob, scenes: Path, local_cluster: LocalCluster
 ) -> None:
@@ -193,6 +176,10 @@ def test_another_world_size_and_zero_stage_may_go_on(
     second = run_pretrain(smoke_job("clip", zero_stage=3, **settings), local_cluster(scenes, runs, num_workers=1))
     assert second.status == "finished"
     assert second.mlflow_run_id == first.mlflow_run_id
+    assert total_rows(report_run_ledger(second.run_folder, cluster).rows) == {
+        **dict.fromkeys(("repeated", "skipped", "substituted", "filtered", "missing", "unplanned"), 0),
+        **dict.fromkeys(("expected", "trained_once"), 80 * second.plan.batch.global_size),
+    }
     assert recorded(second).info.status == "FINISHED"
 
 
@@ -230,8 +217,17 @@ def test_bad_images_are_replaced_and_counted(
     job = smoke_job(
         "clip", data__heldout="null", evaluation__sets="[]", budget__steps=10, data__max_skipped_fraction=0.1
     )
-    result = run_pretrain(job, local_cluster(data, tmp_path / "runs"))
+    cluster = local_cluster(data, tmp_path / "runs")
+    result = run_pretrain(job, cluster)
     assert recorded(result).data.metrics["train/skipped_samples/image_undecodable"] == 5
+    assert recorded(result).data.metrics["ledger/train/skipped"] == 5
+    report = report_run_ledger(result.run_folder, cluster)
+    assert report.is_healthy
+    assert sum(row.skipped.get("image_undecodable", 0) for row in report.rows) == 5
+    lists = (tmp_path / "runs" / job.name / "quarantine").iterdir()
+    rows = [row for file in lists for row in pq.read_table(file).to_pylist()]
+    assert {row["reason"] for row in rows} == {"image_undecodable"}
+    assert sorted(row["index"] for row in rows) == [0, 1, 2, 3, 4]
 
 
 def test_too_many_bad_images_stop_the_run_by_name(

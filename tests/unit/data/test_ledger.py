@@ -152,12 +152,17 @@ def whole_owner(part: Ledger, events: object) -> np.ndarray:
 def test_it_comes_back_from_storage() -> None:
     order = build_order()
     ledger = empty_ledger(order)
-    train(ledger, order, 0, 1200)
+    train(ledger, order, 0, 1184)
+    rows = rows_at(order, 1184, 1200)
+    skipping = block_of(rows, {5: (tuple(rows[6]), 3)})
+    ledger.add(block_events(skipping, [dataset.table.first_chunk for dataset in order.datasets]))
     ledger.close(ledger.whole_epochs([dataset.masks() for dataset in order.datasets]))
     num_chunks = [dataset.table.num_chunks for dataset in order.datasets]
     again = Ledger.from_bytes(ledger.to_bytes(), num_chunks, "here")
     assert report_ledger(again, order, 1200) == report_ledger(ledger, order, 1200)
     assert again.to_bytes() == ledger.to_bytes()
+    assert again.counts == ledger.counts
+    assert sum(counts.skipped.total() for counts in again.counts.values()) == 1
 
 
 def test_another_ledger_is_refused_by_name() -> None:
