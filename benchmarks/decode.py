@@ -158,11 +158,10 @@ def measure_loader(name: str, crop: str, folder: Path, peers: Peers, setting: di
     return peers.ask(request | {key: setting[key] for key in ("size", "batch", "images")})
 
 
-def measure_round(folder: Path, peers: Peers, setting: dict[str, Any]) -> dict[str, Any]:
-    """Every loader once for each crop, one after another."""
-    return {
-        crop: {name: measure_loader(name, crop, folder, peers, setting) for name in (*OURS, *PEERS)} for crop in CROPS
-    }
+def measure_round(number: int, folder: Path, peers: Peers, setting: dict[str, Any]) -> dict[str, Any]:
+    """Every loader once for each crop, one after another, in every second round backwards."""
+    names = (*OURS, *PEERS)[:: 1 if number % 2 == 0 else -1]
+    return {crop: {name: measure_loader(name, crop, folder, peers, setting) for name in names} for crop in CROPS}
 
 
 def make_spec(crop: str, decode: str) -> ShardsSpec:
@@ -235,7 +234,7 @@ def main() -> None:
         with Peers(python) as peers:  # a server of its own: litdata leaves how processes start changed
             peers.ask({"write": name})
         with Peers(python) as peers:
-            rounds = [measure_round(folder, peers, setting) for _ in range(setting["rounds"])]
+            rounds = [measure_round(number, folder, peers, setting) for number in range(setting["rounds"])]
     psnr = {
         crop: {name: measure_psnr(jpegs, make_spec(crop, name), setting["size"]) for name in OURS} for crop in CROPS
     }

@@ -35,6 +35,7 @@ from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 from orchestrator.data.readers import read_chunk
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.spec.plan import StreamPlan
+from orchestrator.spec.resolve import MAX_TASKS_PER_EXECUTION
 from orchestrator.storage.store import open_store
 
 
@@ -66,7 +67,7 @@ def write_shards(folder: Path, setting: dict[str, Any]) -> None:
 
 def decode_shards(folder: str, number: int, setting: dict[str, Any], start: Any, result: Any) -> None:
     """One process of the bare loop: every n-th chunk, each image decoded and cropped, nothing kept."""
-    store, spec = open_store(folder), ShardsSpec(kind="shards", train=folder)
+    store, spec = open_store(folder), ShardsSpec(kind="shards", train=folder, decode=setting["decode"])
     index = load_index(store)
     assert index is not None
     chunks = [(shard, chunk) for shard in index.shards for chunk in range(shard.num_chunks)]
@@ -99,7 +100,7 @@ def run_bare(folder: str, setting: dict[str, Any]) -> float:
 
 def run_stream(folder: str, setting: dict[str, Any]) -> tuple[float, float]:
     """(images/s after the first batch, seconds to the first batch)."""
-    from orchestrator.data.stream import BlockStream
+    from orchestrator.data.stream import BlockStream, StreamPlace
 
     store = open_store(folder)
     index = load_index(store)
@@ -107,7 +108,7 @@ def run_stream(folder: str, setting: dict[str, Any]) -> tuple[float, float]:
     size, pixels = setting["batch"], setting["image_size"]
     layout, shuffle = BlockLayout(size, 1, 1), WindowShuffle(4 * size, seed=0)
     format = BlockFormat((columns.IMAGE,), pixels, 32, 32, None, None)
-    spec = ShardsSpec(kind="shards", train=folder)
+    spec = ShardsSpec(kind="shards", train=folder, decode=setting["decode"])
     reader = ShardsBlockReader((ShardsSource(store, index.digest),), spec, shuffle, layout, format)
     table = ChunkTable(index.shards.num_samples)
     order = SampleOrder([DatasetOrder(table, shuffle.seed)], shuffle)
@@ -115,12 +116,13 @@ def run_stream(folder: str, setting: dict[str, Any]) -> tuple[float, float]:
     plan = StreamPlan(
         block_bytes=block_bytes,
         blocks_per_task=setting["blocks_per_task"],
+        tasks_per_execution=MAX_TASKS_PER_EXECUTION,
         ingest_cpus=setting["processes"],
         object_store_bytes=max(8, 4 * setting["processes"]) * block_bytes,
         window=shuffle.size,
         max_concepts_per_row=32,
     )
-    stream = BlockStream(reader, order, layout, plan, 0, lambda built: built or [])
+    stream = BlockStream(reader, order, layout, plan, StreamPlace(0, (0,)), lambda built: built or [])
     steps = setting["epochs"] * setting["samples"] // size
     started_s, images = time.monotonic(), 0
     first_s = started_s
@@ -144,6 +146,7 @@ def main() -> None:
     parser.add_argument("--blocks-per-task", type=int, default=4)
     parser.add_argument("--source-width", type=int, default=500)
     parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--decode", choices=["fast", "exact"], default="fast")
     setting = vars(parser.parse_args())
 
     import ray

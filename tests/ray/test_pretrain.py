@@ -183,19 +183,6 @@ def test_another_world_size_and_zero_stage_may_go_on(
     assert recorded(second).info.status == "FINISHED"
 
 
-def test_a_checkpoint_without_its_marker_is_passed_over(
-    cluster: ClusterSpec, smoke_job: SmokeJob, caplog: pytest.LogCaptureFixture
-) -> None:
-    job = smoke_job("clip", evaluation__sets="[]")
-    result = run_pretrain(job, cluster)
-    folder = Path(result.checkpoint_uri.removeprefix("file://"))
-    (folder / "COMPLETE.json").unlink()
-    caplog.set_level("WARNING", logger="orchestrator")
-    again = run_pretrain(job, cluster)
-    assert again.step == 8
-    assert any("step-00000008" in record.message and "step 4" in record.message for record in caplog.records)
-
-
 def damaged_scenes(scenes: Path, root: Path, num_bad: int) -> Path:
     """A copy of the training shards whose first images do not decode."""
     (root / "scenes" / "train").mkdir(parents=True)

@@ -29,7 +29,7 @@ from orchestrator.data.index import index_dataset, load_index, save_index
 from orchestrator.data.readers import read_chunk
 from orchestrator.data.verify import fix_index, verify_dataset
 from orchestrator.errors import DatasetError, RunHeldError, ShardDamagedError, ShardReadError, StorageAccessError
-from orchestrator.spec.cluster import S3Spec
+from orchestrator.spec.cluster import CacheSpec, S3Spec
 from orchestrator.storage.lease import LEASE, acquire_lease
 from orchestrator.storage.marker import download_file, read_marker, upload_files, write_marker
 from orchestrator.storage.s3 import S3Store
@@ -67,6 +67,19 @@ def test_written_bytes_are_read_back_whole_and_in_ranges(store: Store) -> None:
     assert store.read_range("a/b", 0, 0) == b""
     with store.open_input("a/b") as file:
         assert file.read_at(2, 4) == b"45"
+
+
+def test_a_cached_range_crosses_the_network_once(store: Store, tmp_path: Path) -> None:
+    assert isinstance(store, S3Store)
+    cached = open_store(store.uri, store.s3, CacheSpec(folder=str(tmp_path / "cache"), max_bytes=2**20))
+    store.write_bytes("a", b"0123456789")
+    info = store.stat("a")
+    assert info is not None
+    assert pickle.loads(pickle.dumps(cached)).read_range("a", 2, 3, info.etag) == b"234"
+    store.delete("a")
+    assert cached.read_range("a", 2, 3, info.etag) == b"234"
+    with pytest.raises(ObjectNotFoundError):
+        cached.read_range("a", 2, 4, info.etag)
 
 
 def test_store_pickles_without_its_connection(store: Store) -> None:

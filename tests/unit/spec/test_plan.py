@@ -115,6 +115,7 @@ def test_other_workers_and_clusters_are_no_other_plan(resolve: Resolve) -> None:
         ({"precision": "fp32"}, "precision"),
         ({"text": {"context": 32}}, "text.context"),
         ({"ema": {"decay": 0.99}}, "ema"),
+        ({"data": {"kind": "shards", "train": "train", "decode": "exact"}}, "data.decode"),
     ],
 )
 def test_what_makes_another_plan_is_named(resolve: Resolve, change: dict[str, Any], key: str) -> None:
