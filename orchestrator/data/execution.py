@@ -4,10 +4,12 @@ With ``preserve_order`` and blocks of equal size, ``streaming_split(equal=True)`
 is how Ray 2.60 behaves, not what it promises, so every block carries its stamp and ``stream.py`` compares.
 """
 
+import ctypes
 import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,19 +23,26 @@ from orchestrator.data.dataset_order import NO_VISITS
 from orchestrator.spec.plan import StreamPlan
 
 _PREFETCH_BLOCKS = 2
-_SCHEDULING_PAUSE_S = 0.01
+_SCHEDULING_SHARE = 0.04  # of a core
+_SCHEDULING_PAUSES_S = (0.01, 0.05)
 _END = object()
 
 
 class PacedScheduling(ExecutionCallback):
     """Keeps Ray's scheduling loop from spinning: while blocks wait for a slow reader it burnt half a core (measured).
 
-    A hundred rounds a second are far more than blocks need.
+    A pause after each round, in proportion to what the round cost.
     """
 
+    def __init__(self) -> None:
+        self._resumed_s = time.thread_time()
+
     def on_execution_step(self, executor: object) -> None:
-        """Called once a round."""
-        time.sleep(_SCHEDULING_PAUSE_S)
+        """Called once a round, in the thread of the loop."""
+        least_s, most_s = _SCHEDULING_PAUSES_S
+        round_s = time.thread_time() - self._resumed_s
+        time.sleep(min(max(round_s / _SCHEDULING_SHARE, least_s), most_s))
+        self._resumed_s = time.thread_time()
 
 
 def build_execution(
@@ -54,6 +63,7 @@ def build_execution(
     stored = ray.put(reader)
 
     def read(batch: pa.Table) -> Iterator[pa.Table]:
+        _keep_freed_memory()
         for row in batch.to_pylist():
             yield from ray.get(stored).read_blocks(_decode_task(row))
 
@@ -67,10 +77,14 @@ def _configure_context(plan: StreamPlan, num_nodes: int, labels: Mapping[str, st
     # Below one block's bytes, so that no two yields are merged; a block is only cut above 1.5 times the target.
     context.target_max_block_size = int(plan.block_bytes * 0.8)
     context.execution_options.preserve_order = True
-    # A stream built by a worker counts all CPUs of the cluster as its own, though the workers hold some.
+    # A stream built by a worker counts all CPUs of the cluster as its own, though the workers hold some. One task more
+    # than there are CPUs waits in the wings, so that none stands idle for a round of the scheduling loop.
     context.execution_options.resource_limits = ExecutionResources.for_limits(
-        cpu=max(1, plan.ingest_cpus // num_nodes), object_store_memory=plan.object_store_bytes // num_nodes
+        cpu=1 + max(1, plan.ingest_cpus // num_nodes), object_store_memory=plan.object_store_bytes // num_nodes
     )
+    # A task never waits for a round of that loop either, to have its first blocks taken over (80 ms in each, measured).
+    context._max_num_blocks_in_streaming_gen_buffer = plan.blocks_per_task
+    context.memory_usage_poll_interval_s = None  # a thread a task, for a figure that nobody reads
     context.execution_options.label_selector = dict(labels) or None
     # A long evaluation or checkpoint pauses the consumer; Ray would take that for a hang and kill the run.
     context.execution_no_progress_timeout_s = -1
@@ -116,6 +130,18 @@ class ReadAhead:
             except queue.Full:
                 continue
         return False
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Blocks reuse each other's memory: glibc would hand every large array back, and a tenth of a task was page faults.
+
+    ``M_MMAP_THRESHOLD`` and ``M_TRIM_THRESHOLD`` of mallopt(3); other C libraries do as they always do.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(-3, 2**30)
+        libc.mallopt(-1, 2**30)
 
 
 def _encode_task(task: BlockTask) -> dict[str, Any]:

@@ -222,27 +222,41 @@ def _resolve_stream(
             f"{workers.count} workers x {workers.cpus} CPUs take all {machine.num_cpus} logical CPUs and leave none "
             f"to read and decode; lower 'workers' or raise 'ray.num_cpus' in the cluster file"
         )
-    needed = STORE_BLOCKS_PER_WORKER * workers.count * block_bytes
-    if needed > cluster.ray.object_store_bytes:
-        raise PlanError(
-            f"the stream needs an object store of {needed / 2**20:.0f} MiB ({STORE_BLOCKS_PER_WORKER} blocks x "
-            f"{workers.count} workers x {block_bytes / 2**20:.1f} MiB), the cluster gives "
-            f"{cluster.ray.object_store_bytes / 2**20:.0f} MiB; raise 'ray.object_store_bytes' or lower the batch"
-        )
     window = _resolve_window(job)
     _check_shares(sources, window)
     blocks_per_task = min(MAX_BLOCKS_PER_TASK, max(MIN_BLOCKS_PER_TASK, window // batch.micro_size))
+    store_bytes = stream_store_bytes(
+        workers.count, ingest_cpus, blocks_per_task, block_bytes, cluster.ray.object_store_bytes
+    )
     return StreamPlan(
         block_bytes=block_bytes,
         blocks_per_task=blocks_per_task,
         tasks_per_execution=MAX_TASKS_PER_EXECUTION,
         ingest_cpus=ingest_cpus,
         ingest_labels=cluster.ray.ingest_labels,
-        object_store_bytes=needed,
+        object_store_bytes=store_bytes,
         window=window,
         cache=cluster.storage.cache,
         max_concepts_per_row=_CONCEPTS_PER_ROW,
     )
+
+
+def stream_store_bytes(
+    num_workers: int, ingest_cpus: int, blocks_per_task: int, block_bytes: int, available_bytes: int
+) -> int:
+    """What blocks on their way may take of the object store: those of all tasks and those that wait for a worker.
+
+    With less, tasks wait for one another, and below ``STORE_BLOCKS_PER_WORKER`` the stream is refused (PlanError).
+    """
+    waiting = STORE_BLOCKS_PER_WORKER * num_workers * block_bytes
+    if waiting > available_bytes:
+        raise PlanError(
+            f"the stream needs an object store of {waiting / 2**20:.0f} MiB ({STORE_BLOCKS_PER_WORKER} blocks x "
+            f"{num_workers} workers x {block_bytes / 2**20:.1f} MiB), the cluster gives "
+            f"{available_bytes / 2**20:.0f} MiB; raise 'ray.object_store_bytes' or lower the batch"
+        )
+    in_tasks = (ingest_cpus + 1) * blocks_per_task * block_bytes
+    return min(waiting + in_tasks, available_bytes)
 
 
 def _check_shares(sources: Sequence[SourcePlan], window: int) -> None:
