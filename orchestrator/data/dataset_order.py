@@ -3,6 +3,14 @@
 A chunk is up to 64 consecutive samples of a shard, of which a selection may keep some; which, says a mask of bits.
 ``order.py`` mixes data sets and shuffles within windows.
 
+With replacement the same permutations are used, of each only a sixteenth: an epoch is then a round, a circular stretch
+of its permutation that begins at a random sample, so that every sample has the same chance in every round, whatever
+came before. Trade-off: draws of different rounds are independent, those of one round are distinct, and neighbours are
+drawn together, as a chunk. A sample comes Binomial(16, 1/16) times in 16 rounds, where single draws would give
+Poisson(1): it is left out with a probability of 0.356 instead of 0.368. In return a chunk still costs one read, and a
+row is still (data set, epoch, shard, index) and occurs once, so that the ledger, the crops and a resume need no more
+than without replacement.
+
 Memory: 9 bytes a chunk while it is kept whole by a selection, 1 otherwise, and 4 bytes a chunk for each epoch in use.
 """
 
@@ -22,6 +30,7 @@ VisitRows = npt.NDArray[np.uint64]
 
 CHUNK_STREAM, WINDOW_STREAM = 0, 1  # keep the two uses of a seed apart
 _WHOLE = np.uint64(2**64 - 1)
+ROUNDS_PER_PASS = 16  # with replacement: the smaller a round, the less its samples exclude one another
 _RANKS_PER_MARK = 4096  # chunks whose sizes are summed up again to find a position: keeping all sums costs 8 bytes each
 
 
@@ -88,62 +97,98 @@ class ChunkTable:
 
 @dataclass(frozen=True)
 class _EpochOrder:
-    """The chunks of one epoch in their order, and the position of every 4096th."""
+    """The chunks of one epoch in their order, the place of every 4096th, and the place where the epoch begins."""
 
     chunks: npt.NDArray[np.int32]
     marks: Integers
+    begin: int
 
 
 class DatasetOrder:
-    """The endless sequence of one data set's kept samples, chunk by chunk, each once an epoch.
+    """The endless sequence of one data set's kept samples, chunk by chunk, each at most once an epoch.
 
     Args:
         table: its chunks.
         seed: the job's ``seed.data``.
         number: of the data set within the job.
         kept: the selection's masks, one a chunk; ``None`` keeps all.
+        with_replacement: an epoch draws a sixteenth of the samples, instead of going through all of them.
     """
 
-    def __init__(self, table: ChunkTable, seed: int, number: int = 0, kept: Masks | None = None) -> None:
+    def __init__(
+        self,
+        table: ChunkTable,
+        seed: int,
+        number: int = 0,
+        kept: Masks | None = None,
+        with_replacement: bool = False,
+    ) -> None:
         assert kept is None or len(kept) == table.num_chunks, "a selection has one mask for every chunk"
         self.table = table
         self._seed, self._number, self._kept = seed, number, kept
         self._sizes = table.sizes() if kept is None else np.bitwise_count(kept)
         self.num_samples = int(self._sizes.sum(dtype=np.int64))
-        """Kept samples: the length of an epoch."""
+        """Kept samples."""
+        self.epochs_per_pass = ROUNDS_PER_PASS if with_replacement else 1
+        self.epoch_samples = max(1, self.num_samples // self.epochs_per_pass)
+        """The length of an epoch."""
         self._epoch_order = lru_cache(maxsize=2)(self._permute_chunks)
 
     def visits(self, start: int, stop: int) -> VisitRows:
         """The chunks at positions [start, stop) of the sequence, in their order."""
         parts = [NO_VISITS]
         while start < stop:
-            epoch, offset = divmod(start, self.num_samples)
-            end = min(stop - start + offset, self.num_samples)
+            epoch, offset = divmod(start, self.epoch_samples)
+            end = min(stop - start + offset, self.epoch_samples)
             parts.append(self._epoch_visits(epoch, offset, end))
             start += end - offset
         return np.concatenate(parts)
 
     def visited(self, epoch: int, stop: int) -> Masks:
         """One mask a chunk: the samples at the first ``stop`` positions of an epoch."""
-        masks = np.zeros(self.table.num_chunks, dtype=np.uint64)
         if stop >= self.num_samples:
             return self.masks()
-        order = self._epoch_order(epoch)
-        ranks = int(np.searchsorted(np.cumsum(self._sizes[order.chunks], dtype=np.int64), stop, side="right"))
-        whole = order.chunks[:ranks]
-        masks[whole] = self.masks()[whole]
-        done = int(self._sizes[whole].sum(dtype=np.int64))
-        for visit in unpack_visits(self._epoch_visits(epoch, done, stop)):
-            chunk = int(self.table.first_chunk[visit.shard]) + visit.chunk
-            masks[chunk] = sum(1 << index % CHUNK_SAMPLES for index in visit.indices())
+        begin = self._epoch_order(epoch).begin
+        end = begin + min(stop, self.epoch_samples)
+        masks = self._placed(epoch, min(end, self.num_samples))
+        if begin:  # else nothing is left out before it, and nothing goes on at the front
+            masks &= ~self._placed(epoch, begin)
+            masks |= self._placed(epoch, max(end - self.num_samples, 0))
         return masks
+
+    def epoch_masks(self, epoch: int) -> Masks:
+        """One mask a chunk: the samples of a whole epoch."""
+        return self.visited(epoch, self.epoch_samples)
 
     def masks(self) -> Masks:
         """One mask a chunk: the samples that are kept."""
         return self._kept if self._kept is not None else _WHOLE >> (np.uint64(CHUNK_SAMPLES) - self._sizes)
 
+    def _placed(self, epoch: int, stop: int) -> Masks:
+        """One mask a chunk: the samples at the first ``stop`` places of an epoch's permutation."""
+        order = self._epoch_order(epoch)
+        mark = int(np.searchsorted(order.marks, stop, side="right")) - 1
+        whole = order.chunks[: mark * _RANKS_PER_MARK]
+        masks = np.zeros(self.table.num_chunks, dtype=np.uint64)
+        masks[whole] = self._masks_of(whole)
+        for visit in unpack_visits(self._permuted_visits(epoch, int(order.marks[mark]), stop)):
+            chunk = int(self.table.first_chunk[visit.shard]) + visit.chunk
+            masks[chunk] = sum(1 << index % CHUNK_SAMPLES for index in visit.indices())
+        return masks
+
     def _epoch_visits(self, epoch: int, start: int, stop: int) -> VisitRows:
-        """Chunks at offsets [start, stop) of one epoch."""
+        """Chunks at offsets [start, stop) of one epoch, whose places go round in a circle."""
+        begin, parts = self._epoch_order(epoch).begin, [NO_VISITS]
+        for lap in (0, self.num_samples):
+            low, high = max(begin + start - lap, 0), min(begin + stop - lap, self.num_samples)
+            if low < high:
+                rows = self._permuted_visits(epoch, low, high)
+                rows[:, -2:] += np.uint64((epoch * self.epoch_samples + lap - begin) % 2**64)  # unsigned: wraps around
+                parts.append(rows)
+        return np.concatenate(parts)
+
+    def _permuted_visits(self, epoch: int, start: int, stop: int) -> VisitRows:
+        """Chunks at places [start, stop) of an epoch's permutation; those places as their start and stop."""
         order = self._epoch_order(epoch)
         first = int(np.searchsorted(order.marks, start, side="right")) - 1
         last = int(np.searchsorted(order.marks, stop, side="left"))
@@ -153,10 +198,10 @@ class DatasetOrder:
         chosen = (ends > start) & (begins < stop) & (ends > begins)
         chunks, begins, ends = chunks[chosen], begins[chosen], ends[chosen]
         shards = np.searchsorted(self.table.first_chunk, chunks, side="right") - 1
-        lows, highs, base = np.maximum(begins, start), np.minimum(ends, stop), epoch * self.num_samples
+        lows, highs = np.maximum(begins, start), np.minimum(ends, stop)
         rows = np.empty((len(chunks), _NUM_FIELDS), dtype=np.uint64)
         columns = (self._number, epoch, shards, chunks - self.table.first_chunk[shards], self._masks_of(chunks))
-        for at, column in enumerate((*columns, lows - begins, base + lows, base + highs)):
+        for at, column in enumerate((*columns, lows - begins, lows, highs)):
             rows[:, at] = column
         return rows
 
@@ -167,9 +212,11 @@ class DatasetOrder:
 
     def _permute_chunks(self, epoch: int) -> _EpochOrder:
         chunks = np.arange(self.table.num_chunks, dtype=np.int32)
-        generator(self._seed, CHUNK_STREAM, self._number << 32 | epoch).shuffle(chunks)
+        random = generator(self._seed, CHUNK_STREAM, self._number << 32 | epoch)
+        random.shuffle(chunks)
+        begin = int(random.integers(self.num_samples)) if self.epochs_per_pass > 1 else 0
         sums = np.add.reduceat(self._sizes[chunks], np.arange(0, len(chunks), _RANKS_PER_MARK), dtype=np.int64)
-        return _EpochOrder(chunks, np.concatenate(([0], np.cumsum(sums)[:-1])))
+        return _EpochOrder(chunks, np.concatenate(([0], np.cumsum(sums)[:-1])), begin)
 
 
 def generator(seed: int, stream: int, number: int) -> np.random.Generator:

@@ -14,7 +14,7 @@ untouched.
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,8 @@ from orchestrator.errors import CheckpointError
 Integers = npt.NDArray[np.int64]
 EpochKey = tuple[int, int]
 """(data set, epoch)."""
+EpochMasks = Callable[[EpochKey], Masks]
+"""The samples of a whole epoch, one mask a chunk (``SampleOrder.epoch_masks``)."""
 
 _WHOLE = np.uint64(2**64 - 1)
 
@@ -159,10 +161,12 @@ class Ledger:
             self.counts.setdefault(key, EpochCounts())
             self.bits.pop(key, None)
 
-    def whole_epochs(self, kept: Sequence[Masks]) -> list[EpochKey]:
-        """Epochs of which every kept sample is trained or skipped; ``kept`` holds one mask a chunk, by data set."""
+    def whole_epochs(self, epoch_masks: EpochMasks) -> list[EpochKey]:
+        """Epochs of which every sample is trained or skipped."""
         return [
-            key for key, bits in self.bits.items() if np.array_equal(bits.trained | bits.skipped, self._cut(kept, key))
+            key
+            for key, bits in self.bits.items()
+            if np.array_equal(bits.trained | bits.skipped, epoch_masks(key)[slice(*self._range(key[0]))])
         ]
 
     def merge(self, other: "Ledger") -> None:
@@ -251,10 +255,6 @@ class Ledger:
         total = self._num_chunks[dataset]
         first, stop = (-(-part * total // self._num_parts) for part in (self._part, self._part + 1))
         return first, stop
-
-    def _cut(self, kept: Sequence[Masks], key: EpochKey) -> Masks:
-        first, stop = self._range(key[0])
-        return kept[key[0]][first:stop]
 
 
 def _events(place: Sequence[Integers], kind: Integers, first_chunks: Sequence[Integers]) -> Events:

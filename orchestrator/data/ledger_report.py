@@ -29,7 +29,7 @@ class LedgerRow:
     substituted: int = 0
     """Rows that stood in for a skipped sample; their sample is also trained in its own place."""
     filtered: int = 0
-    """Left out by the selection."""
+    """Left out by the selection; told once a pass."""
     missing: int = 0
     """Planned so far, and neither trained nor skipped."""
     unplanned: int = 0
@@ -68,7 +68,7 @@ def _whole_epochs(order: SampleOrder, number: int, planned: dict[EpochKey, Masks
     taken = order.taken(number, stop // order.shuffle.size)
     return (
         (number, epoch)
-        for epoch in range(taken // order.datasets[number].num_samples)
+        for epoch in range(taken // order.datasets[number].epoch_samples)
         if (number, epoch) not in planned
     )
 
@@ -78,10 +78,10 @@ def _row(
 ) -> LedgerRow:
     dataset = order.datasets[key[0]]
     counts = ledger.counts.get(key, EpochCounts())
-    filtered = dataset.table.num_samples - dataset.num_samples
-    num_planned, missing, unplanned = dataset.num_samples, 0, 0
+    filtered = 0 if key[1] % dataset.epochs_per_pass else dataset.table.num_samples - dataset.num_samples
+    num_planned, missing, unplanned = dataset.epoch_samples, 0, 0
     if key not in ledger.counts or key in ledger.bits:  # a closed epoch misses nothing
-        masks = dataset.masks() if is_whole else planned.get(key, np.zeros(dataset.table.num_chunks, np.uint64))
+        masks = order.epoch_masks(key) if is_whole else planned.get(key, np.zeros(dataset.table.num_chunks, np.uint64))
         bits = ledger.bits.get(key)
         done = bits.trained | bits.skipped if bits else np.zeros_like(masks)
         num_planned, missing, unplanned = _count(masks), _count(masks & ~done), _count(done & ~masks)

@@ -2,10 +2,10 @@
 
 Algorithm. Shards are cut into chunks of 64 consecutive samples, each read with one ranged read. Every epoch of a data
 set permutes all of its chunks from (seed, data set, epoch); its epochs, one behind the other, make an endless sequence
-of samples (``dataset_order.py``). Windows of equal size tile the run. A window takes from each data set the next
-samples of its sequence, as many as the data set's share says, and is permuted within itself from (seed, window).
-Position p of the run is the p-th sample of the result; global batch s is positions [s * G, (s + 1) * G), whatever the
-number of workers, and a resume is a position.
+of samples (``dataset_order.py``; there also how a data set is drawn with replacement). Windows of equal size tile the
+run. A window takes from each data set the next samples of its sequence, as many as the data set's share says, and is
+permuted within itself from (seed, window). Position p of the run is the p-th sample of the result; global batch s is
+positions [s * G, (s + 1) * G), whatever the number of workers, and a resume is a position.
 
 Shares. Of the first w windows data set d has floor(w * size * S_d) - floor(w * size * S_(d-1)) samples, S_d being the
 sum of the shares up to d: exact over every stretch of the run to within one sample, without a random draw.
@@ -97,6 +97,10 @@ class SampleOrder:
                 position += behind - first
         return np.concatenate(parts)
 
+    def epoch_masks(self, key: tuple[int, int]) -> Masks:
+        """One mask a chunk: the samples of a whole (data set, epoch)."""
+        return self.datasets[key[0]].epoch_masks(key[1])
+
     def planned(self, stop: int) -> dict[tuple[int, int], Masks]:
         """The samples at positions [0, stop) by (data set, epoch), one mask a chunk; whole epochs are left out.
 
@@ -106,8 +110,8 @@ class SampleOrder:
         planned = {}
         for number, dataset in enumerate(self.datasets):
             first, behind = self.taken(number, window), self.taken(number, window + 1)
-            for epoch in range(first // dataset.num_samples, -(-behind // dataset.num_samples)):
-                planned[number, epoch] = dataset.visited(epoch, max(first - epoch * dataset.num_samples, 0)).copy()
+            for epoch in range(first // dataset.epoch_samples, -(-behind // dataset.epoch_samples)):
+                planned[number, epoch] = dataset.visited(epoch, max(first - epoch * dataset.epoch_samples, 0)).copy()
         low = window * self.shuffle.size
         visits = unpack_visits(self.window_visits(low, stop)) if low < stop else []
         starts = [visit.start for visit in visits]

@@ -43,10 +43,11 @@ def _describe_data(plan: Plan) -> str:
     if not isinstance(data.spec, ShardsSpec):
         return f"{data.num_samples:,} synthetic samples an epoch, made on the fly"
     total = sum(source.weight for source in data.sources)
-    lines = [
-        _describe_shards(f"train ({source.weight / total:.1%})" if len(data.sources) > 1 else "train", source.shards)
-        for source in data.sources
-    ]
+    lines = []
+    for source in data.sources:
+        facts = [f"{source.weight / total:.1%}"] * (len(data.sources) > 1)
+        facts += ["with replacement"] * source.with_replacement
+        lines.append(_describe_shards(f"train ({', '.join(facts)})" if facts else "train", source.shards))
     if data.heldout is not None:
         lines.append(_describe_shards("held out", data.heldout))
     lines.append(f"images decoded {data.spec.decode} by {data.decoder}")

@@ -51,6 +51,8 @@ class SourceSpec(Section):
     """Share relative to the other sources' weights; none: as many as it has samples."""
     proportion: float | None = Field(default=None, gt=0, le=1)
     """Share of all samples; those of all sources add up to 1. Kept exactly, in every window of the shuffle."""
+    with_replacement: bool = False
+    """Draw rounds of a sixteenth of its samples, each from all of them, instead of every sample once an epoch."""
     select: SelectionSpec | None = None
     """Which of its samples are trained on; none: all."""
 

@@ -71,6 +71,7 @@ class SourcePlan(Section):
     shards: ShardsFacts
     weight: int
     """Its share, to a scale that all sources have in common."""
+    with_replacement: bool = False
 
     @property
     def name(self) -> str:
@@ -155,7 +156,12 @@ class Plan(Section):
         shards = self.data.spec if isinstance(self.data.spec, ShardsSpec) else None
         return {
             "data": [
-                {"digest": source.shards.digest, "selection": source.shards.selection, "weight": source.weight}
+                {
+                    "digest": source.shards.digest,
+                    "selection": source.shards.selection,
+                    "weight": source.weight,
+                    "with_replacement": source.with_replacement,
+                }
                 for source in self.data.sources
             ]
             or self.data.spec.model_dump(mode="json"),

@@ -119,7 +119,8 @@ def _resolve_sources(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> t
     weights = [int(share * scale) for share in shares]
     common = math.gcd(*weights)
     return tuple(
-        SourcePlan(shards=shards, weight=weight // common) for shards, weight in zip(facts.train, weights, strict=True)
+        SourcePlan(shards=shards, weight=weight // common, with_replacement=source.with_replacement)
+        for source, shards, weight in zip(wanted, facts.train, weights, strict=True)
     )
 
 

@@ -45,7 +45,7 @@ def sample_order(plan: Plan, tables: Sequence[ChunkTable]) -> SampleOrder | None
     if not tables:
         return None
     datasets = [
-        DatasetOrder(table, plan.seed.data, number, _kept(plan, source.shards))
+        DatasetOrder(table, plan.seed.data, number, _kept(plan, source.shards), source.with_replacement)
         for number, (table, source) in enumerate(zip(tables, plan.data.sources, strict=True))
     ]
     return SampleOrder(datasets, _shuffle(plan), [source.weight for source in plan.data.sources])

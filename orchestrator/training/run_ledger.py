@@ -61,7 +61,7 @@ class RunLedger:
 
     def prove(self, step: int) -> LedgerProof:
         """The ledger after ``step`` steps, held against the order; a collective."""
-        merged = self._shared.merge([dataset.masks() for dataset in self._order.datasets] if self._order else [])
+        merged = self._shared.merge(self._order.epoch_masks if self._order else None)
         if merged is None or self._order is None:
             return LedgerProof()
         rows = report_ledger(merged.ledger, self._order, step * self._global_size)

@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 
 from orchestrator import columns
-from orchestrator.data.dataset_order import ChunkTable, Masks
-from orchestrator.data.ledger import EpochKey, Events, Ledger, block_events
+from orchestrator.data.dataset_order import ChunkTable
+from orchestrator.data.ledger import EpochKey, EpochMasks, Events, Ledger, block_events
 
 
 @dataclass(frozen=True)
@@ -65,22 +65,22 @@ class SharedLedger:
             dist.all_reduce(counts)
         return {columns.SKIP_REASONS[code]: number for code, number in enumerate(counts.tolist()) if number}
 
-    def merge(self, kept: Sequence[Masks] | None) -> MergedLedger | None:
+    def merge(self, epoch_masks: EpochMasks | None) -> MergedLedger | None:
         """The whole ledger on rank 0, None elsewhere; epochs that are whole are closed on all ranks. A collective.
 
         Args:
-            kept: on rank 0, the masks of what the selection keeps, by data set.
+            epoch_masks: on rank 0, which samples an epoch has.
         """
         self.exchange()
         parts = self._gather((self._part, Events.stack(self._skips)))
         self._skips.clear()
         merged, closed = None, [list[EpochKey]()]
         if parts is not None:
-            assert kept is not None, "rank 0 knows what is kept"
+            assert epoch_masks is not None, "rank 0 knows what an epoch has"
             merged = MergedLedger(Ledger(self._num_chunks), Events.stack([skips for _, skips in parts]))
             for part, _ in parts:
                 merged.ledger.merge(part)
-            closed = [merged.ledger.whole_epochs(kept)]
+            closed = [merged.ledger.whole_epochs(epoch_masks)]
             merged.ledger.close(closed[0])
         if self._world_size > 1:
             dist.broadcast_object_list(closed)

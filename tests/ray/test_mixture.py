@@ -1,4 +1,4 @@
-"""A run over several sources, one of which is filtered: shares, selection and ledger, end to end."""
+"""A run over several sources, one drawn with replacement, one filtered: shares and ledger, end to end."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_shares_and_a_deny_list_are_kept_to_and_counted(
     denied = [key for shard in index.shards for key in read_keys(store, shard)[::4]]
     np.save(tmp_path / "denied.npy", np.array(denied))
     train = (
-        "[{uri: scenes/train, proportion: 0.75}, {uri: scenes/val, proportion: 0.25, "
+        "[{uri: scenes/train, proportion: 0.75, with_replacement: true}, {uri: scenes/val, proportion: 0.25, "
         f"select: {{deny: {tmp_path / 'denied.npy'}}}}}]"
     )
     settings = {"budget__steps": 10, "evaluation__sets": "[]", "data__heldout": "null", "data__train": train}

@@ -14,9 +14,9 @@ SIZES = (130, 64, 1, 200, 77)
 BLOCK = 16
 
 
-def build_order(kept: np.ndarray | None = None) -> SampleOrder:
+def build_order(kept: np.ndarray | None = None, with_replacement: bool = False) -> SampleOrder:
     tables = ChunkTable(SIZES), ChunkTable((90, 30))
-    datasets = [DatasetOrder(tables[0], 1, 0, kept), DatasetOrder(tables[1], 1, 1)]
+    datasets = [DatasetOrder(tables[0], 1, 0, kept, with_replacement), DatasetOrder(tables[1], 1, 1)]
     return SampleOrder(datasets, WindowShuffle(96, 1), weights=(3, 1))
 
 
@@ -61,12 +61,40 @@ def test_a_run_that_nothing_happened_to_is_healthy(stop: int) -> None:
     assert total_rows(rows)["trained_once"] == total_rows(rows)["expected"] == stop
 
 
+@pytest.mark.parametrize("stop", [16, 96, 480, 1600])
+def test_what_was_drawn_again_with_replacement_is_no_repetition(stop: int) -> None:
+    order = build_order(with_replacement=True)
+    ledger = empty_ledger(order)
+    train(ledger, order, 0, stop)
+    for _ in range(2):
+        rows = report_ledger(ledger, order, stop)
+        assert all(row.is_healthy for row in rows)
+        assert total_rows(rows)["trained_once"] == total_rows(rows)["expected"] == stop
+        ledger.close(ledger.whole_epochs(order.epoch_masks))
+    assert len(ledger.counts) - len(ledger.bits) == sum(
+        order.taken(number, stop // 96) // dataset.epoch_samples for number, dataset in enumerate(order.datasets)
+    )
+    train(ledger, order, 0, BLOCK)
+    assert total_rows(report_ledger(ledger, order, stop))["repeated"] == BLOCK
+
+
+def test_what_is_filtered_is_told_once_a_pass_with_replacement() -> None:
+    kept = build_order().datasets[0].masks() & np.uint64(0x0F0F0F0F0F0F0F0F)
+    order = build_order(kept, with_replacement=True)
+    ledger = empty_ledger(order)
+    train(ledger, order, 0, 960)
+    rows = [row for row in report_ledger(ledger, order, 960) if row.dataset == 0]
+    assert all(row.is_healthy and row.trained_once + row.filtered == row.expected for row in rows)
+    left_out = sum(SIZES) - order.datasets[0].num_samples
+    assert [row.filtered for row in rows[:17]] == [left_out, *[0] * 15, left_out]
+
+
 def test_whole_epochs_are_closed_and_stay_counted() -> None:
     order = build_order()
     ledger = empty_ledger(order)
     train(ledger, order, 0, 1600)
     before = report_ledger(ledger, order, 1600)
-    closed = ledger.whole_epochs([dataset.masks() for dataset in order.datasets])
+    closed = ledger.whole_epochs(order.epoch_masks)
     assert len(closed) >= 4
     ledger.close(closed)
     assert set(ledger.bits) == set(ledger.counts) - set(closed)
@@ -156,7 +184,7 @@ def test_it_comes_back_from_storage() -> None:
     rows = rows_at(order, 1184, 1200)
     skipping = block_of(rows, {5: (tuple(rows[6]), 3)})
     ledger.add(block_events(skipping, [dataset.table.first_chunk for dataset in order.datasets]))
-    ledger.close(ledger.whole_epochs([dataset.masks() for dataset in order.datasets]))
+    ledger.close(ledger.whole_epochs(order.epoch_masks))
     num_chunks = [dataset.table.num_chunks for dataset in order.datasets]
     again = Ledger.from_bytes(ledger.to_bytes(), num_chunks, "here")
     assert report_ledger(again, order, 1200) == report_ledger(ledger, order, 1200)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from orchestrator.data.dataset_order import ChunkTable, DatasetOrder, unpack_visits
+from orchestrator.data.dataset_order import ROUNDS_PER_PASS, ChunkTable, DatasetOrder, unpack_visits
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 
 SIZES = (130, 64, 1, 0, 200, 77)
@@ -135,3 +135,63 @@ def test_chunks_of_an_epoch_are_found_among_many() -> None:
     for start in (0, 63, 4096 * 64 - 1, 4096 * 64, 4096 * 64 + 70, order.num_samples - 1):
         (visit,) = unpack_visits(order.visits(start, start + 1))
         assert any(whole.chunk == visit.chunk and whole.start <= start < whole.stop for whole in visits)
+
+
+def build_replaced(sizes: Sequence[int], seed: int = 0, window: int = 96) -> SampleOrder:
+    return SampleOrder([DatasetOrder(ChunkTable(sizes), seed, with_replacement=True)], WindowShuffle(window, seed))
+
+
+@pytest.mark.parametrize("sizes", [SIZES, (7,), (64,), (1000, 3, 500)])
+def test_with_replacement_every_sample_is_drawn_as_often_as_any_other(sizes: tuple[int, ...]) -> None:
+    order = build_replaced(sizes)
+    dataset = order.datasets[0]
+    num_passes = 100
+    stop = num_passes * ROUNDS_PER_PASS * dataset.epoch_samples // 96 * 96
+    rows = locate(order, 0, stop)
+    assert len(set(rows)) == len(rows)  # nothing twice in one round, which is what the ledger counts by
+    drawn = Counter(row[2:] for row in rows)
+    mean = stop / sum(sizes)
+    assert len(drawn) == sum(sizes)
+    deviations = (np.array(list(drawn.values())) - mean) / np.sqrt(mean)
+    assert np.abs(deviations).max() < 5.5  # of 2,000 samples, each Binomial with a standard deviation below 1
+    assert np.abs(deviations.mean()) < 1e-6
+
+
+def test_with_replacement_a_pass_leaves_out_what_single_draws_would() -> None:
+    order = build_replaced([64 * 4000], window=4000)
+    dataset = order.datasets[0]
+    times = Counter(row[2:] for row in locate(order, 0, dataset.epoch_samples * ROUNDS_PER_PASS))
+    left_out = 1 - len(times) / dataset.num_samples
+    assert left_out == pytest.approx((1 - 1 / ROUNDS_PER_PASS) ** ROUNDS_PER_PASS, abs=0.02)
+    assert left_out == pytest.approx(np.exp(-1), abs=0.035)
+
+
+def test_with_replacement_any_slice_equals_the_whole_and_the_plan() -> None:
+    whole = locate(build_replaced(SIZES), 0, 960)
+    for start, stop in [(0, 96), (5, 6), (90, 200), (471, 473), (500, 960)]:
+        assert locate(build_replaced(SIZES), start, stop) == whole[start:stop]
+    assert locate(build_replaced(SIZES, seed=1), 0, 960) != whole
+    order = build_replaced(SIZES)
+    for stop in (7, 96, 500, 960):
+        bits = {
+            (0, row[1], int(order.datasets[0].table.first_chunk[row[2]]) + row[3] // 64, row[3] % 64)
+            for row in whole[:stop]
+        }
+        by_epoch = order.planned(stop)
+        planned = {
+            (*key, int(chunk), bit)
+            for key, masks in by_epoch.items()
+            for chunk in np.flatnonzero(masks)
+            for bit in range(64)
+            if int(masks[chunk]) >> bit & 1
+        }
+        gone = {row for row in bits if row[:2] not in by_epoch}
+        assert planned == bits - gone
+        for key in {row[:2] for row in gone}:
+            assert int(np.bitwise_count(order.epoch_masks(key)).sum()) == sum(row[:2] == key for row in gone)
+
+
+def test_with_replacement_a_chunk_is_still_one_read() -> None:
+    order = build_replaced([64 * 4000], window=2048)
+    visits = unpack_visits(order.window_visits(0, 20 * 2048))
+    assert len(visits) < 20 * (2048 / 64 + 4)

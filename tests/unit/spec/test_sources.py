@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from orchestrator.errors import PlanError
+from orchestrator.spec.describe import describe_plan
 from orchestrator.spec.facts import Facts, ShardsFacts
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.spec.plan import Plan
@@ -88,3 +89,17 @@ def test_a_virtual_epoch_is_what_the_budget_counts(resolve: Resolve, facts: Fact
     document["data"]["epoch_samples"] = 1024
     plan = resolve({**document, "budget": {"epochs": 2}}, facts=facts_of(facts, 3000, 1000))
     assert plan.samples == 2048
+    drawn = sources({"uri": "a", "with_replacement": True}, {"uri": "b", "weight": None})
+    drawn["data"]["epoch_samples"] = 10_000  # more than there are
+    assert resolve({**drawn, "budget": {"epochs": 0.5}}, facts=facts_of(facts, 3000, 1000)).samples == 5120
+
+
+def test_a_source_with_replacement_is_another_run_and_said(resolve: Resolve, facts: Facts) -> None:
+    entries = [{"uri": "a"}, {"uri": "b", "with_replacement": True}]
+    known = facts_of(facts, 3000, 1000)
+    plan = resolve(sources(*entries), facts=known)
+    assert [source.with_replacement for source in plan.data.sources] == [False, True]
+    assert plan.identity_digest != resolve(sources({"uri": "a"}, {"uri": "b"}), facts=known).identity_digest
+    described = dict(describe_plan(plan))["data"]
+    assert "train (75.0%):" in described
+    assert "train (25.0%, with replacement):" in described
