@@ -158,13 +158,40 @@ def _validate(adapter: TypeAdapter[S], document: dict[str, Any], file: Path) -> 
     try:
         return adapter.validate_python(document)
     except ValidationError as error:
-        lines = [_explain(detail, document) for detail in error.errors(include_url=False)]
+        lines = _explain_all(error.errors(include_url=False), document)
         raise JobFileError("\n".join(f"{file}: {line}" for line in lines)) from error
 
 
-def _explain(detail: Any, document: dict[str, Any]) -> str:
-    path = _written_path(detail["loc"], document)
-    where = ".".join(str(part) for part in path) or "top level"
+def _explain_all(details: Sequence[Any], document: dict[str, Any]) -> list[str]:
+    """One line a mistake. Of a value that may have several forms pydantic tells what each of them lacks."""
+    located = [(*_written_path(detail, document), detail) for detail in details]
+    lines, of_forms = [], dict[tuple[Any, ...], list[Any]]()
+    for path, is_form, detail in located:
+        if not is_form:
+            lines.append(_explain(detail, path))
+        elif not any(other[: len(path)] == path != other for other, _, _ in located):
+            of_forms.setdefault(path, []).append(detail)  # else it has another form, and something is wrong within it
+    for path, forms in of_forms.items():
+        wanted = " or ".join(_message(detail).removeprefix("Input should be ") for detail in forms)
+        lines.append(f"{_where(path)}: wanted {wanted} (given: {forms[0]['input']!r})")
+    return lines
+
+
+def _where(path: Sequence[Any]) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".") or "top level"
+
+
+def _message(detail: Any) -> str:
+    """Pydantic's words, without those of Python."""
+    if detail["type"] in ("model_type", "dict_type"):
+        return "Input should be keys and values"
+    message: str = detail["msg"].removeprefix("Value error, ")
+    return message.replace("valid tuple", "list")
+
+
+def _explain(detail: Any, path: tuple[Any, ...]) -> str:
+    where = _where(path)
     if detail["type"] == "extra_forbidden":
         choices = _sibling_keys(detail["loc"])
         near = difflib.get_close_matches(str(path[-1]), choices, n=1, cutoff=0.5)
@@ -182,21 +209,26 @@ def _explain(detail: Any, document: dict[str, Any]) -> str:
         near = difflib.get_close_matches(str(given), choices, n=1, cutoff=0.4)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         return f"{where}: '{given}' is none of {', '.join(choices)}{hint}"
-    message = detail["msg"].removeprefix("Value error, ")
-    return f"{where}: {message} (given: {detail['input']!r})"
+    return f"{where}: {_message(detail)} (given: {detail['input']!r})"
 
 
-def _written_path(location: tuple[Any, ...], document: dict[str, Any]) -> list[Any]:
-    """The path as the user wrote it: pydantic puts the tag of a chosen union member in between."""
+def _written_path(detail: Any, document: dict[str, Any]) -> tuple[tuple[Any, ...], bool]:
+    """The path as the user wrote it, and whether the last part of pydantic's is the name of a form.
+
+    Pydantic puts what it calls a form (the tag of a section, a type) between the keys.
+    """
     path: list[Any] = []
     node: Any = document
-    for depth, part in enumerate(location):
-        last = depth == len(location) - 1
-        if isinstance(node, dict) and part not in node and not last and part in [node.get(tag) for tag in _UNION_TAGS]:
-            continue
-        path.append(part)
-        node = node.get(part) if isinstance(node, dict) else None
-    return path
+    is_form = False
+    for part in detail["loc"]:
+        is_key = isinstance(node, dict) and (
+            part in node or (part == detail["loc"][-1] and detail["type"] == "missing")
+        )
+        is_form = not is_key and not (isinstance(node, list) and isinstance(part, int))
+        if not is_form:
+            path.append(part)
+            node = node.get(part) if isinstance(node, dict) else node[part]
+    return tuple(path), is_form
 
 
 def _sibling_keys(location: tuple[Any, ...]) -> list[str]:
@@ -204,7 +236,8 @@ def _sibling_keys(location: tuple[Any, ...]) -> list[str]:
     sections: list[type[Section]] = [PretrainSpec, EvaluateSpec, ClusterSpec]
     for part in location[:-1]:
         by_tag = [section for section in sections if _tag(section) == part]
-        sections = by_tag or [child for section in sections for child in _children(section, str(part))]
+        children = [child for section in sections for child in _children(section, str(part))]
+        sections = by_tag or children or sections  # else the name of a form, a key of the user's own, or a number
     return sorted({name for section in sections for name in section.model_fields})
 
 

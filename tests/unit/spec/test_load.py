@@ -79,6 +79,33 @@ def test_what_a_job_cannot_say_is_refused_with_file_path_and_choice(
     assert all(part in message for part in [str(job_file), *said]), message
 
 
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        (
+            "[{uri: a, weight: 1}, {uri: b, wieght: 1}]",
+            "data.train[1].wieght: unknown key 'wieght'; did you mean 'weight'",
+        ),
+        ("[{uri: a, weight: -1}]", "data.train[0].weight: Input should be greater than 0 (given: -1)"),
+        ("[{weight: 1}]", "data.train[0].uri: this key is required and is not given"),
+        ("[1]", "data.train[0]: Input should be keys and values (given: 1)"),
+        ("5", "data.train: wanted a valid string or a list (given: 5)"),
+        (
+            "[{uri: a, select: {where: {width: {mini: 3}}}}]",
+            "data.train[0].select.where.width.mini: unknown key 'mini'",
+        ),
+        (
+            "[{uri: a, select: {where: {lang: {one_of: [[]]}}}}]",
+            "data.train[0].select.where.lang.one_of[0]: wanted a valid string or",
+        ),
+    ],
+)
+def test_what_a_list_of_sources_cannot_say_is_told_in_one_line(job_file: Path, train: str, said: str) -> None:
+    message = refusal(job_file, f"data.train={train}")
+    assert said in message
+    assert len(message.splitlines()) == 1
+
+
 def test_all_errors_of_a_file_are_told_at_once(job_file: Path) -> None:
     message = refusal(job_file, "batch.global_size=0", "model.presett=x", "optimizer.learning_rate=-1")
     assert len(message.splitlines()) == 3
