@@ -8,11 +8,13 @@ the code that indexed it.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from zlib import adler32
 
 BLOCK_BYTES = 512
 MAX_MEMBER_BYTES = 256 * 2**20  # a header that asks for more is damage or an attack on memory
 MAX_NAME_BYTES = 2**16
 
+_BLANK_CHECKSUM = 8 * ord(" ")  # what the checksum's own field counts as
 _PLAIN = frozenset(b"0\x007")
 _WITHOUT_DATA = frozenset(b"123456")  # links, devices, folders: their size says nothing
 _GNU_LONG_NAME, _PAX_HEADER = ord("L"), ord("x")
@@ -78,19 +80,20 @@ def walk_members(read_at: ReadAt, start: int, stop: int, *, marked: bool) -> Ite
                 name, size = _pax_fields(data, offset)
             offset = data_start + _padded(header_size)
             continue
-        size_bytes = header_size if size is None else size
-        member = TarMember(name or _name(header), first, data_start, 0 if kind in _WITHOUT_DATA else size_bytes)
-        if member.size_bytes > MAX_MEMBER_BYTES:
+        size_bytes = 0 if kind in _WITHOUT_DATA else header_size if size is None else size
+        member = TarMember(name or _name(header), first, data_start, size_bytes)
+        if size_bytes > MAX_MEMBER_BYTES:
             raise TarFaultError(
                 "member_too_large", f"a member of {size_bytes} bytes at byte {offset}; at most {MAX_MEMBER_BYTES}"
             )
-        if member.stop > stop:
+        behind = member.stop
+        if behind > stop:
             raise TarFaultError(
-                "truncated_data", f"cut off inside {member.name}, which needs bytes up to {member.stop} of {stop}"
+                "truncated_data", f"cut off inside {member.name}, which needs bytes up to {behind} of {stop}"
             )
         if kind in _PLAIN and not member.name.endswith("/"):
             yield member
-        offset = first = member.stop
+        offset = first = behind
         name = size = None
     if marked:
         raise TarFaultError("truncated_end", f"no end-of-archive marker at byte {offset}: cut off between two members")
@@ -107,22 +110,28 @@ def _checked_size(header: bytes, offset: int) -> int:
         size = _number(header[124:136])
     except ValueError as error:
         raise TarFaultError("header_damaged", f"no tar header at byte {offset}") from error
-    if sum(header) - sum(header[148:156]) + 8 * ord(" ") != checksum or size < 0:
+    total = _sum(header[:256]) + _sum(header[256:]) - _sum(header[148:156]) + _BLANK_CHECKSUM
+    if total != checksum or size < 0:
         raise TarFaultError("header_damaged", f"damaged header at byte {offset}: its checksum does not hold")
     return size
+
+
+def _sum(part: bytes) -> int:
+    """The sum of up to 256 bytes: the lower half of their Adler-32, which is 1 + the sum modulo 65,521."""
+    return (adler32(part) & 0xFFFF) - 1
 
 
 def _number(field: bytes) -> int:
     """Octal digits, or base 256 behind a set high bit (GNU, for large sizes)."""
     if field[0] & 0x80:
         return int.from_bytes(field[1:], "big")
-    return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
+    return int(field.partition(b"\0")[0].strip() or b"0", 8)
 
 
 def _name(header: bytes) -> str:
-    name = header[:100].split(b"\0", 1)[0]
-    if header[257:263] == b"ustar\0" and (prefix := header[345:500].split(b"\0", 1)[0]):
-        name = prefix + b"/" + name
+    name = header[:100].partition(b"\0")[0]
+    if header[345] and header[257:263] == b"ustar\0":
+        name = header[345:500].partition(b"\0")[0] + b"/" + name
     return name.decode(errors="surrogateescape")
 
 

@@ -13,7 +13,7 @@ from orchestrator.data import retry
 from orchestrator.data.readers import read_chunk
 from orchestrator.data.sample import RawSample
 from orchestrator.data.shard import CHUNK_SAMPLES, ShardRow
-from orchestrator.data.tar import BLOCK_BYTES
+from orchestrator.data.tar import BLOCK_BYTES, TarFaultError, walk_members
 from orchestrator.data.webdataset import scan_tar
 from orchestrator.errors import ShardDamagedError, ShardReadError
 from orchestrator.storage.local import LocalStore
@@ -124,6 +124,24 @@ def test_a_flipped_bit_in_a_header_is_found(maker: Any) -> None:
     _, shard = scan(path)
     assert f"damaged header at byte {offset}" in shard.problems[0]
     assert shard.num_samples == 5
+
+
+def test_every_flipped_bit_of_a_header_is_found() -> None:
+    info = tarfile.TarInfo("\udcff" * 90 + "/" + "\udcff" * 90)  # the sum of its bytes needs 17 bits
+    info.linkname = "\udcff" * 100
+    header = info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "surrogateescape")
+    assert sum(header) > 2**16
+    archive = header + bytes(2 * BLOCK_BYTES)
+
+    def walk(data: bytes) -> list[str]:
+        return [member.name for member in walk_members(lambda at, n: data[at : at + n], 0, len(data), marked=True)]
+
+    assert walk(archive) == [info.name]
+    for bit in (bit for bit in range(8 * BLOCK_BYTES) if not 148 <= bit // 8 < 156):
+        damaged = bytearray(archive)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(TarFaultError):
+            walk(bytes(damaged))
 
 
 def test_a_size_beyond_reason_is_refused(maker: Any) -> None:
