@@ -176,7 +176,7 @@ def _damage_named(store: Store, path: str, offset: int) -> Iterator[None]:
     except ObjectNotFoundError as error:
         raise _damaged(store, path, offset, "the shard is gone") from error
     except ObjectChangedError as error:
-        raise _damaged(store, path, offset, "the shard was written again since it was indexed") from error
+        raise _damaged(store, path, offset, f"the shard was written again since it was indexed ({error})") from error
     except TarFaultError as error:
         raise _damaged(store, path, offset, f"behind that byte: {error}") from error
 

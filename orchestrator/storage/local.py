@@ -32,7 +32,7 @@ class LocalStore(Store):
 
     def read_versioned(self, path: str) -> tuple[bytes, str]:
         with self._explained(path), open(self._file(path), "rb") as file:
-            return file.read(), _etag(os.fstat(file.fileno()))
+            return file.read(), _version(os.fstat(file.fileno()))
 
     def read_range(self, path: str, offset: int, length: int, etag: str = "") -> bytes:
         with self._explained(path), open(self._file(path), "rb", buffering=0) as file:
@@ -41,8 +41,12 @@ class LocalStore(Store):
             while part := file.read(length - len(data)):
                 data += part
             # Asked after reading: a file that is overwritten meanwhile is noticed too.
-            if etag and _etag(os.fstat(file.fileno())) != etag:
-                raise ObjectChangedError(f"{self.uri}/{path} is no longer version {etag}")
+            status = os.fstat(file.fileno())
+            if etag and etag not in (_etag(status), _version(status)):
+                raise ObjectChangedError(
+                    f"{self.uri}/{path} is no longer version {etag}; files that are copied to several nodes must keep "
+                    f"their times (rsync -a, cp -p)"
+                )
             return bytes(data)
 
     def open_input(self, path: str) -> "NativeFile":
@@ -124,8 +128,7 @@ class LocalStore(Store):
             file.parent.mkdir(parents=True, exist_ok=True)
             with open(file.with_name(f".{file.name}{_LOCK_SUFFIX}"), "wb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                present = self.stat(path)
-                if (present.etag if present else None) != etag:
+                if (_version(os.stat(file)) if file.exists() else None) != etag:
                     return False
                 self.write_bytes(path, data)
                 return True
@@ -145,8 +148,14 @@ class LocalStore(Store):
 
 
 def _etag(status: os.stat_result) -> str:
-    # The inode tells apart two writes within one tick of the file system's clock: each write is a new file.
-    return f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
+    """The same for copies that keep their times: nodes may each have one at the same path."""
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
+
+
+def _version(status: os.stat_result) -> str:
+    """For conditional writes. The inode tells apart two within one tick of the file system's clock: each write is a
+    new file."""
+    return f"{_etag(status)}-{status.st_ino:x}"
 
 
 def _raise_if_real(error: OSError) -> None:

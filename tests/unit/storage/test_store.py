@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -69,6 +70,21 @@ def test_a_read_of_another_version_is_refused(store: Store, tmp_path: Path) -> N
     assert store.read_range("a", 2, 3) == b"234"
 
 
+def test_a_copy_that_keeps_its_times_is_the_same_version(store: Store, tmp_path: Path) -> None:
+    store.write_bytes("a", b"0123456789")
+    info = store.stat("a")
+    assert info is not None
+    shutil.copy2(tmp_path / "a", tmp_path / "copy")  # as rsync -a brings it to another node: another inode
+    os.replace(tmp_path / "copy", tmp_path / "a")
+    assert store.stat("a") == info
+    assert store.read_range("a", 2, 3, info.etag) == b"234"
+    shutil.copyfile(tmp_path / "a", tmp_path / "copy")
+    os.utime(tmp_path / "copy", (1, 1))
+    os.replace(tmp_path / "copy", tmp_path / "a")
+    with pytest.raises(ObjectChangedError, match=r"must keep their times \(rsync -a"):
+        store.read_range("a", 2, 3, info.etag)
+
+
 def test_absent_object_is_named(store: Store) -> None:
     for read in (store.read_bytes, store.open_input, lambda path: store.read_range(path, 0, 1)):
         with pytest.raises(ObjectNotFoundError, match="folder/nothing"):
@@ -95,13 +111,18 @@ def test_only_one_of_many_simultaneous_creators_wins(store: Store) -> None:
     assert store.read_bytes("lease") == b"%d" % results.index(True)
 
 
-def test_replace_holds_to_the_etag(store: Store) -> None:
+def test_replace_holds_to_the_etag(store: Store, tmp_path: Path) -> None:
     assert not store.replace_bytes("a", b"1", "absent")
     store.write_bytes("a", b"1")
     etag = store.read_versioned("a")[1]
     assert store.replace_bytes("a", b"2", etag)
     assert not store.replace_bytes("a", b"3", etag)
     assert store.read_bytes("a") == b"2"
+    etag = store.read_versioned("a")[1]
+    times = os.stat(tmp_path / "a")
+    store.write_bytes("a", b"4")
+    os.utime(tmp_path / "a", ns=(times.st_atime_ns, times.st_mtime_ns))  # as long as before, in the same tick
+    assert not store.replace_bytes("a", b"5", etag)
 
 
 def test_failed_write_leaves_the_old_content_and_no_rest(store: Store, tmp_path: Path) -> None:
