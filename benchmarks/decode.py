@@ -37,7 +37,8 @@ from orchestrator.data.dataset_order import ChunkTable, DatasetOrder
 from orchestrator.data.decode import decoder_version
 from orchestrator.data.draw import SampleDraw
 from orchestrator.data.image import augment_image, crop_box
-from orchestrator.data.index import index_dataset, load_index, save_index
+from orchestrator.data.index import load_index, save_index
+from orchestrator.data.indexing import index_dataset
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 from orchestrator.spec.job import AugmentationSpec, ShardsSpec
 from orchestrator.storage.store import open_store

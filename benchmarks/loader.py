@@ -31,7 +31,8 @@ from orchestrator.data.blocks import BlockFormat, ShardsBlockReader, ShardsSourc
 from orchestrator.data.dataset_order import ChunkTable, DatasetOrder
 from orchestrator.data.draw import SampleDraw
 from orchestrator.data.image import augment_image
-from orchestrator.data.index import index_dataset, load_index, save_index
+from orchestrator.data.index import load_index, save_index
+from orchestrator.data.indexing import index_dataset
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 from orchestrator.data.readers import read_chunk
 from orchestrator.spec.job import ShardsSpec

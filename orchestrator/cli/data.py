@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_format
 import os
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,18 +53,35 @@ def scenes(
 
 
 @app.command(epilog="Example: orchestrator data index s3://bucket/cc3m/train --s3-endpoint http://127.0.0.1:9000")
-def index(uri: UriArgument, cluster: PlaceOption = None, s3_endpoint: EndpointOption = None) -> None:
-    """Index shards: what they hold and where; keeps the index beside them."""
-    from orchestrator.runs.prepare import index_shards
+def index(
+    uri: UriArgument,
+    json: JsonOption = False,
+    chunks: Annotated[
+        bool, typer.Option("--chunks", help="Read headers now, also where _stats.json tells the number of samples.")
+    ] = False,
+    cluster: PlaceOption = None,
+    s3_endpoint: EndpointOption = None,
+) -> None:
+    """Index shards: what they hold and where; keeps the index beside them.
+
+    Says what it reads. Shards that are known, or counted by img2dataset's _stats.json, are not opened.
+    """
+    from orchestrator.cli.results import indexing_document
+    from orchestrator.runs.indexing import index_shards
 
     store = _open(uri, cluster, s3_endpoint)
     with terminal.show_progress() as on_progress:
-        found = index_shards(store, on_progress)
-    terminal.out.print(
-        f"{store.uri}: {found.num_samples:,} samples in {len(found.shards):,} shards; digest {found.digest}",
-        markup=False,
-        soft_wrap=True,
-    )
+        result = index_shards(store, on_progress, counts_suffice=not chunks)
+    if json:
+        typer.echo(json_format.dumps(indexing_document(result), indent=2))
+        return
+    found = result.index
+    counted = f" ({found.num_counted:,} without a chunk table yet)" if found.num_counted else ""
+    for line in (
+        f"{store.uri}: {found.num_samples:,} samples in {len(found.shards):,} shards{counted}; digest {found.digest}",
+        f"read in {result.cost}, {result.minutes:,.1f} minutes",
+    ):
+        terminal.out.print(line, markup=False, soft_wrap=True)
 
 
 def _parse_share(text: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from orchestrator.cli import terminal
 if TYPE_CHECKING:
     from orchestrator.data.ledger_report import LedgerRow
     from orchestrator.evaluation.results import ProbeResult
+    from orchestrator.runs.indexing import IndexingResult
     from orchestrator.runs.ledger import RunLedgerReport
     from orchestrator.runs.pretrain import PretrainResult
 
@@ -78,6 +80,24 @@ def ledger_document(report: RunLedgerReport) -> dict[str, object]:
     ]
     totals = {name: sum(_ledger_counts(row)[name] for row in report.rows) for name in _LEDGER_COUNTS}
     return {"step": report.step, "healthy": report.is_healthy, "total": totals, "epochs": rows}
+
+
+def indexing_document(result: IndexingResult) -> dict[str, object]:
+    """What ``data index`` found and what it took, for a script."""
+    index, plan = result.index, result.plan
+    return {
+        "uri": index.uri,
+        "format": index.format,
+        "num_shards": len(index.shards),
+        "num_samples": index.num_samples,
+        "size_bytes": index.size_bytes,
+        "digest": index.digest,
+        "without_chunk_table": index.num_counted,
+        "shards": {"known": len(plan.kept), "counted": len(plan.counted), "read": len(plan.scanned)},
+        "estimated": {**asdict(plan.most), "minutes": plan.minutes},
+        "actual": {**asdict(result.cost), "minutes": result.minutes},
+        "problems": index.problems,
+    }
 
 
 def _ledger_counts(row: LedgerRow) -> dict[str, int]:

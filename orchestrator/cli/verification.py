@@ -24,7 +24,7 @@ def show_verification(
     store: Store, rules: SampleRules, num_processes: int, sampling: Sampling | None, *, json: bool, fix: bool
 ) -> bool:
     """Verify, write the index anew with ``fix``, print; whether anything is wrong. Raises as the two that it calls."""
-    from orchestrator.data.verify import fix_index, verify_dataset
+    from orchestrator.data.verify import add_chunk_tables, fix_index, verify_dataset
 
     with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:  # there may be as many problems as samples
         with terminal.show_progress() as on_progress:
@@ -37,7 +37,9 @@ def show_verification(
                 progress=lambda done, total: on_progress(Progress(f"verify {store.uri}", done, total, "shards")),
             )
         fixed, failure = None, None
-        if fix:
+        if not fix:
+            fixed = add_chunk_tables(store, result)
+        else:
             try:
                 fixed = fix_index(store, result)
             except OrchestratorError as error:  # raised below: what was found is shown all the same

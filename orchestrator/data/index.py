@@ -1,31 +1,25 @@
 """The index of a data set: which shards it has, how many samples each holds and where its chunks begin.
 
-Made once by ``index_dataset`` and kept beside the shards in ``_orchestrator/index.parquet``, one row per shard.
+Made once (``indexing.py``) and kept beside the shards in ``_orchestrator/index.parquet``, one row per shard.
 Owns what counts as a shard and when an index is stale; the formats themselves are ``webdataset.py`` and
 ``parquet.py``.
 """
 
 import hashlib
-import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.data.parquet import scan_parquet
 from orchestrator.data.problems import Problem
 from orchestrator.data.shard import CHUNK_SAMPLES, ShardRow
 from orchestrator.data.shard_table import SHARD_SCHEMA, ShardTable
-from orchestrator.data.webdataset import scan_tar
 from orchestrator.errors import DatasetError
 from orchestrator.storage.store import ObjectInfo, ObjectNotFoundError, Store
-
-logger = logging.getLogger(__name__)
 
 ADDED_FOLDER = "_orchestrator"
 """Beside the shards: what we add to a data set."""
@@ -34,7 +28,6 @@ INDEX_PATH = f"{ADDED_FOLDER}/index.parquet"
 Format = Literal["webdataset", "parquet"]
 
 _VERSION = b"1"
-_SCAN_THREADS = 8
 _MAX_NAMED = 5  # shards in one message
 
 
@@ -63,6 +56,11 @@ class DatasetIndex:
         return int(self.shards.size_bytes.sum())
 
     @property
+    def num_counted(self) -> int:
+        """Shards without a chunk table: how many samples they hold is known from _stats.json alone."""
+        return int(((self.shards.num_chunk_bounds == 0) & (self.shards.num_samples > 0)).sum())
+
+    @property
     def problems(self) -> list[str]:
         """What is wrong, shard by shard, in words."""
         return [f"{path}: {problem}" for path, problem in self.shards.problems()]
@@ -77,41 +75,10 @@ class DatasetIndex:
         return content.hexdigest()
 
 
-def index_dataset(store: Store, progress: Callable[[int, int], None] | None = None) -> DatasetIndex:
-    """Look into every shard of the folder; nothing is written.
-
-    Args:
-        progress: called with (shards done, shards in all).
-
-    Raises:
-        DatasetError: no shards, or none with a whole sample.
-        ShardReadError: reading failed after its retries.
-    """
-    file_format, found = find_shards(store.uri, store.list())
-    index = DatasetIndex.from_rows(store.uri, file_format, scan_shards(store, found, progress))
-    require_samples(index)
-    if index.problems:
-        logger.warning("%s: %s", store.uri, _named(index.problems))
-    return index
-
-
 def require_samples(index: DatasetIndex) -> None:
     """Raises DatasetError when no shard has a whole sample."""
     if index.num_samples == 0:
-        raise DatasetError(f"{index.uri} has shards, but no whole sample in them: {_named(index.problems)}")
-
-
-def scan_shards(
-    store: Store, found: Sequence[ObjectInfo], progress: Callable[[int, int], None] | None = None
-) -> tuple[ShardRow, ...]:
-    """Index rows of these shards, from headers and footers; raises and reports as ``index_dataset``."""
-    shards = []
-    with ThreadPoolExecutor(_SCAN_THREADS) as pool:
-        for shard in pool.map(partial(_scan, store), found):
-            shards.append(shard)
-            if progress is not None:
-                progress(len(shards), len(found))
-    return tuple(shards)
+        raise DatasetError(f"{index.uri} has shards, but no whole sample in them: {name_some(index.problems)}")
 
 
 def save_index(store: Store, index: DatasetIndex) -> None:
@@ -153,7 +120,7 @@ def load_index(store: Store, verify: bool = True) -> DatasetIndex | None:
         _, found = find_shards(store.uri, store.list())
         changes = [f"{problem.shard} {problem.detail}" for problem in compare_listing(index, found)]
         if changes:
-            raise DatasetError(f"{store.uri} is not what its index says: {_named(changes)}; {_repair(store)}")
+            raise DatasetError(f"{store.uri} is not what its index says: {name_some(changes)}; {_repair(store)}")
     return index
 
 
@@ -170,10 +137,6 @@ def find_shards(uri: str, objects: Iterable[ObjectInfo]) -> tuple[Format, list[O
     endings = Counter(info.path.rpartition(".")[2] for info in objects).most_common(3)
     instead = ", ".join(f"{number} of .{ending}" for ending, number in endings) or "nothing at all"
     raise DatasetError(f"{uri} holds no shards: looked for *.tar and *.parquet in it and below, found {instead}")
-
-
-def _scan(store: Store, info: ObjectInfo) -> ShardRow:
-    return scan_parquet(store, info) if info.path.endswith(".parquet") else scan_tar(store, info)
 
 
 def _parse(data: bytes) -> DatasetIndex:
@@ -200,7 +163,8 @@ def compare_listing(index: DatasetIndex, found: Iterable[ObjectInfo]) -> Iterato
     yield from (Problem(path, "shard_unindexed", None, "is new") for path in present)
 
 
-def _named(messages: list[str]) -> str:
+def name_some(messages: list[str]) -> str:
+    """The first messages, and how many more there are."""
     more = f"; and {len(messages) - _MAX_NAMED} more" if len(messages) > _MAX_NAMED else ""
     return "; ".join(messages[:_MAX_NAMED]) + more
 

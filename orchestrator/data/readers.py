@@ -6,6 +6,7 @@ from orchestrator.data.parquet import read_parquet_chunk
 from orchestrator.data.sample import RawSample
 from orchestrator.data.shard import ShardRow
 from orchestrator.data.webdataset import read_tar_chunk
+from orchestrator.errors import DatasetError
 from orchestrator.storage.store import Store
 
 
@@ -18,6 +19,12 @@ def read_chunk(store: Store, shard: ShardRow, chunk: int, fields: Collection[str
     Raises:
         ShardReadError: reading failed after its retries.
         ShardDamagedError: the shard is gone, shorter than its index says, or does not parse.
+        DatasetError: the shard has no chunk table yet.
     """
+    if not shard.has_chunk_table:
+        raise DatasetError(
+            f"{store.uri}/{shard.path} has no chunk table: its samples were counted by _stats.json alone; "
+            f"run: orchestrator data index --chunks {store.uri}"
+        )
     read = read_parquet_chunk if shard.path.endswith(".parquet") else read_tar_chunk
     return read(store, shard, chunk, fields)

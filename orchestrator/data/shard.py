@@ -15,12 +15,17 @@ class ShardRow:
     """As the shard's own store gives it; empty where none is known. A read of another version is refused."""
     num_samples: int
     boundaries: tuple[int, ...]
-    """Tar: byte offset of each chunk's first header, and the end of the last chunk. Parquet: first row of each row
-    group, and the number of rows."""
+    """The chunk table. Tar: byte offset of each chunk's first header, and the end of the last chunk. Parquet: first
+    row of each row group, and the number of rows. Empty while nobody read the shard."""
     problems: tuple[str, ...] = ()
     """What is wrong with the shard, in words; the samples counted above are whole all the same."""
     sha256: str = ""
     """Hexadecimal, of the content; empty until the whole shard was read (``data verify --fix-index``)."""
+
+    @property
+    def has_chunk_table(self) -> bool:
+        """Whether chunks can be read; else their number alone is known."""
+        return bool(self.boundaries) or not self.num_samples
 
     @property
     def num_chunks(self) -> int:

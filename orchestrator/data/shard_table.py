@@ -8,6 +8,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from orchestrator.data.shard import ShardRow
 
@@ -47,6 +48,11 @@ class ShardTable(Sequence[ShardRow]):
     def num_samples(self) -> npt.NDArray[np.int64]:
         """Of each shard."""
         return self.table["num_samples"].to_numpy()
+
+    @property
+    def num_chunk_bounds(self) -> npt.NDArray[np.int64]:
+        """Boundaries of each shard's chunk table; 0 where it has none."""
+        return pc.list_value_length(self.table["boundaries"]).to_numpy().astype(np.int64)
 
     @cached_property
     def size_bytes(self) -> npt.NDArray[np.int64]:

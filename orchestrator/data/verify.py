@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from multiprocessing import get_context
 
@@ -28,15 +28,16 @@ from orchestrator.data.index import (
     load_index,
     require_samples,
     save_index,
-    scan_shards,
 )
+from orchestrator.data.indexing import scan_shards
 from orchestrator.data.problems import Problem
 from orchestrator.data.shard import ShardRow
-from orchestrator.data.verify_shard import ShardFindings, ShardTask, verify_shard
-from orchestrator.errors import DatasetError, MemoryExhaustedError, ShardReadError
+from orchestrator.data.shard_table import ShardTable
+from orchestrator.data.stats import stats_path
+from orchestrator.data.verify_shard import ShardFindings, ShardTask, count_mismatch, verify_shard
+from orchestrator.errors import DatasetError, MemoryExhaustedError, ShardReadError, StorageAccessError
 from orchestrator.storage.store import ObjectInfo, Store
 
-STATS_SUFFIX = "_stats.json"  # of img2dataset, instead of the shard's ending
 EXAMPLES = 3  # kept of each reason
 _UNREAD = ("shard_unreadable", "shard_changed")
 
@@ -66,7 +67,7 @@ class Verification:
     examples: dict[str, list[Problem]] = field(default_factory=dict)
     """The first of each reason."""
     rows: list[ShardRow] = field(default_factory=list)
-    """Of every shard that was read whole."""
+    """Of every shard whose headers were all read."""
 
     def add(self, problem: Problem) -> None:
         """Count a problem, and keep it where it is among the first of its reason."""
@@ -140,6 +141,31 @@ def fix_index(store: Store, verification: Verification) -> str:
     )
 
 
+def add_chunk_tables(store: Store, verification: Verification) -> str | None:
+    """Give shards that were only counted the chunk tables that were read on the way; what was done, in words."""
+    index = verification.indexed
+    if index is None or not index.num_counted:
+        return None
+    found = {row.path: row for row in verification.rows if not row.problems}
+    rows = []
+    for row in index.shards:
+        read = found.get(row.path, row)
+        is_the_same = (read.size_bytes, read.num_samples) == (row.size_bytes, row.num_samples)
+        if is_the_same and row.etag in ("", read.etag) and not row.has_chunk_table:
+            row = replace(row, boundaries=read.boundaries, sha256=read.sha256)
+        rows.append(row)
+    completed = replace(index, shards=ShardTable.from_rows(rows))
+    num_added = index.num_counted - completed.num_counted
+    left = f"{completed.num_counted:,} of {len(rows):,} shards have none yet"
+    if not num_added:
+        return f"no chunk table was added to {INDEX_PATH}; {left}"
+    try:
+        save_index(store, completed)
+    except StorageAccessError as error:
+        return f"{num_added:,} chunk tables were read and not kept ({error})"
+    return f"{num_added:,} chunk tables added to {INDEX_PATH}; {left}"
+
+
 class _DatasetCheck:
     def __init__(self, store: Store, rules: SampleRules, on_problem: Callable[[Problem], None] | None) -> None:
         self._store = store
@@ -156,16 +182,19 @@ class _DatasetCheck:
         known = self._compare_index()
         if sampling is None:
             return [self._task(info, known.get(info.path), None) for info in self._shards]
-        unknown = [info for info in self._shards if info.path not in known]
-        known |= {row.path: row for row in scan_shards(self._store, unknown)}
+        unknown = [info for info in self._shards if info.path not in known or not known[info.path].has_chunk_table]
+        self.result.rows += scan_shards(self._store, unknown)
+        for row in self.result.rows:
+            counted = known.get(row.path)
+            if counted is not None and counted.num_samples != row.num_samples:
+                self._add_problem(count_mismatch(row, counted))
+        known |= {row.path: row for row in self.result.rows}
         chosen = choose_chunks(known.values(), sampling)
         return [self._task(info, known[info.path], chosen.get(info.path, ())) for info in self._shards]
 
     def _task(self, info: ObjectInfo, known: ShardRow | None, chunks: tuple[int, ...] | None) -> ShardTask:
-        stats_path = info.path.rpartition(".")[0] + STATS_SUFFIX
-        return ShardTask(
-            self._store, self._rules, info, known, stats_path if stats_path in self._paths else None, chunks
-        )
+        path = stats_path(info.path)
+        return ShardTask(self._store, self._rules, info, known, path if path in self._paths else None, chunks)
 
     def _compare_index(self) -> dict[str, ShardRow]:
         """Index rows of the shards that are still what was indexed, by path; what is not is a problem."""

@@ -12,10 +12,10 @@ from orchestrator.data.audit import SampleAudit, SampleRules
 from orchestrator.data.parquet import read_footer, to_row, to_samples
 from orchestrator.data.problems import Problem
 from orchestrator.data.readers import read_chunk
-from orchestrator.data.retry import retried
 from orchestrator.data.sample import RawSample
 from orchestrator.data.sequential import SequentialFile, SequentialReader
 from orchestrator.data.shard import ShardRow
+from orchestrator.data.stats import StatsDamagedError, read_successes
 from orchestrator.data.tar import TarFaultError, TarMember, walk_members
 from orchestrator.data.webdataset import ChunkTable, TarSample, group_members, split_name
 from orchestrator.errors import ShardDamagedError, ShardReadError
@@ -56,6 +56,12 @@ def unpack_keys(packed: bytes) -> list[str]:
     """The keys in ``ShardFindings.packed_keys``."""
     keys: list[str] = json.loads(zlib.decompress(packed))
     return keys
+
+
+def count_mismatch(row: ShardRow, known: ShardRow) -> Problem:
+    """A shard that does not hold as many samples as its index row says."""
+    detail = f"{row.num_samples:,} samples, its index says {known.num_samples:,}"
+    return Problem(row.path, "count_mismatch", None, detail)
 
 
 def verify_shard(task: ShardTask) -> ShardFindings:
@@ -167,7 +173,7 @@ class _ShardCheck:
         """The whole shard with what its index and img2dataset noted of it."""
         known = self._task.known
         if known is not None and known.num_samples != row.num_samples:
-            self._note("count_mismatch", f"{row.num_samples:,} samples, its index says {known.num_samples:,}")
+            self.problems.append(count_mismatch(row, known))
         if known is not None and known.sha256 and known.sha256 != row.sha256:
             self._note("checksum_mismatch", f"SHA-256 {row.sha256}, its index says {known.sha256}")
         self._compare_stats(self.audit.num_images)
@@ -176,13 +182,10 @@ class _ShardCheck:
         path = self._task.stats_path
         if path is None:
             return
-        data = retried(lambda: self._task.store.read_bytes(path))
         try:
-            successes = json.loads(data)["successes"]
-            if not isinstance(successes, int):
-                raise TypeError(f"successes is {successes!r}")
-        except (ValueError, TypeError, LookupError, RecursionError) as error:
-            self._note("stats_damaged", f"{path}: {error!r}")
+            successes = read_successes(self._task.store, path)
+        except StatsDamagedError as error:
+            self._note("stats_damaged", str(error))
             return
         if successes != num_images:
             self._note("stats_mismatch", f"{num_images:,} images, {path} says {successes:,}")

@@ -5,7 +5,7 @@ ranged read. Both group members by the same rule, so that a sample's position ne
 """
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from orchestrator.data.retry import retried
@@ -14,6 +14,9 @@ from orchestrator.data.shard import CHUNK_SAMPLES, ShardRow
 from orchestrator.data.tar import TarFaultError, TarMember, walk_members
 from orchestrator.errors import ShardDamagedError
 from orchestrator.storage.store import ObjectChangedError, ObjectInfo, ObjectNotFoundError, Store
+
+CountReads = Callable[[int, int], None]
+"""Called with (requests, bytes)."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,10 @@ class TarSample:
 class _WindowReader:
     """Reads at rising offsets through a window as large as a request is worth."""
 
-    def __init__(self, store: Store, path: str, etag: str) -> None:
+    def __init__(
+        self, store: Store, path: str, etag: str, count: CountReads = lambda requests, num_bytes: None
+    ) -> None:
+        self._count = count
         self._store = store
         self._path = path
         self._etag = etag
@@ -49,6 +55,7 @@ class _WindowReader:
             wanted = max(length, self._store.read_unit_bytes)
             self._window = retried(lambda: self._store.read_range(self._path, offset, wanted, self._etag))
             self._start = offset
+            self._count(1, len(self._window))
         return self._window[offset - self._start : offset - self._start + length]
 
 
@@ -81,14 +88,17 @@ class ChunkTable:
         return ShardRow(info.path, info.size_bytes, info.etag, num_samples, boundaries, tuple(problems))
 
 
-def scan_tar(store: Store, info: ObjectInfo) -> ShardRow:
+def scan_tar(store: Store, info: ObjectInfo, count: CountReads = lambda requests, num_bytes: None) -> ShardRow:
     """The index row of a tar shard; what is wrong with it stands in ``problems``.
+
+    Args:
+        count: told of each read.
 
     Raises:
         ShardReadError: reading failed after its retries.
         ShardDamagedError: the shard was written again, or deleted, since it was listed.
     """
-    reader = _WindowReader(store, info.path, info.etag)
+    reader = _WindowReader(store, info.path, info.etag, count)
     table = ChunkTable()
     fault = None
     with _damage_named(store, info.path, 0):

@@ -8,14 +8,15 @@ from orchestrator.env import apply_quiet_env
 from orchestrator.errors import PlanError, RunNotFoundError
 from orchestrator.evaluation.results import ProbeResult
 from orchestrator.runs.folder import open_run, tracking_folder
-from orchestrator.runs.prepare import check_evaluation_set, ensure_index
+from orchestrator.runs.indexing import ensure_index
+from orchestrator.runs.prepare import check_evaluation_set
 from orchestrator.runs.recorder import record_evaluation
 from orchestrator.runs.target import run_target
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import EvaluationSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.plan import Plan
-from orchestrator.storage.store import Store
+from orchestrator.storage.store import Store, open_store
 from orchestrator.tracking.mlflow.open import open_tracker
 from orchestrator.training.checkpoint import load_weights
 from orchestrator.training.checkpoint_folders import StoredCheckpoint, find_stored
@@ -71,7 +72,7 @@ def _with_evaluation(plan: Plan, evaluation: EvaluationSpec | None, cluster: Clu
         raise PlanError(f"run '{plan.name}' names no evaluation set; name some in evaluation.sets of an evaluate job")
     for location in plan.evaluation_uris:
         check_evaluation_set(location, cluster)
-        ensure_index(location, cluster)
+        ensure_index(open_store(location, cluster.storage.s3))
     return plan
 
 

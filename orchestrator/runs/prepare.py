@@ -4,18 +4,18 @@ Owns the order of preparation: places open, folders have an index, captions beca
 (``captions.py``). Everything made lies beside the shards, so that a second run finds it.
 """
 
-import logging
 import os
 from functools import partial
 
 import psutil
 
 from orchestrator.data.decode import decoder_version
-from orchestrator.data.index import DatasetIndex, index_dataset, load_index, save_index
+from orchestrator.data.index import DatasetIndex, load_index
 from orchestrator.data.selection import OpenList, ensure_selection, find_selection, selection_key
-from orchestrator.errors import DatasetError, EvaluationError, StorageAccessError
+from orchestrator.errors import DatasetError, EvaluationError
 from orchestrator.evaluation.targets import TARGETS_FILE, load_targets
 from orchestrator.runs.captions import prepare_captions, read_tokenizer_facts, read_vocabulary_facts
+from orchestrator.runs.indexing import ensure_index
 from orchestrator.runs.progress import OnProgress, Progress
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts
@@ -23,10 +23,6 @@ from orchestrator.spec.job import PretrainSpec, ShardsSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.selection import SelectionSpec
 from orchestrator.storage.store import ObjectNotFoundError, Store, check_store, open_store
-
-_MOST_PROBLEMS = 20  # shown of one folder
-
-logger = logging.getLogger(__name__)
 
 
 def read_facts(job: PretrainSpec, cluster: ClusterSpec) -> Facts:
@@ -63,7 +59,7 @@ def prepare_facts(job: PretrainSpec, cluster: ClusterSpec, on_progress: OnProgre
     for location in job.evaluation.sets:
         check_evaluation_set(location, cluster)
     for location in locations:
-        ensure_index(location, cluster, on_progress)
+        ensure_index(_open_data(location, cluster), on_progress)
     if isinstance(job.data, ShardsSpec):
         _ensure_selections(job.data, cluster, on_progress)
     train = _read_train_facts(job.data, cluster) if isinstance(job.data, ShardsSpec) else ()
@@ -109,36 +105,8 @@ def _index_facts(location: str, cluster: ClusterSpec, index: DatasetIndex) -> Sh
         num_shards=len(index.shards),
         num_samples=index.num_samples,
         bytes=index.size_bytes,
+        num_counted=index.num_counted,
     )
-
-
-def ensure_index(location: str, cluster: ClusterSpec, on_progress: OnProgress | None = None) -> None:
-    """Index a folder of shards that has no index; raises as ``index_shards``."""
-    store = _open_data(location, cluster)
-    if load_index(store) is None:
-        index_shards(store, on_progress)
-
-
-def index_shards(store: Store, on_progress: OnProgress | None = None) -> DatasetIndex:
-    """Index a folder of shards anew, and keep the index beside its shards.
-
-    Raises:
-        DatasetError: no shards or no samples there.
-        StorageAccessError: the folder does not open, or takes no index, without which readers find no samples.
-    """
-    index = index_dataset(store, progress=partial(_show_shards, on_progress, f"index {store.uri}"))
-    for problem in index.problems[:_MOST_PROBLEMS]:
-        logger.warning("%s/%s", store.uri, problem)
-    if len(index.problems) > _MOST_PROBLEMS:
-        logger.warning("%s: %s problems in all; its index holds them", store.uri, f"{len(index.problems):,}")
-    try:
-        save_index(store, index)
-    except StorageAccessError as error:
-        raise StorageAccessError(
-            f"{store.uri} takes no index ({error}); its readers need one beside the shards: let someone who may "
-            f"write there run: orchestrator data index {store.uri}"
-        ) from error
-    return index
 
 
 def check_evaluation_set(location: str, cluster: ClusterSpec) -> str:

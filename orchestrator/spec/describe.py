@@ -56,6 +56,8 @@ def _describe_data(plan: Plan) -> str:
 
 def _describe_shards(role: str, shards: ShardsFacts) -> str:
     size = f"{shards.num_samples:,} samples in {_count(shards.num_shards, 'shard')}, {_bytes(shards.bytes)}"
+    if shards.num_counted:
+        size += f", {_count(shards.num_counted, 'shard')} counted by _stats.json (a run reads their headers first)"
     if shards.num_kept is not None:
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in shards.filtered.items() if number)
         size += f", {shards.num_kept:,} of them selected (filtered: {reasons or 'none'})"

@@ -14,6 +14,8 @@ class ShardsFacts(Section):
     num_shards: int
     num_samples: int
     bytes: int
+    num_counted: int = 0
+    """Shards of which only the number of samples is known; a run reads where their chunks begin first."""
     selection: str | None = None
     """Digest of what the job's selection keeps of them."""
     num_kept: int | None = None

@@ -8,8 +8,8 @@ import pytest
 
 from orchestrator.data.index import load_index
 from orchestrator.data.webdataset import read_keys
+from orchestrator.runs.indexing import ensure_index
 from orchestrator.runs.ledger import report_run_ledger
-from orchestrator.runs.prepare import ensure_index
 from orchestrator.runs.pretrain import run_pretrain
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
@@ -22,8 +22,8 @@ def test_shares_and_a_deny_list_are_kept_to_and_counted(
     scenes: Path, smoke_job: Callable[..., PretrainSpec], local_cluster: Callable[..., ClusterSpec], tmp_path: Path
 ) -> None:
     cluster = local_cluster(scenes, tmp_path / "runs", num_workers=1)
-    ensure_index("scenes/val", cluster)
     store = open_store((scenes / "scenes" / "val").as_uri())
+    ensure_index(store)
     index = load_index(store)
     assert index is not None
     denied = [key for shard in index.shards for key in read_keys(store, shard)[::4]]

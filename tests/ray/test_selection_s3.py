@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.data.index import index_dataset
+from orchestrator.data.indexing import index_dataset
 from orchestrator.data.selection import ensure_selection, load_selection
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.selection import SelectionSpec

@@ -25,7 +25,8 @@ from PIL import Image
 from orchestrator.data import retry
 from orchestrator.data.audit import SampleRules
 from orchestrator.data.evaluation_set import read_evaluation_rows
-from orchestrator.data.index import index_dataset, load_index, save_index
+from orchestrator.data.index import load_index, save_index
+from orchestrator.data.indexing import index_dataset
 from orchestrator.data.readers import read_chunk
 from orchestrator.data.verify import fix_index, verify_dataset
 from orchestrator.errors import DatasetError, RunHeldError, ShardDamagedError, ShardReadError, StorageAccessError

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from orchestrator.data.evaluation_set import read_evaluation_batches, read_evaluation_rows
-from orchestrator.data.index import DatasetIndex, index_dataset
+from orchestrator.data.index import DatasetIndex
+from orchestrator.data.indexing import index_dataset
 from orchestrator.errors import EvaluationError
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.store import Store, open_store

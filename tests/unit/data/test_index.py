@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.data.index import INDEX_PATH, index_dataset, load_index, save_index
+from orchestrator.data.index import INDEX_PATH, load_index, save_index
+from orchestrator.data.indexing import index_dataset
 from orchestrator.data.readers import read_chunk
 from orchestrator.errors import DatasetError
 from orchestrator.storage.store import Store, open_store

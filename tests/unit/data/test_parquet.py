@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.data.index import index_dataset
+from orchestrator.data.indexing import index_dataset
 from orchestrator.data.readers import read_chunk
 from orchestrator.errors import DatasetError, ShardDamagedError
 from orchestrator.storage.store import open_store

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.data.index import DatasetIndex, index_dataset
+from orchestrator.data.index import DatasetIndex
+from orchestrator.data.indexing import index_dataset
 from orchestrator.data.metadata import read_metadata
 from orchestrator.data.readers import read_chunk
 from orchestrator.data.sample_list import UID

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.data.index import index_dataset, load_index, save_index
+from orchestrator.data.index import load_index, save_index
+from orchestrator.data.indexing import index_dataset
 from orchestrator.data.selection import (
     SELECTIONS_FOLDER,
     OpenList,

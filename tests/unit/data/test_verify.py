@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.data.audit import SampleRules
-from orchestrator.data.index import INDEX_PATH, index_dataset, load_index, save_index
+from orchestrator.data.index import INDEX_PATH, load_index, save_index
+from orchestrator.data.indexing import index_dataset
 from orchestrator.data.problems import REASONS, Problem
 from orchestrator.data.readers import read_chunk
 from orchestrator.data.shard import ShardRow

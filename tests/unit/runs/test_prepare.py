@@ -1,6 +1,7 @@
 """Preparation: what is missing is made once, beside the shards; what is wrong is said before anything starts."""
 
 import io
+import json
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from orchestrator.data.tokens import load_tokenizer
 from orchestrator.errors import DatasetError, PlanError, StorageAccessError
 from orchestrator.runs import captions as captions_module
 from orchestrator.runs.check import check_job
-from orchestrator.runs.prepare import index_shards, machine_facts, prepare_facts, read_facts
+from orchestrator.runs.indexing import index_shards
+from orchestrator.runs.prepare import machine_facts, prepare_facts, read_facts
 from orchestrator.runs.progress import Progress
 from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.describe import describe_plan
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.resolve import resolve_plan
 from orchestrator.storage.store import open_store
@@ -197,6 +200,22 @@ def test_check_goes_on_behind_the_first_thing_that_is_wrong(tmp_path: Path, clus
     assert findings["data train"].detail == f"{NUM_SAMPLES} samples in 2 shards"
 
 
+def test_counts_are_enough_to_plan_and_a_run_adds_the_chunk_tables(tmp_path: Path, cluster: ClusterSpec) -> None:
+    for number in range(2):
+        stats = {"count": 99, "successes": NUM_SAMPLES // 2}
+        (tmp_path / f"data/train/{number:05d}_stats.json").write_text(json.dumps(stats))
+    index_shards(open_store(str(tmp_path / "data/train")), counts_suffice=True)
+    index_shards(open_store(str(tmp_path / "data/val")))
+    planned = job(CLIP, evaluation={"sets": []})
+    facts = read_facts(planned, cluster)
+    assert (facts.train[0].num_samples, facts.train[0].num_counted) == (NUM_SAMPLES, 2)
+    text = dict(describe_plan(resolve_plan(planned, cluster, facts)))["data"]
+    assert "60 samples in 2 shards" in text
+    assert "2 shards counted by _stats.json (a run reads their headers first)" in text
+    prepared = prepare_facts(planned, cluster)
+    assert prepared.train[0] == facts.train[0].model_copy(update={"num_counted": 0})
+
+
 def test_a_folder_that_takes_no_index_is_refused_with_the_command_to_run(tmp_path: Path, cluster: ClusterSpec) -> None:
     (tmp_path / "data/train/_orchestrator").write_text("a file where the folder should be")
     with pytest.raises(StorageAccessError, match=r"takes no index .* orchestrator data index .*/data/train"):
@@ -208,6 +227,6 @@ def test_a_damaged_shard_is_named_when_it_is_indexed(
 ) -> None:
     shard = tmp_path / "data/train/00000.tar"
     shard.write_bytes(shard.read_bytes()[:9000])
-    index = index_shards(open_store(str(tmp_path / "data/train")))
+    index = index_shards(open_store(str(tmp_path / "data/train"))).index
     assert 0 < index.num_samples < NUM_SAMPLES
     assert "data/train/00000.tar: " in caplog.text
