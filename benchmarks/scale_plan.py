@@ -91,6 +91,8 @@ def measure(folder: str, num_samples: int) -> dict[str, Any]:
     rows = timed(found, "ledger_report_s", lambda: report_ledger(again, order, half))
     assert all(row.is_healthy for row in rows), rows
     found["peak_mb"] = peak_mb() - before_mb
+    drawn = SampleOrder([DatasetOrder(table, 0, with_replacement=True)], WindowShuffle(WINDOW, 0))
+    timed(found, "with_replacement_s", lambda: drawn.window_visits(0, WINDOW))
     return found
 
 

@@ -128,7 +128,7 @@ class LocalStore(Store):
             file.parent.mkdir(parents=True, exist_ok=True)
             with open(file.with_name(f".{file.name}{_LOCK_SUFFIX}"), "wb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                if (_version(os.stat(file)) if file.exists() else None) != etag:
+                if _version_of(file) != etag:
                     return False
                 self.write_bytes(path, data)
                 return True
@@ -156,6 +156,14 @@ def _version(status: os.stat_result) -> str:
     """For conditional writes. The inode tells apart two within one tick of the file system's clock: each write is a
     new file."""
     return f"{_etag(status)}-{status.st_ino:x}"
+
+
+def _version_of(file: Path) -> str | None:
+    """None when it is absent."""
+    try:
+        return _version(os.stat(file))
+    except FileNotFoundError:
+        return None
 
 
 def _raise_if_real(error: OSError) -> None:

@@ -103,3 +103,14 @@ def test_a_source_with_replacement_is_another_run_and_said(resolve: Resolve, fac
     described = dict(describe_plan(plan))["data"]
     assert "train (75.0%):" in described
     assert "train (25.0%, with replacement):" in described
+
+
+@pytest.mark.parametrize("selected", [None, 100])
+def test_a_data_set_smaller_than_one_global_batch_is_refused(
+    resolve: Resolve, facts: Facts, selected: int | None
+) -> None:
+    few = facts_of(facts, 100 if selected is None else 3000, num_kept=selected)
+    said = r"batch\.global_size is 256, but file:///data/a holds 100 samples to train on; wanted at least one"
+    with pytest.raises(PlanError, match=said):
+        resolve(sources({"uri": "a"}), facts=few)
+    assert resolve(sources({"uri": "a"}), facts=facts_of(facts, 256)).data.num_samples == 256
