@@ -168,12 +168,14 @@ class DatasetOrder:
         """One mask a chunk: the samples at the first ``stop`` places of an epoch's permutation."""
         order = self._epoch_order(epoch)
         mark = int(np.searchsorted(order.marks, stop, side="right")) - 1
-        whole = order.chunks[: mark * _RANKS_PER_MARK]
+        marked = order.chunks[: mark * _RANKS_PER_MARK]
         masks = np.zeros(self.table.num_chunks, dtype=np.uint64)
-        masks[whole] = self._masks_of(whole)
-        for visit in unpack_visits(self._permuted_visits(epoch, int(order.marks[mark]), stop)):
-            chunk = int(self.table.first_chunk[visit.shard]) + visit.chunk
-            masks[chunk] = sum(1 << index % CHUNK_SAMPLES for index in visit.indices())
+        masks[marked] = self._masks_of(marked)
+        rows = self._permuted_visits(epoch, int(order.marks[mark]), stop)
+        chunks = self.table.first_chunk[rows[:, 2].astype(np.int64)] + rows[:, 3].astype(np.int64)
+        masks[chunks] = rows[:, 4]
+        for visit in unpack_visits(rows[-1:]):  # the last may be a part of its chunk
+            masks[chunks[-1]] = sum(1 << index % CHUNK_SAMPLES for index in visit.indices())
         return masks
 
     def _epoch_visits(self, epoch: int, start: int, stop: int) -> VisitRows:
