@@ -152,9 +152,10 @@ def test_filtered_samples_are_expected_and_counted_apart() -> None:
     assert first.trained_once + first.filtered == first.expected == sum(SIZES)
 
 
+@pytest.mark.parametrize("with_replacement", [False, True])
 @pytest.mark.parametrize("num_parts", [1, 2, 3, 7])
-def test_parts_add_up_to_the_whole(num_parts: int) -> None:
-    order = build_order()
+def test_parts_add_up_to_the_whole(num_parts: int, with_replacement: bool) -> None:
+    order = build_order(with_replacement=with_replacement)
     whole = empty_ledger(order)
     train(whole, order, 0, 640)
     parts = [Ledger([dataset.table.num_chunks for dataset in order.datasets], p, num_parts) for p in range(num_parts)]
