@@ -39,9 +39,9 @@ def main() -> None:
         found = results[-1]
         print(f"{found['samples']:16,} {found['shards']:10,}", end="  ")
         print(", ".join(f"{name} {value:,.2f}" for name, value in found.items() if name not in ("samples", "shards")))
-    if arguments.json:
-        setting = {"samples_per_shard": SAMPLES_PER_SHARD, "window": WINDOW, "ranks": NUM_NODES * RANKS_PER_NODE}
-        arguments.json.write_text(json.dumps({"setting": setting, "results": results}, indent=1) + "\n")
+        if arguments.json:  # after each: the largest size may take an hour on a busy machine, or all of its memory
+            setting = {"samples_per_shard": SAMPLES_PER_SHARD, "window": WINDOW, "ranks": NUM_NODES * RANKS_PER_NODE}
+            arguments.json.write_text(json.dumps({"setting": setting, "results": results}, indent=1) + "\n")
 
 
 def run_apart(work: Any, *arguments: Any) -> Any:
