@@ -1,14 +1,44 @@
 """Names, types and shapes of batch columns: the only thing that ``data`` and ``objectives`` share.
 
-Legend: B rows of a micro batch, H W image, T tokens, K most concepts of a caption.
+Legend: B rows of a micro batch, H W image, T tokens, K most concepts of a caption, N width of an annotation's column.
 An objective declares the content columns it needs; the stream produces those, the provenance and the stamp.
 """
+
+from typing import Literal
 
 # Content.
 IMAGE = "image"  # uint8 [B, H, W, 3], RGB
 TOKENS = "tokens"  # int32 [B, T], padded behind the end token
 CONCEPTS = "concepts"  # int32 [B, K], indices into the vocabulary, -1 behind the last
 CAPTION = "caption"  # str, evaluation only
+
+# Content that was computed ahead of training and lies beside the shards (data/annotations.py). By kind of column:
+AnnotationKind = Literal["number", "labels", "embedding", "depth", "normals", "mask"]
+#   number     float32 [B]             NaN where a row lacks it
+#   labels     int32 [B, N]            -1 behind the last
+#   embedding  float32 [B, N]
+#   depth      float16 [B, H, W]       in the maker's unit, 0 where there is none
+#   normals    int8 [B, H, W, 3]       x right, y down, z away from the camera; 127 is one, 0 0 0 where there is none
+#   mask       uint8 [B, H, W]         labels
+# Whether a row has an annotation says its presence column, bool [B]; what a row lacks is NaN, -1 or zero.
+DENSE_KINDS = ("depth", "normals", "mask")
+_PRESENT = "present"
+
+
+def annotation_column(annotation: str, column: str) -> str:
+    """Name of an annotation's column in a batch."""
+    return f"{annotation}.{column}"
+
+
+def presence_column(annotation: str) -> str:
+    """Name of the column that says which rows have the annotation."""
+    return f"{annotation}.{_PRESENT}"
+
+
+def is_presence(name: str) -> bool:
+    """Whether a column of a batch says which rows have an annotation."""
+    return name.endswith(f".{_PRESENT}")
+
 
 # Provenance: where a row came from (int32 each). ``EPOCH`` counts passes over its data set.
 DATASET = "dataset"

@@ -6,6 +6,7 @@
     │   ├── PlanError             the job and the cluster do not fit together
     │   ├── StorageAccessError    bucket missing, credentials refused, path not readable
     │   ├── DatasetError          no shards, no samples, an index that does not match its shards
+    │   ├── AnnotationError       an annotation that is absent, of another kind, or made for other shards
     │   ├── ModelSourceError      weights or a tokenizer that do not load
     │   ├── RunConflictError      the run name belongs to another plan
     │   ├── RunHeldError          the run is live elsewhere
@@ -56,6 +57,10 @@ class StorageAccessError(UserError):
 
 class DatasetError(UserError):
     """A data set without shards or samples, or an index that does not match."""
+
+
+class AnnotationError(UserError):
+    """An annotation that is absent, of another kind than asked for, or made for other shards."""
 
 
 class ModelSourceError(UserError):

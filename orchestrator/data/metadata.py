@@ -8,7 +8,7 @@ the whole shard.
 
 import json
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -52,7 +52,7 @@ def read_metadata(store: Store, shard: ShardRow, names: Collection[str], has_sid
         return _read_rows(store, shard, names)
     wanted = [name for name in names if name != SHARD_KEY]
     if not wanted:
-        return {SHARD_KEY: _key_array(read_keys(store, shard))}
+        return {SHARD_KEY: key_array(read_keys(store, shard))}
     return _read_sidecar(store, shard, wanted) if has_sidecar else _read_members(store, shard, wanted)
 
 
@@ -91,7 +91,7 @@ def _read_sidecar(store: Store, shard: ShardRow, names: Collection[str]) -> dict
         )
     if pc.count_distinct(noted).as_py() < len(noted):
         raise DatasetError(f"{store.uri}/{path} has two rows of {SHARD_KEY} {_repeated(noted)!r}; wanted one a sample")
-    keys = _key_array(read_keys(store, shard))
+    keys = key_array(read_keys(store, shard))
     rows = pc.index_in(keys, value_set=noted)
     if rows.null_count:
         missing = keys.filter(rows.is_null())[0].as_py().decode(errors="replace")
@@ -117,7 +117,7 @@ def _read_members(store: Store, shard: ShardRow, names: Collection[str]) -> dict
         if name not in there:
             instead = f"there are: {', '.join(there)}" if there else f"and no {sidecar_path(shard)} lies beside it"
             raise DatasetError(f"{where}: no sample has {name!r} in its .{_JSON}, {instead}; {_ADVICE}")
-    return {SHARD_KEY: _key_array(keys)} | {name: _json_array(values[name], f"{where}: {name!r}") for name in names}
+    return {SHARD_KEY: key_array(keys)} | {name: _json_array(values[name], f"{where}: {name!r}") for name in names}
 
 
 def _json_objects(store: Store, shard: ShardRow) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -162,7 +162,7 @@ def _read_columns(store: Store, path: str, names: Collection[str], optional: str
     return table
 
 
-def _key_array(keys: list[str]) -> pa.Array:
+def key_array(keys: Sequence[str]) -> pa.Array:
     """Keys as bytes: names in a tar need not be UTF-8."""
     return pa.array([key.encode(errors="surrogateescape") for key in keys], pa.binary())
 

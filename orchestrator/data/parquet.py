@@ -43,22 +43,32 @@ def read_footer(store: Store, path: str) -> pq.FileMetaData:
         pyarrow.ArrowInvalid: the file is not whole.
     """
 
-    def read() -> pq.FileMetaData:
-        with store.open_input(path) as file:
-            return pq.ParquetFile(file).metadata
-
-    return retried(lambda: _explained(read, f"{store.uri}/{path}"))
+    return retried(lambda: read_file(store, path, lambda file: file.metadata))
 
 
 def read_columns(store: Store, path: str, names: Collection[str]) -> pa.Table:
     """Those of the columns ``names`` that a Parquet file has, all rows; raises as ``read_footer``."""
 
-    def read() -> pa.Table:
-        with store.open_input(path) as file:
-            source = pq.ParquetFile(file)
-            return source.read(columns=[name for name in source.schema_arrow.names if name in names])
+    def read(file: pq.ParquetFile) -> pa.Table:
+        return file.read(columns=[name for name in file.schema_arrow.names if name in names])
 
-    return retried(lambda: _explained(read, f"{store.uri}/{path}"))
+    return retried(lambda: read_file(store, path, read))
+
+
+def read_file(store: Store, path: str, read: Callable[[pq.ParquetFile], T]) -> T:
+    """What ``read`` makes of a Parquet file; tried once.
+
+    Raises:
+        ShardReadError: input failed; another attempt may help.
+        pyarrow.ArrowInvalid: the file is not whole.
+        ObjectNotFoundError: there is none.
+    """
+
+    def open_and_read() -> T:
+        with store.open_input(path) as file:
+            return read(pq.ParquetFile(file))
+
+    return _explained(open_and_read, f"{store.uri}/{path}")
 
 
 def to_row(info: ObjectInfo, metadata: pq.FileMetaData) -> ShardRow:
@@ -85,14 +95,12 @@ def read_parquet_chunk(store: Store, shard: ShardRow, chunk: int, fields: Collec
         if low < stop and start < high
     ]
 
-    def read() -> pa.Table:
-        with store.open_input(shard.path) as file:
-            source = pq.ParquetFile(file)
-            columns = [name for name in source.schema_arrow.names if fields is None or name in fields]
-            return source.read_row_groups(groups, columns=columns)
+    def read(file: pq.ParquetFile) -> pa.Table:
+        columns = [name for name in file.schema_arrow.names if fields is None or name in fields]
+        return file.read_row_groups(groups, columns=columns)
 
     try:
-        table = retried(lambda: _explained(read, f"{store.uri}/{shard.path}"))
+        table = retried(lambda: read_file(store, shard.path, read))
     except (pa.ArrowInvalid, IndexError, ObjectNotFoundError) as error:
         raise _damaged(store, shard, start, str(error)) from error
     # Asked after reading: Arrow's file asks for no version, and a shard may be overwritten meanwhile.
