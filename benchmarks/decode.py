@@ -178,7 +178,7 @@ def measure_psnr(jpegs: list[bytes], spec: ShardsSpec, size: int) -> dict[str, f
         image = Image.open(io.BytesIO(data)).convert("RGB")
         box = crop_box(image.width, image.height, spec.augmentation, draw)
         wanted = np.asarray(image.crop(box).resize((size, size), Image.Resampling.BICUBIC), np.float64)
-        error = np.square(augment_image(data, spec, size, draw) - wanted).mean()
+        error = np.square(augment_image(data, spec, size, draw)[0] - wanted).mean()
         ratios.append(10 * math.log10(255**2 / error))
     return {"mean_db": statistics.fmean(ratios), "least_db": min(ratios)}
 

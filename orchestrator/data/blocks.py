@@ -215,7 +215,7 @@ class _WindowReader:
         draw = SampleDraw(reader.shuffle.seed, visit.epoch, visit.dataset, visit.shard, index)
         caption = choose_caption(sample, reader.spec.caption_fields, draw, reader.spec.caption_weights)
         data = find_image(sample, reader.spec.image_fields)
-        pixels = augment_image(data, reader.spec, reader.format.image_size, draw)
+        pixels, _ = augment_image(data, reader.spec, reader.format.image_size, draw)
         return Row(pixels, caption, (visit.dataset, visit.epoch, visit.shard, index), skipped)
 
 

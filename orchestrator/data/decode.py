@@ -69,6 +69,11 @@ class JpegImage:
             return _read_with_pillow(self.data, self.width * self.height).pixels
         return _upright(pixels, self.orientation)
 
+    @property
+    def mirrored(self) -> tuple[bool, bool]:
+        """Whether its stored columns and rows run against the upright ones."""
+        return _mirrored(self.orientation)
+
 
 @dataclass(frozen=True)
 class PixelImage:
@@ -89,6 +94,11 @@ class PixelImage:
     def read_pixels(self, reduction: int) -> Uint8Array:
         """All of them, whatever ``reduction`` would have been enough."""
         return self.pixels
+
+    @property
+    def mirrored(self) -> tuple[bool, bool]:
+        """Its pixels are upright."""
+        return False, False
 
 
 def open_image(data: bytes, max_pixels: int) -> JpegImage | PixelImage:
@@ -163,9 +173,12 @@ def _upright(pixels_HWC: Uint8Array, orientation: int) -> Uint8Array:
     """As the camera was held; a view."""
     if orientation >= 5:
         pixels_HWC = pixels_HWC.swapaxes(0, 1)
-    down = -1 if orientation in (3, 4, 7, 8) else 1
-    right = -1 if orientation in (2, 3, 6, 7) else 1
+    right, down = (-1 if mirrored else 1 for mirrored in _mirrored(orientation))
     return pixels_HWC[::down, ::right]
+
+
+def _mirrored(orientation: int) -> tuple[bool, bool]:
+    return orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -85,7 +85,7 @@ def read_evaluation_rows(
     fields = {*image_fields, *caption_fields, TARGETS_FIELD}
     for number, sample in _own_samples(store, index, fields, rank, world_size, max_samples):
         try:
-            image = center_image(find_image(sample, image_fields), max_image_pixels, image_size)
+            image, _ = center_image(find_image(sample, image_fields), max_image_pixels, image_size)
             caption = _first_caption(sample, caption_fields)
         except BadSampleError as error:
             counts[error.reason] += 1

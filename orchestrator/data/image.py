@@ -8,12 +8,14 @@ Legend: H W image.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from orchestrator.data.crop import Crop
 from orchestrator.data.decode import JpegImage, PixelImage, Uint8Array, open_image
 from orchestrator.data.draw import SampleDraw
 from orchestrator.data.sample import BadSampleError, RawSample
@@ -36,8 +38,8 @@ def find_image(sample: RawSample, image_fields: Sequence[str]) -> bytes:
     raise BadSampleError("image_missing")
 
 
-def augment_image(data: bytes, spec: ShardsSpec, size: int, draw: SampleDraw) -> Uint8Array:
-    """A random-resized crop, perhaps mirrored: uint8 [size, size, 3].
+def augment_image(data: bytes, spec: ShardsSpec, size: int, draw: SampleDraw) -> tuple[Uint8Array, Crop]:
+    """A random-resized crop, perhaps mirrored: uint8 [size, size, 3], and which part of the image it is.
 
     Area and log aspect ratio are uniform within their ranges; a box that does not fit is drawn again, and after
     ten attempts the largest centred one of an allowed ratio is taken (Inception crop, Szegedy et al. 2015, in the
@@ -47,13 +49,13 @@ def augment_image(data: bytes, spec: ShardsSpec, size: int, draw: SampleDraw) ->
     """
     image = open_image(data, spec.max_image_pixels)
     box = crop_box(image.width, image.height, spec.augmentation, draw)
-    pixels_HWC = _resize(image, box, size, spec.decode)
+    pixels_HWC, crop = _resize(image, box, size, spec.decode)
     if spec.augmentation.flip and draw.uniform("flip") < 0.5:
-        return np.ascontiguousarray(pixels_HWC[:, ::-1])
-    return pixels_HWC
+        return np.ascontiguousarray(pixels_HWC[:, ::-1]), replace(crop, flipped=True)
+    return pixels_HWC, crop
 
 
-def center_image(data: bytes, max_pixels: int, size: int) -> Uint8Array:
+def center_image(data: bytes, max_pixels: int, size: int) -> tuple[Uint8Array, Crop]:
     """The centred square of the shorter side: uint8 [size, size, 3]; nothing is drawn, and decoding is exact.
 
     Raises BadSampleError: ``image_undecodable`` or ``image_too_large``.
@@ -64,19 +66,34 @@ def center_image(data: bytes, max_pixels: int, size: int) -> Uint8Array:
     return _resize(image, (left, top, left + side, top + side), size, "exact")
 
 
-def _resize(image: JpegImage | PixelImage, box: Box, size: int, decode: Decode) -> Uint8Array:
-    """The box as a square of ``size``."""
+def _resize(image: JpegImage | PixelImage, box: Box, size: int, decode: Decode) -> tuple[Uint8Array, Crop]:
+    """The box as a square of ``size``; its borders move to the nearest ones between pixels that were read."""
     left, top, right, bottom = box
     side = min(right - left, bottom - top)
     enough = _LEAST_PIXELS[decode] * size
-    pixels_HWC = image.read_pixels(next((times for times in (8, 4, 2) if side >= times * enough), 1))
-    columns, rows = pixels_HWC.shape[1] / image.width, pixels_HWC.shape[0] / image.height
-    crop_HWC = pixels_HWC[round(top * rows) : round(bottom * rows), round(left * columns) : round(right * columns)]
+    times = next((times for times in (8, 4, 2) if side >= times * enough), 1)
+    pixels_HWC = image.read_pixels(times)
+    if pixels_HWC.shape[:2] == (image.height, image.width):
+        times = 1
+    mirrored_x, mirrored_y = image.mirrored
+    low_x, high_x, start_x = _span(left, right, image.width, pixels_HWC.shape[1], times, mirrored_x)
+    low_y, high_y, start_y = _span(top, bottom, image.height, pixels_HWC.shape[0], times, mirrored_y)
+    borders = (start_x + low_x * times, start_y + low_y * times, start_x + high_x * times, start_y + high_y * times)
+    crop_HWC = pixels_HWC[low_y:high_y, low_x:high_x]
     # A reshape, not None: the stride of the first axis tells torch that channels come last, so it copies nothing.
     crop_1CHW = np.ascontiguousarray(crop_HWC).reshape(1, *crop_HWC.shape).transpose(0, 3, 1, 2)
     square_1CHW = interpolate(torch.from_numpy(crop_1CHW), (size, size), mode="bicubic", antialias=True)
     square_HWC: Uint8Array = square_1CHW.numpy()[0].transpose(1, 2, 0)
-    return square_HWC
+    return square_HWC, Crop(image.width, image.height, *borders)
+
+
+def _span(low: int, high: int, length: int, num_read: int, times: int, mirrored: bool) -> tuple[int, int, int]:
+    """The pixels that were read of [low, high), first and stop, and where the first of all begins.
+
+    Each is ``times`` pixels of the image, from where its stored columns or rows begin, and the last one hangs over.
+    """
+    start = length - num_read * times if mirrored else 0
+    return round((low - start) / times), round((high - start) / times), start
 
 
 def crop_box(width: int, height: int, augmentation: AugmentationSpec, draw: SampleDraw) -> Box:

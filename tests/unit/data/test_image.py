@@ -22,6 +22,11 @@ MAX_PIXELS = 10**6
 LEAST_DB = {"exact": 45.0, "fast": 25.0}
 """Of any kind of image against Pillow's bicubic filter on the same crop of the whole image."""
 ORIENTATION = 0x0112
+UPRIGHT_TO_STORED = [
+    *(Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM),
+    *(Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_90, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_270),
+]
+"""By EXIF orientation, from 2."""
 WHOLE = AugmentationSpec(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
 
 Decode = Literal["fast", "exact"]
@@ -40,6 +45,14 @@ def draw(index: int = 0) -> SampleDraw:
 def spec(augmentation: AugmentationSpec | None = None, decode: Decode = "exact") -> ShardsSpec:
     augmentation = augmentation or AugmentationSpec()
     return ShardsSpec(kind="shards", train="x", decode=decode, augmentation=augmentation, max_image_pixels=MAX_PIXELS)
+
+
+def augment(data: bytes, shards: ShardsSpec, size: int, draw: SampleDraw) -> Uint8Array:
+    return augment_image(data, shards, size, draw)[0]
+
+
+def center(data: bytes, max_pixels: int, size: int) -> Uint8Array:
+    return center_image(data, max_pixels, size)[0]
 
 
 def gradient(width: int, height: int) -> Image.Image:
@@ -127,7 +140,7 @@ def test_every_kind_of_image_is_cropped_as_pillow_crops_it(kind: str, decode: De
     for scale in ((0.9, 1.0), (0.08, 0.3)):
         augmentation = AugmentationSpec(crop_scale=scale)
         for size in (32, 160):
-            pixels = augment_image(data, spec(augmentation, decode), size, draw())
+            pixels = augment(data, spec(augmentation, decode), size, draw())
             assert (pixels.shape, pixels.dtype) == ((size, size, 3), np.uint8)
             assert psnr(pixels, by_pillow(data, augmentation, size)) >= LEAST_DB[decode]
 
@@ -139,7 +152,7 @@ def test_tiny_thin_and_huge_images_keep_their_colour(form: str, width: int, heig
     data = encode(Image.new("RGB", (width, height), (10, 200, 30)), form)
     shards = spec(decode=decode).model_copy(update={"max_image_pixels": 10**7})
     for size in (8, 224):
-        for pixels in (augment_image(data, shards, size, draw()), center_image(data, 10**7, size)):
+        for pixels in (augment(data, shards, size, draw()), center(data, 10**7, size)):
             assert pixels.shape == (size, size, 3)
             assert np.abs(pixels.astype(int) - (10, 200, 30)).max() <= 3
 
@@ -246,7 +259,7 @@ MIDDLE = len(JPEG) // 2
 )
 @pytest.mark.parametrize("decode", ["fast", "exact"])
 def test_what_does_not_decode_has_a_reason(data: bytes, decode: Decode) -> None:
-    for read in (lambda: augment_image(data, spec(decode=decode), 16, draw()), lambda: center_image(data, 10**6, 16)):
+    for read in (lambda: augment(data, spec(decode=decode), 16, draw()), lambda: center(data, 10**6, 16)):
         with pytest.raises(BadSampleError) as caught:
             read()
         assert caught.value.reason == "image_undecodable"
@@ -274,8 +287,8 @@ def test_a_bomb_is_refused_by_its_header() -> None:
     jpeg = jpeg_that_claims(60_000, 60_000)
     for data, limit in ((png, 10**12), (png, 10**6), (jpeg, 10**9), (JPEG, 320 * 240 - 1)):
         with pytest.raises(BadSampleError, match="image_too_large"):
-            center_image(data, limit, 16)
-    assert center_image(JPEG, 320 * 240, 16).shape == (16, 16, 3)
+            center(data, limit, 16)
+    assert center(JPEG, 320 * 240, 16).shape == (16, 16, 3)
 
 
 def test_jpegs_are_read_at_a_fraction_of_their_size() -> None:
@@ -297,7 +310,7 @@ def test_no_more_is_read_than_the_setting_asks_for(
     monkeypatch.setattr(JpegImage, "read_pixels", lambda image, times: reductions.append(times) or read(image, times))
     data = encode(gradient(640, 640), "JPEG")
     for size, wanted in zip(sizes, (8, 4, 4, 2, 2, 1), strict=True):
-        augment_image(data, spec(WHOLE, decode), size, draw())
+        augment(data, spec(WHOLE, decode), size, draw())
         assert reductions.pop() == wanted
 
 
@@ -305,7 +318,7 @@ def test_both_settings_show_the_same_part() -> None:
     data = encode(gradient(512, 512), "JPEG", quality=95)
     for index in range(20):
         augmentation = AugmentationSpec(crop_scale=(0.1, 1.0), flip=True)
-        fast, exact = (augment_image(data, spec(augmentation, decode), 64, draw(index)) for decode in ("fast", "exact"))
+        fast, exact = (augment(data, spec(augmentation, decode), 64, draw(index)) for decode in ("fast", "exact"))
         assert np.abs(fast.astype(int) - exact).max() <= 6
         left, top, right, bottom = crop_box(512, 512, augmentation, draw(index))
         columns = np.sort(exact[:, [0, -1], 0].astype(float).mean(axis=0)) * 512 / 255
@@ -316,19 +329,41 @@ def test_both_settings_show_the_same_part() -> None:
 
 @pytest.mark.parametrize("decode", ["fast", "exact"])
 def test_pixels_do_not_depend_on_the_call_or_the_threads(decode: Decode) -> None:
-    first = augment_image(JPEG, spec(decode=decode), 100, draw())
+    first = augment(JPEG, spec(decode=decode), 100, draw())
     before = torch.get_num_threads()
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            augment_image(PROGRESSIVE, spec(decode=decode), 50, draw(1))
-            assert np.array_equal(augment_image(JPEG, spec(decode=decode), 100, draw()), first)
+            augment(PROGRESSIVE, spec(decode=decode), 50, draw(1))
+            assert np.array_equal(augment(JPEG, spec(decode=decode), 100, draw()), first)
     finally:
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("decode", ["fast", "exact"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_crop_says_where_its_pixels_lie(orientation: int, decode: Decode) -> None:
+    """To a seventh of a pixel of the square, however much is left out in reading; colours are coordinates."""
+    stored = gradient(803, 611)
+    if orientation > 1:
+        stored = stored.transpose(UPRIGHT_TO_STORED[orientation - 2])
+    data = encode(stored, "JPEG", quality=98, subsampling=0, exif=oriented(orientation))
+    for index, size in enumerate((8, 16, 33, 64, 100)):
+        augmentation = AugmentationSpec(crop_scale=(0.3, 1.0), flip=True)
+        pixels, crop = augment_image(data, spec(augmentation, decode), size, draw(index))
+        for axis, centers, borders, length in (
+            (0, crop.centers(size)[0], (crop.left, crop.right), crop.width),
+            (1, crop.centers(size)[1], (crop.top, crop.bottom), crop.height),
+        ):
+            found = (pixels[:, :, axis].mean(axis=axis) + 0.5) / 255 * (length - 1) + 0.5  # colours are rounded down
+            inside = slice(2, -2)  # beyond, the filter meets the border of the image
+            error = np.polyfit(np.arange(size)[inside], (found - centers * length)[inside], 1)
+            shifts = np.polyval(error, [0, size]) / ((borders[1] - borders[0]) / size)
+            assert np.abs(shifts).max() < 0.15
+
+
 def test_center_crop_takes_the_middle() -> None:
-    pixels = center_image(encode(gradient(200, 100), "PNG"), MAX_PIXELS, 50)
+    pixels = center(encode(gradient(200, 100), "PNG"), MAX_PIXELS, 50)
     assert (pixels.shape, pixels.dtype) == ((50, 50, 3), np.uint8)
     assert abs(int(pixels[25, 0, 0]) - 64) < 5  # a quarter of the way from left
     assert abs(int(pixels[25, -1, 0]) - 191) < 5
@@ -341,13 +376,13 @@ def test_the_centre_of_a_large_jpeg_is_as_pillow_makes_it() -> None:
     data = encode(image, "JPEG", quality=90)
     assert pixels_of(data, 2).shape == (300, 450, 3)
     wanted = Image.open(io.BytesIO(data)).crop((150, 0, 750, 600)).resize((100, 100), Image.Resampling.BICUBIC)
-    assert psnr(center_image(data, MAX_PIXELS, 100), wanted) > 45
+    assert psnr(center(data, MAX_PIXELS, 100), wanted) > 45
 
 
 def test_crops_are_a_function_of_the_draw() -> None:
     data, shards = encode(gradient(90, 60), "PNG"), spec(AugmentationSpec(crop_scale=(0.08, 1.0), flip=True))
-    crops = [augment_image(data, shards, 32, draw(index)) for index in range(5)]
-    again = [augment_image(data, shards, 32, draw(index)) for index in range(5)]
+    crops = [augment(data, shards, 32, draw(index)) for index in range(5)]
+    again = [augment(data, shards, 32, draw(index)) for index in range(5)]
     assert all(np.array_equal(one, other) for one, other in zip(crops, again, strict=True))
     assert not np.array_equal(crops[0], crops[1])
 
@@ -371,11 +406,11 @@ def test_crops_cover_the_area_the_ratio_and_the_places_that_were_asked_for() -> 
 
 def test_half_of_the_images_are_mirrored_if_asked_for_and_none_otherwise() -> None:
     data = encode(gradient(32, 32), "PNG")
-    plain = augment_image(data, spec(WHOLE), 32, draw())
+    plain = augment(data, spec(WHOLE), 32, draw())
     flipping = spec(WHOLE.model_copy(update={"flip": True}))
     mirrored = 0
     for index in range(400):
-        crop = augment_image(data, flipping, 32, draw(index))
+        crop = augment(data, flipping, 32, draw(index))
         is_mirrored = bool(crop[0, 0, 0] > crop[0, -1, 0])
         assert np.array_equal(crop, plain[:, ::-1] if is_mirrored else plain)
         mirrored += is_mirrored
