@@ -32,7 +32,7 @@ from PIL import Image, ImageDraw
 from torch.utils.data import DataLoader, IterableDataset
 
 from orchestrator import columns
-from orchestrator.data.blocks import BlockFormat, BlockTask, ShardsBlockReader, ShardsSource, unpack_block
+from orchestrator.data.blocks import BlockFormat, BlockTask, unpack_block
 from orchestrator.data.dataset_order import ChunkTable, DatasetOrder
 from orchestrator.data.decode import decoder_version
 from orchestrator.data.draw import SampleDraw
@@ -40,6 +40,7 @@ from orchestrator.data.image import augment_image, crop_box
 from orchestrator.data.index import load_index, save_index
 from orchestrator.data.indexing import index_dataset
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
+from orchestrator.data.shards_reader import ShardsBlockReader, ShardsSource
 from orchestrator.spec.job import AugmentationSpec, ShardsSpec
 from orchestrator.storage.store import open_store
 

@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from orchestrator import columns
-from orchestrator.data.blocks import BlockFormat, ShardsBlockReader, ShardsSource, unpack_block
+from orchestrator.data.blocks import BlockFormat, unpack_block
 from orchestrator.data.dataset_order import ChunkTable, DatasetOrder
 from orchestrator.data.draw import SampleDraw
 from orchestrator.data.image import augment_image
@@ -35,6 +35,7 @@ from orchestrator.data.index import load_index, save_index
 from orchestrator.data.indexing import index_dataset
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 from orchestrator.data.readers import read_chunk
+from orchestrator.data.shards_reader import ShardsBlockReader, ShardsSource
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.spec.plan import StreamPlan
 from orchestrator.spec.resolve import MAX_TASKS_PER_EXECUTION, stream_store_bytes

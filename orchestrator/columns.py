@@ -61,6 +61,8 @@ SKIP_REASONS = (
     "image_too_large",
     "caption_missing",
     "caption_undecodable",
+    "annotation_missing",
+    "annotation_undecodable",
 )
 
 # Stamp of a block: for whom the plan made it.

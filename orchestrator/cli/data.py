@@ -35,6 +35,7 @@ def scenes(
     num_eval: Annotated[int, typer.Option(help="Evaluation scenes; a quarter as many are held out.")] = 1000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
     image_size: Annotated[int, typer.Option(help="Pixels a side.")] = 64,
+    annotations: Annotated[bool, typer.Option(help="Depth, normals and masks beside the shards.")] = True,
 ) -> None:
     """Write the embedded data set: rendered scenes with captions and exact ground truth."""
     from orchestrator.data.scenes.write import write_scenes
@@ -46,6 +47,7 @@ def scenes(
             num_eval,
             seed,
             image_size=image_size,
+            annotate=annotations,
             progress=lambda done, total: on_progress(Progress("render scenes", done, total, "scenes")),
         )
     splits = ", ".join(f"{count:,} {split}" for split, count in summary.num_samples.items())

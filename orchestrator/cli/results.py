@@ -28,6 +28,7 @@ _LEDGER_COUNTS = (
     "filtered",
     "missing",
     "unplanned",
+    "unannotated",
 )
 
 

@@ -29,8 +29,8 @@ _EXIF_START = b"Exif\0\0"
 _ORIENTATION_TAG, _SHORT = 0x0112, 3
 # What libjpeg-turbo warns of where it goes on with invented pixels; its other warnings are about form.
 _DAMAGE = re.compile("premature end|bad huffman|bad arithmetic|found marker", re.IGNORECASE)
-# What Pillow's plugins raise at damaged files.
-_UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError, struct.error)
+UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError, struct.error)
+"""What Pillow's plugins raise at damaged files."""
 
 
 def decoder_version() -> str:
@@ -135,7 +135,7 @@ def _read_with_pillow(data: bytes, max_pixels: int) -> PixelImage:
             return PixelImage(_upright(np.array(_to_rgb(image)), orientation))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadSampleError("image_too_large") from error
-    except _UNDECODABLE as error:
+    except UNDECODABLE as error:
         raise BadSampleError("image_undecodable") from error
 
 

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.data.annotation_join import ChunkAnnotations, Values, read_chunk_annotations
 from orchestrator.data.image import center_image, find_image
 from orchestrator.data.index import DatasetIndex
 from orchestrator.data.readers import read_chunk
 from orchestrator.data.sample import BadSampleError, RawSample
 from orchestrator.errors import EvaluationError
+from orchestrator.spec.annotation import AnnotationPlan
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.storage.store import Store
 
@@ -43,6 +45,8 @@ class EvaluationRow:
     caption: str
     """The first caption; empty where none was asked for."""
     targets: dict[str, Label]
+    annotations: Values
+    """What ``annotation_join`` gave."""
 
 
 @dataclass(frozen=True)
@@ -70,27 +74,32 @@ def read_evaluation_rows(
     max_image_pixels: int = ShardsSpec.model_fields["max_image_pixels"].default,
     max_samples: int | None = None,
     skipped: Counter[str] | None = None,
+    annotations: Sequence[AnnotationPlan] = (),
 ) -> Iterator[EvaluationRow]:
     """This rank's rows among the first ``max_samples`` of the set.
 
     Args:
         caption_fields: none: no caption is read, and none is missed.
         skipped: counts the rows that were left out, by reason (``columns.SKIP_REASONS``).
+        annotations: what is joined to the rows, as planned for the held-out shards.
 
     Raises:
+        AnnotationError: an annotation was made for another version of a shard, or by another maker than planned.
         ShardReadError, ShardDamagedError: a shard does not give what its index says.
         EvaluationError: a row whose targets are not a JSON object.
     """
     counts = Counter[str]() if skipped is None else skipped
     fields = {*image_fields, *caption_fields, TARGETS_FIELD}
-    for number, sample in _own_samples(store, index, fields, rank, world_size, max_samples):
+    for number, sample, joined in _own_samples(store, index, fields, rank, world_size, max_samples, annotations):
         try:
-            image, _ = center_image(find_image(sample, image_fields), max_image_pixels, image_size)
+            joined.check_presence(sample)
+            image, crop = center_image(find_image(sample, image_fields), max_image_pixels, image_size)
             caption = _first_caption(sample, caption_fields)
+            values = joined.values(sample, crop, image_size, max_image_pixels)
         except BadSampleError as error:
             counts[error.reason] += 1
             continue
-        yield EvaluationRow(number, image, caption, _targets(store, number, sample))
+        yield EvaluationRow(number, image, caption, _targets(store, number, sample), values)
     if counts:
         logger.warning("%s: %d rows left out: %s", store.uri, counts.total(), dict(counts))
 
@@ -114,10 +123,17 @@ def read_evaluation_batches(
 
 
 def _own_samples(
-    store: Store, index: DatasetIndex, fields: set[str], rank: int, world_size: int, max_samples: int | None
-) -> Iterator[tuple[int, RawSample]]:
-    """(row number, sample) of this rank, chunk by chunk."""
+    store: Store,
+    index: DatasetIndex,
+    fields: set[str],
+    rank: int,
+    world_size: int,
+    max_samples: int | None,
+    annotations: Sequence[AnnotationPlan],
+) -> Iterator[tuple[int, RawSample, ChunkAnnotations]]:
+    """(row number, sample, annotations of its chunk) of this rank, chunk by chunk."""
     first = 0
+    digests = [annotation.heldout for annotation in annotations]
     stop = index.num_samples if max_samples is None else min(max_samples, index.num_samples)
     for shard in index.shards:
         for chunk in range(shard.num_chunks):
@@ -125,7 +141,8 @@ def _own_samples(
             own = range(low + (rank - low) % world_size, min(high, stop), world_size)
             if own:
                 samples = read_chunk(store, shard, chunk, fields)
-                yield from ((number, samples[number - low]) for number in own)
+                joined = read_chunk_annotations(store, shard, chunk, annotations, digests)
+                yield from ((number, samples[number - low], joined) for number in own)
         first += shard.num_samples
 
 

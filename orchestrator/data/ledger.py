@@ -14,31 +14,25 @@ untouched.
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator import columns
 from orchestrator.data.dataset_order import Masks
-from orchestrator.data.shard import CHUNK_SAMPLES
+from orchestrator.data.ledger_events import SUBSTITUTED, TRAINED, UNANNOTATED, Events, Integers
 from orchestrator.errors import CheckpointError
 
-Integers = npt.NDArray[np.int64]
 EpochKey = tuple[int, int]
 """(data set, epoch)."""
 EpochMasks = Callable[[EpochKey], Masks]
 """The samples of a whole epoch, one mask a chunk (``SampleOrder.epoch_masks``)."""
 
 _WHOLE = np.uint64(2**64 - 1)
-
-TRAINED = 0
-"""Kind of an event; any other is an index into ``columns.SKIP_REASONS``. A substitute's training is ``SUBSTITUTED``."""
-SUBSTITUTED = 255
 
 _VERSION = "1"
 _SCHEMA = pa.schema(
@@ -64,6 +58,8 @@ class EpochCounts:
     repeated: int = 0
     substituted: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
+    unannotated: int = 0
+    """Rows trained without one of the annotations that the objective reads, substitutes included."""
 
     def add(self, other: "EpochCounts") -> None:
         """Take another part's counts in."""
@@ -71,6 +67,7 @@ class EpochCounts:
         self.repeated += other.repeated
         self.substituted += other.substituted
         self.skipped.update(other.skipped)
+        self.unannotated += other.unannotated
 
 
 @dataclass
@@ -80,59 +77,6 @@ class EpochBits:
     first_chunk: int
     trained: Masks
     skipped: Masks
-
-
-@dataclass(frozen=True)
-class Events:
-    """What happened to samples, one row each: int64 arrays of equal length."""
-
-    key: Integers
-    """data set << 32 | epoch"""
-    chunk: Integers
-    """Numbered through all shards of the data set."""
-    within: Integers
-    kind: Integers
-
-    def __len__(self) -> int:
-        return len(self.key)
-
-    @property
-    def is_skip(self) -> npt.NDArray[np.bool_]:
-        """Which events are samples that were skipped."""
-        return (self.kind != TRAINED) & (self.kind != SUBSTITUTED)
-
-    @classmethod
-    def stack(cls, parts: Sequence["Events"]) -> "Events":
-        """One after the other."""
-        empty = np.empty(0, dtype=np.int64)
-        return cls(*(np.concatenate([empty, *(getattr(part, name) for part in parts)]) for name in cls.names()))
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Of the arrays."""
-        return tuple(cls.__dataclass_fields__)
-
-    def where(self, chosen: npt.NDArray[np.bool_]) -> "Events":
-        """Some of the rows."""
-        return Events(*(getattr(self, name)[chosen] for name in self.names()))
-
-
-def block_events(block: Mapping[str, npt.NDArray[np.generic]], first_chunks: Sequence[Integers]) -> Events:
-    """The events of a block that entered a step, from its provenance columns.
-
-    Args:
-        first_chunks: of each data set, ``ChunkTable.first_chunk``.
-    """
-    reason = block[columns.SKIP_REASON].astype(np.int64)
-    replaced = reason != 0
-    planned = [block[name].astype(np.int64)[replaced] for name in columns.SKIPPED]
-    trained = [block[name].astype(np.int64) for name in columns.PROVENANCE]
-    return Events.stack(
-        [
-            _events(trained, np.where(replaced, SUBSTITUTED, TRAINED), first_chunks),
-            _events(planned, reason[replaced], first_chunks),
-        ]
-    )
 
 
 class Ledger:
@@ -232,6 +176,7 @@ class Ledger:
         counts = self.counts.setdefault(key, EpochCounts())
         trained, skipped = events.kind == TRAINED, events.is_skip
         counts.substituted += int((events.kind == SUBSTITUTED).sum())
+        counts.unannotated += int((events.kind == UNANNOTATED).sum())
         if not is_new and key not in self.bits:
             counts.repeated += int((trained | skipped).sum())
             return
@@ -255,16 +200,6 @@ class Ledger:
         total = self._num_chunks[dataset]
         first, stop = (-(-part * total // self._num_parts) for part in (self._part, self._part + 1))
         return first, stop
-
-
-def _events(place: Sequence[Integers], kind: Integers, first_chunks: Sequence[Integers]) -> Events:
-    """``place``: data set, epoch, shard and index."""
-    dataset, epoch, shard, index = place
-    chunk = np.zeros(len(dataset), dtype=np.int64)
-    for number, first_chunk in enumerate(first_chunks):
-        of_this = dataset == number
-        chunk[of_this] = first_chunk[shard[of_this]] + index[of_this] // CHUNK_SAMPLES
-    return Events(dataset << 32 | epoch, chunk, index % CHUNK_SAMPLES, kind)
 
 
 def _set_bits(masks: Masks, first_chunk: int, events: Events) -> int:

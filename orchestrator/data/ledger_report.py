@@ -34,6 +34,8 @@ class LedgerRow:
     """Planned so far, and neither trained nor skipped."""
     unplanned: int = 0
     """Trained or skipped before their turn."""
+    unannotated: int = 0
+    """Rows trained without one of the annotations that the objective reads."""
 
     @property
     def is_healthy(self) -> bool:
@@ -96,6 +98,7 @@ def _row(
         filtered=filtered,
         missing=missing,
         unplanned=unplanned,
+        unannotated=counts.unannotated,
     )
 
 

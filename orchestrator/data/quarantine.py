@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from orchestrator import columns
 from orchestrator.data.dataset_order import ChunkTable
-from orchestrator.data.ledger import Events
+from orchestrator.data.ledger_events import Events
 from orchestrator.data.shard import CHUNK_SAMPLES
 from orchestrator.storage.store import Store
 

@@ -5,7 +5,9 @@ Owns the order of preparation: places open, folders have an index, captions beca
 """
 
 import os
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 
 import psutil
 
@@ -14,6 +16,7 @@ from orchestrator.data.index import DatasetIndex, load_index
 from orchestrator.data.selection import OpenList, ensure_selection, find_selection, selection_key
 from orchestrator.errors import DatasetError, EvaluationError
 from orchestrator.evaluation.targets import TARGETS_FILE, load_targets
+from orchestrator.runs.annotations import read_annotation_facts
 from orchestrator.runs.captions import prepare_captions, read_tokenizer_facts, read_vocabulary_facts
 from orchestrator.runs.indexing import ensure_index
 from orchestrator.runs.progress import OnProgress, Progress
@@ -21,6 +24,7 @@ from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts
 from orchestrator.spec.job import PretrainSpec, ShardsSpec
 from orchestrator.spec.load import join_uri
+from orchestrator.spec.resolve_annotations import annotation_folders
 from orchestrator.spec.selection import SelectionSpec
 from orchestrator.storage.store import ObjectNotFoundError, Store, check_store, open_store
 
@@ -34,8 +38,9 @@ def read_facts(job: PretrainSpec, cluster: ClusterSpec) -> Facts:
     train: tuple[ShardsFacts, ...] = ()
     heldout = None
     if isinstance(job.data, ShardsSpec):
-        train = _read_train_facts(job.data, cluster)
-        heldout = read_shards_facts(job.data.heldout, cluster) if job.data.heldout else None
+        folders = annotation_folders(job)
+        train = _read_train_facts(job.data, cluster, folders)
+        heldout = read_shards_facts(job.data.heldout, cluster, folders=folders) if job.data.heldout else None
     return Facts(
         machine=machine_facts(cluster),
         train=train,
@@ -76,19 +81,29 @@ def data_locations(job: PretrainSpec) -> list[str]:
     return list(dict.fromkeys(locations))
 
 
-def read_shards_facts(location: str, cluster: ClusterSpec, select: SelectionSpec | None = None) -> ShardsFacts | None:
+def read_shards_facts(
+    location: str,
+    cluster: ClusterSpec,
+    select: SelectionSpec | None = None,
+    folders: Mapping[str, str] = MappingProxyType({}),
+) -> ShardsFacts | None:
     """What the index of a folder of shards says, and the selection; None where either is not made yet.
+
+    Args:
+        folders: of annotations that are wanted, by the objective's word for each.
 
     Raises:
         StorageAccessError: the folder does not open.
         DatasetError: the index does not match its shards, or a list of samples does not open.
+        AnnotationError: an annotation was made for other shards, or not by one maker.
     """
     store = _open_data(location, cluster)
     check_store(store, write=False)
     index = load_index(store)
     if index is None:
         return None
-    facts = _index_facts(location, cluster, index)
+    annotations = read_annotation_facts(store, index, folders)
+    facts = _index_facts(location, cluster, index).model_copy(update={"annotations": annotations})
     if select is None:
         return facts
     selection = find_selection(store, selection_key(store, index, select, _list_opener(cluster)))
@@ -137,9 +152,11 @@ def machine_facts(cluster: ClusterSpec) -> MachineFacts:
     )
 
 
-def _read_train_facts(data: ShardsSpec, cluster: ClusterSpec) -> tuple[ShardsFacts, ...]:
+def _read_train_facts(
+    data: ShardsSpec, cluster: ClusterSpec, folders: Mapping[str, str] = MappingProxyType({})
+) -> tuple[ShardsFacts, ...]:
     """Of each source; nothing while one of them is not ready."""
-    found = [read_shards_facts(source.uri, cluster, source.select) for source in data.sources]
+    found = [read_shards_facts(source.uri, cluster, source.select, folders) for source in data.sources]
     known = tuple(facts for facts in found if facts is not None)
     return known if len(known) == len(found) else ()
 

@@ -50,6 +50,13 @@ def _describe_data(plan: Plan) -> str:
         lines.append(_describe_shards(f"train ({', '.join(facts)})" if facts else "train", source.shards))
     if data.heldout is not None:
         lines.append(_describe_shards("held out", data.heldout))
+    for annotation in data.annotations:
+        shards = [facts for facts in (*(source.shards for source in data.sources), data.heldout) if facts is not None]
+        covered = sum(facts.annotations[annotation.name].num_shards for facts in shards)
+        lines.append(
+            f"annotation {annotation.name} ({', '.join(annotation.columns)}) of {covered:,} of "
+            f"{_count(sum(facts.num_shards for facts in shards), 'shard')}; a sample without it: {annotation.missing}"
+        )
     lines.append(f"images decoded {data.spec.decode} by {data.decoder}")
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from orchestrator.spec.annotation import AnnotationFacts
 from orchestrator.spec.section import Section
 
 
@@ -22,6 +23,9 @@ class ShardsFacts(Section):
     """Samples that the selection keeps."""
     filtered: dict[str, int] = Field(default_factory=dict)
     """Samples that it leaves out, by reason."""
+
+    annotations: dict[str, AnnotationFacts] = Field(default_factory=dict)
+    """Those of the job's objective that lie beside them, by the objective's word for each."""
 
     @property
     def num_usable(self) -> int:

@@ -73,6 +73,9 @@ class ShardsSpec(Section):
     """Tar member extensions (or Parquet columns) that hold captions; with several, one is drawn per epoch."""
     caption_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """How often each of the caption fields is drawn, relative to the others that a sample has; 1 where not named."""
+    annotations: dict[str, Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]] = Field(default_factory=dict)
+    """Folder below ``_orchestrator`` of annotations that the objective reads, by the objective's word for each; one
+    that is not named here lies in the folder of that name."""
     augmentation: AugmentationSpec = AugmentationSpec()
     decode: Literal["fast", "exact"] = "fast"
     """``exact``: crops as Pillow's antialiased bicubic filter makes them of the whole image, to a grey level;

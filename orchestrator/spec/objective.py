@@ -4,10 +4,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from orchestrator.spec.annotation import AnnotationNeed
 from orchestrator.spec.section import Section
 
 
-class ClipSpec(Section):
+class ObjectiveSection(Section):
+    """The options of an objective."""
+
+    @property
+    def annotations(self) -> tuple[AnnotationNeed, ...]:
+        """What it reads beside images and captions; the class in ``objectives`` names their columns as well."""
+        return ()
+
+
+class ClipSpec(ObjectiveSection):
     """CLIP: symmetric cross-entropy over all image-caption pairs of the global batch (arXiv 2103.00020)."""
 
     name: Literal["clip"]
@@ -17,7 +27,7 @@ class ClipSpec(Section):
     """Where it is clamped, in the optimiser's own copy (the paper's 100)."""
 
 
-class CatlipSpec(Section):
+class CatlipSpec(ObjectiveSection):
     """CatLIP: multi-label classification of the WordNet concepts in the caption (arXiv 2404.15653)."""
 
     name: Literal["catlip"]

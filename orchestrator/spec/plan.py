@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from orchestrator.errors import PlanError
+from orchestrator.spec.annotation import AnnotationPlan
 from orchestrator.spec.cluster import CacheSpec, S3Spec
 from orchestrator.spec.facts import MachineFacts, ShardsFacts, TokenizerFacts, VocabularyFacts
 from orchestrator.spec.job import (
@@ -89,6 +90,8 @@ class DataPlan(Section):
     num_samples: int
     """Samples of one epoch."""
     decoder: str
+    annotations: tuple[AnnotationPlan, ...] = ()
+    """Joined to the samples where they are decoded."""
 
 
 class ModelPlan(Section):
@@ -165,6 +168,10 @@ class Plan(Section):
                 for source in self.data.sources
             ]
             or self.data.spec.model_dump(mode="json"),
+            "data.annotations": [
+                plan.model_dump(mode="json", exclude={"folder", "heldout"}) for plan in self.data.annotations
+            ]
+            or None,
             "data.augmentation": (shards.augmentation if shards else AugmentationSpec()).model_dump(mode="json"),
             "data.caption_fields": list(shards.caption_fields) if shards else [],
             "data.caption_weights": dict(shards.caption_weights) if shards else {},

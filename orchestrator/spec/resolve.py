@@ -9,6 +9,7 @@ from fractions import Fraction
 from urllib.parse import unquote
 
 from orchestrator.errors import PlanError
+from orchestrator.spec.annotation import AnnotationPlan
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import Facts, MachineFacts
 from orchestrator.spec.job import PretrainSpec, ShardsSpec, SyntheticSpec
@@ -24,6 +25,7 @@ from orchestrator.spec.plan import (
     WorkersPlan,
 )
 from orchestrator.spec.presets import PRESETS
+from orchestrator.spec.resolve_annotations import resolve_annotations
 
 MAX_BLOCK_BYTES = 64 * 2**20  # a block is one micro batch; larger ones stall the splitter
 STORE_BLOCKS_PER_WORKER = 8  # below that the measured block rate falls three- to sevenfold
@@ -46,6 +48,7 @@ def resolve_plan(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> Plan:
     image_size = job.model.image_size or PRESETS[job.model.preset].image_size
     _check_patches(job, image_size)
     _check_precision(job, workers)
+    annotations = resolve_annotations(job, facts.train, facts.heldout)
     return Plan(
         name=job.name,
         run_uri=join_uri(cluster.storage.runs, job.name),
@@ -57,6 +60,7 @@ def resolve_plan(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> Plan:
             heldout=facts.heldout,
             num_samples=num_samples,
             decoder=facts.machine.decoder,
+            annotations=annotations,
         ),
         model=ModelPlan(
             preset=job.model.preset,
@@ -70,7 +74,7 @@ def resolve_plan(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> Plan:
         batch=batch,
         workers=workers,
         machine=facts.machine,
-        stream=_resolve_stream(job, cluster, facts.machine, workers, batch, image_size, sources),
+        stream=_resolve_stream(job, cluster, facts.machine, workers, batch, image_size, sources, annotations),
         steps=_resolve_steps(job, num_samples),
         optimizer=job.optimizer,
         schedule=job.schedule,
@@ -209,8 +213,10 @@ def _resolve_stream(
     batch: BatchPlan,
     image_size: int,
     sources: Sequence[SourcePlan],
+    annotations: Sequence[AnnotationPlan],
 ) -> StreamPlan:
     row_bytes = 3 * image_size**2 + 4 * max(job.text.context, _CONCEPTS_PER_ROW) + _ROW_OVERHEAD_BYTES
+    row_bytes += sum(annotation.row_bytes(image_size) for annotation in annotations)
     block_bytes = batch.micro_size * row_bytes
     if block_bytes > MAX_BLOCK_BYTES:
         raise PlanError(

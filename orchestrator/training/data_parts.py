@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from orchestrator.data.blocks import BlockFormat, BlockReader, ShardsBlockReader, ShardsSource, SyntheticBlockReader
+from orchestrator.data.blocks import BlockFormat, BlockReader, SyntheticBlockReader
 from orchestrator.data.dataset_order import ChunkTable, DatasetOrder, Masks
 from orchestrator.data.index import DatasetIndex, load_index
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 from orchestrator.data.selection import load_selection
+from orchestrator.data.shards_reader import ShardsBlockReader, ShardsSource
 from orchestrator.errors import DatasetError
 from orchestrator.spec.facts import ShardsFacts
 from orchestrator.spec.job import ShardsSpec

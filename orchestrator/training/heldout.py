@@ -46,6 +46,7 @@ def read_heldout_batches(store: Store, spec: ShardsSpec, format: BlockFormat, wo
             image_fields=spec.image_fields,
             caption_fields=spec.caption_fields,
             max_samples=MAX_ROWS,
+            annotations=format.annotations,
         )
     )
     num_rows = _least_over_ranks(len(rows))
@@ -69,7 +70,7 @@ def heldout_loss(objective: Objective, batches: Sequence[Arrays], device: torch.
 
 
 def _pack(rows: Sequence[EvaluationRow], format: BlockFormat) -> Arrays:
-    packed = [Row(row.image, row.caption, (0, 0, 0, row.index)) for row in rows]
+    packed = [Row(row.image, row.caption, (0, 0, 0, row.index), annotations=row.annotations) for row in rows]
     return unpack_block(format.pack(packed, (0, 0, 0)), format.image_size)
 
 

@@ -28,6 +28,7 @@ def block_format(plan: Plan) -> BlockFormat:
         max_concepts=plan.stream.max_concepts_per_row,
         tokenizer=load_tokenizer(tokenizer.uri, plan.s3) if tokenizer else None,
         vocabulary=load_vocabulary(plan) if vocabulary else None,
+        annotations=plan.data.annotations,
     )
 
 

@@ -15,7 +15,8 @@ import torch.distributed as dist
 
 from orchestrator import columns
 from orchestrator.data.dataset_order import ChunkTable
-from orchestrator.data.ledger import EpochKey, EpochMasks, Events, Ledger, block_events
+from orchestrator.data.ledger import EpochKey, EpochMasks, Ledger
+from orchestrator.data.ledger_events import Events, block_events
 
 
 @dataclass(frozen=True)

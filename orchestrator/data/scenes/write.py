@@ -5,6 +5,7 @@
     DEST/eval/00000.tar    also {key}.json (targets, boxes, camera, light), {key}.depth.npy, {key}.normal.npy,
                            {key}.mask.png
     DEST/eval/targets.json what the targets are
+    DEST/*/_orchestrator/geometry/00000.parquet   depth, normals and masks as annotations of the shard, of each split
 
 A shard is a pure function of (seed, split, its first index): the bytes do not depend on who writes it or when.
 The folder appears whole or not at all; it is built beside DEST and renamed.
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orchestrator.data.scenes.captions import describe
+from orchestrator.data.scenes.geometry import encode_geometry, geometry_annotation, write_geometry
 from orchestrator.data.scenes.render import GroundTruth, render_ground_truth, render_image
 from orchestrator.data.scenes.sample import SPLITS, random_stream, sample_scene
 from orchestrator.data.scenes.scene import TAN_HALF_VIEW, Scene
@@ -60,6 +62,12 @@ class _Shard:
     first_index: int
     num_samples: int
     image_size: int
+    annotate: bool
+
+    @property
+    def keys(self) -> list[str]:
+        """Of its samples."""
+        return [f"{self.number:05d}{position:04d}" for position in range(self.num_samples)]
 
 
 def write_scenes(
@@ -70,13 +78,15 @@ def write_scenes(
     *,
     image_size: int = 64,
     samples_per_shard: int = 250,
+    annotate: bool = True,
     num_processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ScenesSummary:
     """Write the splits train, val (num_eval // 4) and eval into the new or empty local folder ``dest``.
 
-    ``num_processes`` defaults to the number of cores; with 1 everything happens in this process. ``progress`` is
-    called with (scenes written, scenes in all) after each shard. The same arguments give the same bytes.
+    ``annotate``: beside the shards of all splits, their ground truth as annotations. ``num_processes`` defaults to the
+    number of cores; with 1 everything happens in this process. ``progress`` is called with (scenes written, scenes in
+    all) after each shard. The same arguments give the same bytes.
 
     Raises DatasetError for counts or sizes out of range and for a folder that already holds something,
     WorkerLostError when a rendering process dies. Either way nothing is left behind.
@@ -90,7 +100,9 @@ def write_scenes(
         shards = [
             shard
             for split in SPLITS
-            for shard in _plan_shards(folder / split, seed, split, num_samples[split], image_size, samples_per_shard)
+            for shard in _plan_shards(
+                folder / split, seed, split, num_samples[split], image_size, samples_per_shard, annotate
+            )
         ]
         _write_shards(shards, num_processes, progress)
         described = {name: item.describe() for name, item in TARGETS.items()}
@@ -128,12 +140,12 @@ def _empty_target(dest: str) -> Path:
 
 
 def _plan_shards(
-    folder: Path, seed: int, split: str, num_samples: int, image_size: int, samples_per_shard: int
+    folder: Path, seed: int, split: str, num_samples: int, image_size: int, samples_per_shard: int, annotate: bool
 ) -> Iterator[_Shard]:
     folder.mkdir(parents=True)
     for number, first in enumerate(range(0, num_samples, samples_per_shard)):
         count = min(samples_per_shard, num_samples - first)
-        yield _Shard(folder / f"{number:05d}.tar", seed, split, number, first, count, image_size)
+        yield _Shard(folder / f"{number:05d}.tar", seed, split, number, first, count, image_size, annotate)
 
 
 def _write_shards(shards: list[_Shard], num_processes: int, progress: Callable[[int, int], None] | None) -> None:
@@ -165,23 +177,27 @@ def _written(shards: list[_Shard], num_processes: int) -> Iterator[int]:
 
 
 def _write_shard(shard: _Shard) -> int:
+    rows = []
     with tarfile.open(shard.path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for position in range(shard.num_samples):
-            key = f"{shard.number:05d}{position:04d}"
-            for extension, content in _members(shard, shard.first_index + position):
+        for index, key in enumerate(shard.keys, shard.first_index):
+            scene = sample_scene(shard.seed, shard.split, index)
+            truth = render_ground_truth(scene, shard.image_size)
+            for extension, content in _members(shard, scene, truth, index):
                 info = tarfile.TarInfo(f"{key}.{extension}")  # its defaults: owner 0, mode 644, time 0
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
+            if shard.annotate:
+                rows.append(encode_geometry(truth))
+    if shard.annotate:
+        write_geometry(shard.path, geometry_annotation(shard.seed, shard.image_size), shard.keys, rows)
     return shard.num_samples
 
 
-def _members(shard: _Shard, index: int) -> Iterable[tuple[str, bytes]]:
-    scene = sample_scene(shard.seed, shard.split, index)
+def _members(shard: _Shard, scene: Scene, truth: GroundTruth, index: int) -> Iterable[tuple[str, bytes]]:
     caption = describe(scene, random_stream(shard.seed, shard.split, "caption", index))
     yield "jpg", _image_bytes(render_image(scene, shard.image_size), "JPEG", quality=JPEG_QUALITY)
     yield "txt", caption.encode()
     if shard.split == "eval":
-        truth = render_ground_truth(scene, shard.image_size)
         yield "json", _json_bytes(_annotation(scene, truth, caption))
         yield "depth.npy", _array_bytes(truth.depth)
         yield "normal.npy", _array_bytes(truth.normal)

@@ -5,7 +5,8 @@ import pytest
 
 from orchestrator import columns
 from orchestrator.data.dataset_order import ChunkTable, DatasetOrder, unpack_visits
-from orchestrator.data.ledger import Ledger, block_events
+from orchestrator.data.ledger import Ledger
+from orchestrator.data.ledger_events import block_events
 from orchestrator.data.ledger_report import LedgerRow, report_ledger, total_rows
 from orchestrator.data.order import SampleOrder, WindowShuffle
 from orchestrator.errors import CheckpointError
