@@ -31,7 +31,8 @@ class Objective(nn.Module, ABC):
     """One way to pre-train: two calls, ``encode`` per micro batch and ``loss`` over all of a step."""
 
     columns: ClassVar[tuple[str, ...]]
-    """Content columns (``orchestrator.columns``) that a batch must hold."""
+    """Content columns (``orchestrator.columns``) that a batch must hold; those of annotations that its Spec asks for
+    are named by ``annotation_column`` and ``presence_column``."""
     contrastive: ClassVar[bool]
     """Whether rows of a batch serve as each other's negatives, so that micro batches would change the loss."""
 

@@ -1,5 +1,6 @@
-"""A run over several sources, one drawn with replacement, one filtered: shares and ledger, end to end."""
+"""A run over several sources, one drawn with replacement, one filtered, one annotated in part: end to end."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,20 +8,35 @@ import numpy as np
 import pytest
 
 from orchestrator.data.index import load_index
+from orchestrator.data.scenes.geometry import GEOMETRY
 from orchestrator.data.webdataset import read_keys
 from orchestrator.runs.indexing import ensure_index
 from orchestrator.runs.ledger import report_run_ledger
 from orchestrator.runs.pretrain import run_pretrain
+from orchestrator.spec.annotation import AnnotationNeed
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
+from orchestrator.spec.objective import ClipSpec
 from orchestrator.storage.store import open_store
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(600)]
 
 
 def test_shares_and_a_deny_list_are_kept_to_and_counted(
-    scenes: Path, smoke_job: Callable[..., PretrainSpec], local_cluster: Callable[..., ClusterSpec], tmp_path: Path
+    scenes: Path,
+    smoke_job: Callable[..., PretrainSpec],
+    local_cluster: Callable[..., ClusterSpec],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Masks travel with the samples; only the first shard of scenes/train and all of scenes/val have them."""
+    need = AnnotationNeed(name="masks", columns={"mask": "mask"}, missing="keep")
+    monkeypatch.setattr(ClipSpec, "annotations", property(lambda self: (need,)))
+    for split, pattern in (("train", "00000.parquet"), ("val", "*.parquet")):
+        added = scenes / "scenes" / split / "_orchestrator"
+        for file in (added / GEOMETRY).glob(pattern):
+            (added / "some").mkdir(exist_ok=True)
+            shutil.copy(file, added / "some")
     cluster = local_cluster(scenes, tmp_path / "runs", num_workers=1)
     store = open_store((scenes / "scenes" / "val").as_uri())
     ensure_index(store)
@@ -33,12 +49,16 @@ def test_shares_and_a_deny_list_are_kept_to_and_counted(
         f"select: {{deny: {tmp_path / 'denied.npy'}}}}}]"
     )
     settings = {"budget__steps": 10, "evaluation__sets": "[]", "data__heldout": "null", "data__train": train}
+    settings["data__annotations"] = "{masks: some}"
     result = run_pretrain(smoke_job("clip", **settings), cluster)
     assert result.status == "finished"
     report = report_run_ledger(result.run_folder, cluster)
     assert report.is_healthy, report
     trained = [sum(row.trained_once for row in report.rows if row.dataset == number) for number in (0, 1)]
     assert trained == [240, 80]
+    lacking = [sum(row.unannotated for row in report.rows if row.dataset == number) for number in (0, 1)]
+    assert 0 < lacking[0] < 240
+    assert lacking[1] == 0
     whole = [row for row in report.rows if row.dataset == 1 and row.epoch == 0]
     assert (whole[0].filtered, whole[0].expected) == (len(denied), index.num_samples)
     assert whole[0].trained_once == index.num_samples - len(denied)
