@@ -22,6 +22,9 @@ _VERSION = 1
 _METADATA = b"annotation"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _RESERVED = (INDEX, KEY, "present")
+_LEAST_SCALE = 1e-6
+MOST_LEVELS = 65_504
+"""Grey levels of depth: 16 bits, and finite as float16 at every scale."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class AnnotationColumn:
             raise AnnotationError(
                 f"annotation column {self.name!r}: wanted small letters, digits, - and _, and none of "
                 f"{', '.join(_RESERVED)}"
+            )
+        if not _LEAST_SCALE <= self.scale <= 1:
+            raise AnnotationError(
+                f"annotation column {self.name!r}: scale {self.scale:g}; wanted {_LEAST_SCALE:g} to 1, so that depth "
+                f"keeps its digits as float16"
             )
 
     @property

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from orchestrator.columns import AnnotationKind
-from orchestrator.data.annotation_header import AnnotationColumn
+from orchestrator.data.annotation_header import MOST_LEVELS, AnnotationColumn
 from orchestrator.data.crop import Crop
 from orchestrator.data.decode import UNDECODABLE
 from orchestrator.data.sample import BadSampleError
@@ -61,24 +61,28 @@ def sample_dense(data: bytes, column: AnnotationColumn, crop: Crop, size: int, m
 def encode_dense(values: Array, column: AnnotationColumn) -> bytes:
     """A PNG of depth [H, W] in the maker's unit, normals [H, W, 3] of unit length (0 where unknown) or labels [H, W].
 
-    Raises AnnotationError when depth is negative or beyond 65535 grey levels.
+    Raises AnnotationError for a depth or label that does not fit: negative, not a number, or too large.
     """
     match column.kind:
         case "depth":
-            levels = np.rint(values.astype(np.float64) / column.scale)
-            if levels.min() < 0 or levels.max() > 65535:
-                raise AnnotationError(
-                    f"annotation column '{column.name}': depth from {values.min()} to {values.max()} does not fit into "
-                    f"16 bits of {column.scale}; choose another scale"
-                )
-            image = Image.fromarray(levels.astype(np.uint16))
+            image = Image.fromarray(_levels(values.astype(np.float64) / column.scale, MOST_LEVELS, column, np.uint16))
         case "normals":
             image = Image.fromarray(np.rint((values.astype(np.float32) + 1) * 127.5).clip(0, 255).astype(np.uint8))
         case _:
-            image = Image.fromarray(values.astype(np.uint8))
+            image = Image.fromarray(_levels(values.astype(np.float64), 255, column, np.uint8))
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _levels(values: Places, most: int, column: AnnotationColumn, dtype: type[np.generic]) -> Array:
+    levels = np.rint(values)
+    if not (levels.min() >= 0 and levels.max() <= most):
+        raise AnnotationError(
+            f"annotation column '{column.name}': {column.kind} from {levels.min():g} to {levels.max():g} grey levels; "
+            f"wanted 0 to {most}" + ("; choose another scale" if column.kind == "depth" else "")
+        )
+    return levels.astype(dtype)
 
 
 def _decode(data: bytes, kind: AnnotationKind, max_pixels: int) -> Array:

@@ -120,7 +120,27 @@ def test_a_bomb_is_refused_by_its_header() -> None:
         sample_dense(data, MASK, Crop(50, 40, 0, 0, 50, 40), 8, 40 * 50 - 1)
 
 
-@pytest.mark.parametrize("depth", [-1.0, 66.0])
-def test_depth_beyond_its_scale_is_not_written(depth: float) -> None:
-    with pytest.raises(AnnotationError, match="choose another scale"):
-        encode_dense(np.full((2, 2), depth), DEPTH)
+@pytest.mark.parametrize(
+    ("value", "column", "said"),
+    [
+        (-1.0, DEPTH, "choose another scale"),
+        (66.0, DEPTH, "choose another scale"),
+        (np.nan, DEPTH, "choose another scale"),
+        (256, MASK, "wanted 0 to 255"),
+    ],
+)
+def test_what_does_not_fit_is_not_written(value: float, column: AnnotationColumn, said: str) -> None:
+    with pytest.raises(AnnotationError, match=said):
+        encode_dense(np.full((2, 2), value), column)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, 2.0, 1e-9])
+def test_scales_that_float16_does_not_hold_are_refused(scale: float) -> None:
+    with pytest.raises(AnnotationError, match="keeps its digits"):
+        AnnotationColumn("depth", "depth", scale=scale)
+
+
+def test_the_greatest_depth_is_finite() -> None:
+    column = AnnotationColumn("depth", "depth", scale=1.0)
+    depth = sample(np.full((4, 4), 65_504.0), column, Crop(4, 4, 0, 0, 4, 4), 8)
+    assert depth.tolist() == [[65_504.0] * 8] * 8
