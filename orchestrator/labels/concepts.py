@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from orchestrator.errors import DatasetError
-from orchestrator.wordnet.captions import caption_concepts
+from orchestrator.wordnet.captions import packaged_finder
 from orchestrator.wordnet.vocabulary import Vocabulary
 
 
@@ -15,7 +15,7 @@ def count_concepts(captions: Iterable[str]) -> Counter[int]:
     """How many captions carry each synset (a caption counts once for a word it repeats); counters of parts add up."""
     counts: Counter[int] = Counter()
     for caption in captions:
-        counts.update(caption_concepts(caption))
+        counts.update(packaged_finder().find(caption))
     return counts
 
 

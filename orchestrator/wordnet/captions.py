@@ -7,9 +7,10 @@ angstrom.n.01) and costs the synonyms (``photo`` -> photograph.n.01); multi-word
 
 A caption is cut at white space, and what one piece means is remembered: captions repeat their words, so nearly every
 piece is one dictionary look-up. The result equals NLTK's tokenizer, lemmatizer and reader over WordNet 3.0, but for
-three things: a caption counts as one sentence (an inner full stop stays with its word, as in ``word_tokenize(...,
+four things: a caption counts as one sentence (an inner full stop stays with its word, as in ``word_tokenize(...,
 preserve_line=True)``), of ftfy's repairs only entities, quotes and composed letters are made (no mojibake, no
-ligatures, no wide letters), and stacked quotes at the very end (``dog's'``) may split otherwise.
+ligatures, no wide letters), stacked quotes at the very end (``dog's'``) may split otherwise, and what lies beyond
+``MAX_CAPTION_CHARACTERS`` is not read.
 """
 
 import functools
@@ -23,8 +24,11 @@ from urllib.parse import unquote
 from orchestrator.wordnet.lemmas import lemmatize_noun
 from orchestrator.wordnet.table import NounTable, load_noun_table
 
+# A page of text behind an image is no caption, and its time and memory must have a bound.
+MAX_CAPTION_CHARACTERS = 10_000
 # Pieces remembered per finder (about 30 MB): a web data set has no end of misspellings and numbers.
 MAX_REMEMBERED_PIECES = 200_000
+_MAX_REMEMBERED_CHARACTERS = 40  # of a piece: what is longer hardly comes again
 
 _TAG = re.compile(r"<[^>]*>")
 _ENTITY = re.compile(r"&#?\w{1,24};")
@@ -33,6 +37,7 @@ _CURLY_QUOTES = str.maketrans(dict.fromkeys("ʼ‘’‚‛", "'") | dict.fromke
 # Characters that are tokens of their own wherever they stand; none is part of a noun.
 _OWN_TOKENS = str.maketrans(dict.fromkeys(';@#$%&?!*[](){}<>"`«»‒–—―', " "))
 # A full stop ends the caption if only closing marks follow it; a quote after a space opens.
+_CLOSING_MARKS = "])}>'»\""
 _FINAL_STOP = re.compile(r"""(?<=[^.])\.(?=(?:[])}>'» ]|(?<! )")*$)""")
 
 # What cuts a piece of text that has no white space but one space behind it: pattern and replacement, in this order.
@@ -55,11 +60,14 @@ class ConceptFinder:
     """Finds the concepts of captions in one noun table; remembers what each piece of text means."""
 
     def __init__(self, table: NounTable) -> None:
+        self.table = table
+        self.version = f"corenet-1 {table.version}"
+        """Algorithm and noun table: the same version finds the same concepts."""
         self._memory = _PieceMemory(table)
 
     def find(self, caption: str) -> list[int]:
         """Offsets of the caption's synsets, each once, in the order of their first word; empty for none."""
-        pieces = _split_at_space(clean_caption(caption))
+        pieces = _drop_final_stop(clean_caption(caption)).split()
         return list(dict.fromkeys(chain.from_iterable(map(self._memory.__getitem__, pieces))))
 
 
@@ -71,20 +79,19 @@ class _PieceMemory(dict[str, tuple[int, ...]]):
         self._table = table
 
     def __missing__(self, piece: str) -> tuple[int, ...]:
-        if len(self) >= MAX_REMEMBERED_PIECES:
-            self.clear()
-        concepts = tuple(_concepts_of_tokens(_split_piece(piece), self._table))
-        self[piece] = concepts
+        parts = piece.translate(_OWN_TOKENS).split()
+        tokens = chain.from_iterable(map(_split_part, parts))
+        concepts = tuple(_concepts_of_tokens(tokens, self._table))
+        if len(piece) <= _MAX_REMEMBERED_CHARACTERS:
+            if len(self) >= MAX_REMEMBERED_PIECES:
+                self.clear()
+            self[piece] = concepts
         return concepts
 
 
-def caption_concepts(caption: str) -> list[int]:
-    """Offsets of the caption's synsets in the packaged table; see ConceptFinder.find."""
-    return _packaged_finder().find(caption)
-
-
 @functools.cache
-def _packaged_finder() -> ConceptFinder:
+def packaged_finder() -> ConceptFinder:
+    """The one over the packaged table, shared by the whole process."""
     return ConceptFinder(load_noun_table())
 
 
@@ -97,7 +104,8 @@ def _concepts_of_tokens(tokens: Iterable[str], table: NounTable) -> Iterable[int
 
 
 def clean_caption(caption: str) -> str:
-    """Lower-case text without URL quoting, markup and typographic quotes."""
+    """Lower-case text without URL quoting, markup and typographic quotes; the first ``MAX_CAPTION_CHARACTERS``."""
+    caption = caption[:MAX_CAPTION_CHARACTERS]
     if "%" in caption:
         caption = unquote(caption)
     if "+" in caption:
@@ -117,15 +125,17 @@ def _strip_tags(line: str) -> str:
     return _TAG.sub("", line[:end]) + line[end:]
 
 
-def _split_at_space(caption: str) -> list[str]:
-    if "." in caption:
-        caption = _FINAL_STOP.sub(" ", caption, count=1)
-    return caption.translate(_OWN_TOKENS).split()
+def _drop_final_stop(caption: str) -> str:
+    if caption.endswith("."):  # nearly every one: no other full stop can be the final one then
+        return caption if caption.endswith("..") else caption[:-1]
+    if "." in caption and caption[-1] in _CLOSING_MARKS:
+        return _FINAL_STOP.sub(" ", caption, count=1)
+    return caption
 
 
-def _split_piece(piece: str) -> list[str]:
+def _split_part(part: str) -> list[str]:
     """The tokens of text without white space, less the marks and clitics."""
-    text = piece + " "
+    text = part + " "
     for pattern, replacement in _CUTS:
         text = pattern.sub(replacement, text)
     return text.split()

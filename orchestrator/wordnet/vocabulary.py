@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.errors import DatasetError
-from orchestrator.wordnet.captions import caption_concepts
+from orchestrator.wordnet.captions import packaged_finder
 from orchestrator.wordnet.table import load_noun_table, wnid
 
 _SCHEMA = pa.schema(
@@ -62,7 +62,7 @@ class Vocabulary:
 
     def labels(self, caption: str) -> list[int]:
         """Outputs that the caption names, ascending; empty where it names none."""
-        return self.indices(caption_concepts(caption))
+        return self.indices(packaged_finder().find(caption))
 
     def indices(self, concepts: Iterable[int]) -> list[int]:
         """Outputs of those synsets that the vocabulary holds, ascending."""

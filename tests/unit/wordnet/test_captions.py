@@ -5,12 +5,12 @@ import nltk
 import pytest
 
 from orchestrator.wordnet import captions as captions_module
-from orchestrator.wordnet.captions import ConceptFinder, caption_concepts, clean_caption
+from orchestrator.wordnet.captions import ConceptFinder, clean_caption, packaged_finder
 from orchestrator.wordnet.table import load_noun_table
 
 
 def concept_names(caption: str) -> list[str]:
-    return [load_noun_table().name(offset) for offset in caption_concepts(caption)]
+    return [load_noun_table().name(offset) for offset in packaged_finder().find(caption)]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_the_memory_of_pieces_is_bounded_and_forgetting_changes_no_label(monkeyp
     monkeypatch.setattr(captions_module, "MAX_REMEMBERED_PIECES", 10)
     finder = ConceptFinder(load_noun_table())
     captions = [f"dog number {number} beside a cat" for number in range(50)]
-    assert {tuple(finder.find(caption)) for caption in captions} == {tuple(caption_concepts(captions[0]))}
+    assert {tuple(finder.find(caption)) for caption in captions} == {tuple(packaged_finder().find(captions[0]))}
     assert len(finder._memory) <= 10
 
 
@@ -91,7 +91,7 @@ def test_concepts_equal_nltks_on_thousands_of_captions(nltk_concepts):
     plain = [word for word in load_noun_table().words if set(word) <= set(string.ascii_letters)]
     nouns = rng.sample(plain, 1500)
     captions = [make_caption(rng, nouns) for _ in range(4000)]
-    found = [caption_concepts(caption) for caption in captions]
+    found = [packaged_finder().find(caption) for caption in captions]
     assert sum(map(bool, found)) > 2000  # captions do carry concepts, so that equality says something
     differing = [
         caption for caption, concepts in zip(captions, found, strict=True) if concepts != nltk_concepts(caption)
