@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import typer
 
 from orchestrator.cli import terminal
+from orchestrator.cli.labels import run_prepare
 from orchestrator.cli.options import LAPTOP, ClusterOption, JobArgument, JsonOption, SetOption
 from orchestrator.cli.results import print_evaluation, print_pretrain
 
 if TYPE_CHECKING:
     from orchestrator.spec.cluster import ClusterSpec
-    from orchestrator.spec.job import EvaluateSpec, PretrainSpec
+    from orchestrator.spec.job import Job
 
 
 def check(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOption = None) -> None:
@@ -33,13 +34,15 @@ def plan(
     job: JobArgument, cluster: ClusterOption = LAPTOP, json: JsonOption = False, overrides: SetOption = None
 ) -> None:
     """Show what would run, with the arithmetic; starts nothing and writes nothing."""
-    from orchestrator.spec.describe import describe_evaluate, describe_plan
-    from orchestrator.spec.job import EvaluateSpec
+    from orchestrator.spec.describe import describe_evaluate, describe_plan, describe_prepare
+    from orchestrator.spec.job import EvaluateSpec, PrepareSpec
     from orchestrator.spec.resolve import resolve_plan
 
     spec, place = _load(job, cluster, overrides)
     if isinstance(spec, EvaluateSpec):
         document, sections = spec.model_dump_json(indent=2), describe_evaluate(spec, place)
+    elif isinstance(spec, PrepareSpec):
+        document, sections = spec.model_dump_json(indent=2), describe_prepare(spec, place)
     else:
         from orchestrator.runs.prepare import read_facts
 
@@ -53,7 +56,7 @@ def plan(
 
 def run(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOption = None) -> None:
     """Run a job here and now. The same name again goes on from the run's last checkpoint."""
-    from orchestrator.spec.job import EvaluateSpec
+    from orchestrator.spec.job import EvaluateSpec, PrepareSpec
     from orchestrator.spec.load import join_uri
 
     spec, place = _load(job, cluster, overrides)
@@ -65,6 +68,9 @@ def run(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOption 
             results = evaluate_run(run_uri, place, evaluation=spec.evaluation)
         print_evaluation(results)
         return
+    if isinstance(spec, PrepareSpec):
+        run_prepare(spec, place)
+        return
     from orchestrator.runs.pretrain import run_pretrain
 
     with terminal.show_progress() as on_progress:
@@ -74,7 +80,7 @@ def run(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOption 
         raise typer.Exit(130)
 
 
-def _load(job: str, cluster: str, overrides: list[str] | None) -> tuple[PretrainSpec | EvaluateSpec, ClusterSpec]:
+def _load(job: str, cluster: str, overrides: list[str] | None) -> tuple[Job, ClusterSpec]:
     from orchestrator.spec.load import load_cluster, load_job
 
     return load_job(job, overrides or ()), load_cluster(cluster)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import data, jobs, runs, terminal
+from orchestrator.cli import data, jobs, labels, runs, terminal
 from orchestrator.env import apply_quiet_env
 from orchestrator.errors import OrchestratorError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(data.app, name="data")
+app.add_typer(labels.app, name="label")
 app.command(epilog="Example: orchestrator check jobs/clip-scenes.yaml --cluster cluster/laptop")(jobs.check)
 app.command(epilog="Example: orchestrator plan jobs/clip-scenes.yaml --set batch.global_size=512 --json")(jobs.plan)
 app.command(epilog="Example: orchestrator run jobs/clip-scenes.yaml --set budget.epochs=2 --set name=short")(jobs.run)

@@ -18,6 +18,8 @@ from orchestrator.data.shard import CHUNK_SAMPLES, ShardRow
 from orchestrator.errors import AnnotationError
 from orchestrator.storage.store import ObjectNotFoundError, Store
 
+_ALL_CHUNKS = -1
+
 
 def annotation_path(name: str, shard_path: str) -> str:
     """Where the annotation of a shard lies, below the data set's folder. Raises AnnotationError for no usable name."""
@@ -78,6 +80,13 @@ def read_annotation_chunk(
     return _read(store, name, shard, chunk, columns)
 
 
+def read_annotation(
+    store: Store, name: str, shard: ShardRow, columns: tuple[str, ...]
+) -> tuple[AnnotationHeader, pa.Table] | None:
+    """The header, and the rows of the whole shard, as ``read_annotation_chunk`` gives those of a chunk."""
+    return _read(store, name, shard, _ALL_CHUNKS, columns)
+
+
 def _read(
     store: Store, name: str, shard: ShardRow, chunk: int | None, columns: tuple[str, ...] = ()
 ) -> tuple[AnnotationHeader, pa.Table] | None:
@@ -90,7 +99,9 @@ def _read(
             return header, None
         if absent := set(columns) - {column.name for column in header.annotation.columns}:
             raise KeyError(f"no column {', '.join(sorted(absent))}")
-        groups = [group for group in range(file.metadata.num_row_groups) if _chunk_of(file, group) == chunk]
+        groups = [
+            group for group in range(file.metadata.num_row_groups) if chunk in (_ALL_CHUNKS, _chunk_of(file, group))
+        ]
         return header, file.read_row_groups(groups, columns=[INDEX, KEY, *columns])
 
     try:

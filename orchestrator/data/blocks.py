@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from orchestrator import columns
 from orchestrator.data.annotation_join import Values, pack_annotation
+from orchestrator.data.concepts import Labeller
 from orchestrator.data.dataset_order import VisitRows
 from orchestrator.data.order import BlockLayout
 from orchestrator.data.tokens import CaptionTokenizer
@@ -67,7 +68,7 @@ class BlockFormat:
     context: int
     max_concepts: int
     tokenizer: CaptionTokenizer | None
-    vocabulary: Vocabulary | None
+    labeller: Labeller | None
     annotations: tuple[AnnotationPlan, ...] = ()
 
     def pack(self, rows: Sequence[Row], stamp: tuple[int, int, int]) -> pa.Table:
@@ -88,11 +89,16 @@ class BlockFormat:
         arrays |= {name: np.full(len(rows), value, np.int32) for name, value in zip(columns.STAMP, stamp, strict=True)}
         return pa.table(arrays)
 
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """Of the labels, where the objective reads concepts."""
+        return self.labeller.vocabulary if self.labeller else None
+
     def _encode_concepts(self, captions: Sequence[str]) -> IntArray:
-        assert self.vocabulary is not None, "an objective that reads concepts has a vocabulary"
+        assert self.labeller is not None, "an objective that reads concepts has a labeller"
         concepts_BK = np.full((len(captions), self.max_concepts), -1, np.int32)
         for row, caption in enumerate(captions):
-            labels = self.vocabulary.labels(caption)[: self.max_concepts]
+            labels = self.labeller.labels(caption)[: self.max_concepts]
             concepts_BK[row, : len(labels)] = labels
         return concepts_BK
 

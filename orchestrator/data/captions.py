@@ -38,6 +38,18 @@ def choose_caption(
         raise BadSampleError("caption_undecodable") from error
 
 
+def read_captions(sample: RawSample, caption_fields: Sequence[str]) -> tuple[dict[str, str], int]:
+    """The captions that ``choose_caption`` can draw, by field; and how many are not UTF-8."""
+    captions, num_undecodable = {}, 0
+    for field in caption_fields:
+        if data := sample.members.get(field, b"").strip():
+            try:
+                captions[field] = data.decode("utf-8")
+            except UnicodeDecodeError:
+                num_undecodable += 1
+    return captions, num_undecodable
+
+
 def find_caption_faults(sample: RawSample, caption_fields: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(reason of ``problems.REASONS``, detail) of everything wrong with a sample's captions.
 

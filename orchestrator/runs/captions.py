@@ -4,7 +4,8 @@ They lie beside the shards as ``_orchestrator/tokenizer-KEY.json`` and ``_orches
 says which shards and which settings they come from. Synthetic data has no folder: there the run's own holds them.
 
 Captions are read once, in the order of the shards, and of no more than ``MOST_SAMPLES`` samples: counts of pairs and
-of concepts settle long before that, and a web-sized data set would be read for hours before training starts.
+of concepts settle long before that, and a web-sized data set would be read for hours before training starts. A
+vocabulary that ``label.py`` counted over all captions with the same settings is taken instead.
 """
 
 import hashlib
@@ -17,6 +18,8 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
+from orchestrator.data.captions import read_captions
+from orchestrator.data.concepts import open_finder, open_labeller
 from orchestrator.data.index import DatasetIndex, load_index
 from orchestrator.data.readers import read_chunk
 from orchestrator.data.sample import RawSample
@@ -25,10 +28,10 @@ from orchestrator.errors import DatasetError, PlanError
 from orchestrator.labels.concepts import build_vocabulary, count_concepts
 from orchestrator.runs.progress import OnProgress, Progress
 from orchestrator.spec.cluster import ClusterSpec, S3Spec
-from orchestrator.spec.facts import ShardsFacts, TokenizerFacts, VocabularyFacts
+from orchestrator.spec.facts import FinderFacts, ShardsFacts, TokenizerFacts, VocabularyFacts
 from orchestrator.spec.job import PretrainSpec, ShardsSpec
 from orchestrator.spec.load import join_uri
-from orchestrator.spec.objective import CatlipSpec
+from orchestrator.spec.objective import CatlipSpec, ConceptsSpec
 from orchestrator.storage.store import ObjectNotFoundError, Store, open_store
 from orchestrator.wordnet.vocabulary import Vocabulary
 
@@ -72,10 +75,13 @@ def read_vocabulary_facts(
     if job.objective.vocabulary is not None:
         uri = join_uri(cluster.storage.data, job.objective.vocabulary)
         folder, _, name = uri.rpartition("/")
-        return _vocabulary_facts(uri, open_store(folder, cluster.storage.s3).read_bytes(name))
-    place = _vocabulary_place(job, job.objective, cluster, train)
-    data = place.read()
-    return None if data is None else _vocabulary_facts(place.uri, data)
+        vocabulary = Vocabulary.from_bytes(open_store(folder, cluster.storage.s3).read_bytes(name))
+        _check_data(vocabulary, uri, job.objective, train)
+        return _vocabulary_facts(uri, vocabulary, job.objective, cluster)
+    for place in _vocabulary_places(job, job.objective, cluster, train):
+        if (data := place.read()) is not None:
+            return _vocabulary_facts(place.uri, Vocabulary.from_bytes(data), job.objective, cluster)
+    return None
 
 
 def prepare_captions(
@@ -116,18 +122,36 @@ def _prepare_vocabulary(
         raise PlanError(
             "objective.vocabulary: synthetic data has no captions to count concepts in; name a concepts.parquet"
         )
-    place = _vocabulary_place(job, objective, cluster, train)
-    if place.read() is not None:
+    places = _vocabulary_places(job, objective, cluster, train)
+    if any(place.read() is not None for place in places):
         return
+    finder = open_finder(finder_facts(objective, cluster), cluster.storage.s3)
     captions = _Captions(job, cluster, on_progress)
-    counts = count_concepts(captions)
-    vocabulary = build_vocabulary(counts, captions.num_captions, objective.min_count, objective.max_concepts)
-    place.write(vocabulary.to_bytes())
+    counts = count_concepts(captions, finder)
+    vocabulary = build_vocabulary(
+        counts,
+        captions.num_captions,
+        objective.min_count,
+        objective.max_concepts,
+        finder=finder.version,
+        data=tuple(shards.digest for shards in train),
+    )
+    place = places[-1]
+    place.write(vocabulary.to_bytes(finder.table))
     logger.info("counted %s concepts in the captions: %s", f"{len(vocabulary):,}", place.uri)
 
 
+def finder_facts(concepts: ConceptsSpec, cluster: ClusterSpec) -> FinderFacts:
+    """What finds the concepts that a job asks for, with its places as URIs."""
+    table, tagger = (
+        None if location is None else join_uri(cluster.storage.data, location)
+        for location in (concepts.noun_table, concepts.tagger)
+    )
+    return FinderFacts(mode=concepts.mode, noun_table=table, tagger=tagger)
+
+
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where something that is made from captions lies."""
 
     folder: str
@@ -148,29 +172,70 @@ class _Place:
         open_store(self.folder, self.s3).write_bytes(self.name, data)
 
 
-def _tokenizer_place(job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts]) -> _Place:
+def _tokenizer_place(job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts]) -> Place:
     return _place(job, cluster, train, "tokenizer-{}.json", {"size": job.text.trained_size})
 
 
-def _vocabulary_place(
+def _vocabulary_places(
     job: PretrainSpec, objective: CatlipSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts]
-) -> _Place:
-    settings = objective.model_dump(include={"min_count", "max_concepts"})
-    return _place(job, cluster, train, "concepts-{}.parquet", settings)
+) -> list[Place]:
+    """Where a vocabulary lies that was counted over all captions, and where the one that a run counts."""
+    if not isinstance(job.data, ShardsSpec):
+        return []
+    return [vocabulary_place(job.data, objective, cluster, train, most) for most in (None, MOST_SAMPLES)]
+
+
+def vocabulary_place(
+    data: ShardsSpec,
+    concepts: ConceptsSpec,
+    cluster: ClusterSpec,
+    train: Sequence[ShardsFacts],
+    most_samples: int | None,
+) -> Place:
+    """Where a vocabulary of these settings lies; ``most_samples`` were read for it, none: all."""
+    settings: dict[str, object] = {
+        **concepts.model_dump(include={"min_count", "max_concepts"}),
+        "finder": open_finder(finder_facts(concepts, cluster), cluster.storage.s3).version,
+    }
+    return _place_in(data, cluster, train, "concepts-{}.parquet", settings, most_samples)
 
 
 def _place(
     job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts], pattern: str, settings: dict[str, object]
-) -> _Place:
-    """The key: same shards and same settings, same file; anything else, another file beside it."""
+) -> Place:
     if isinstance(job.data, ShardsSpec):
-        settings = {**settings, "caption_fields": job.data.caption_fields, "most_samples": MOST_SAMPLES}
-        folder = join_uri(cluster.storage.data, job.data.sources[0].uri)
-    else:
-        folder = join_uri(cluster.storage.runs, job.name)
+        return _place_in(job.data, cluster, train, pattern, settings, MOST_SAMPLES)
+    folder = join_uri(cluster.storage.runs, job.name)
+    return Place(f"{folder}/_orchestrator", pattern.format(_key([], settings)), cluster.storage.s3)
+
+
+def _place_in(
+    data: ShardsSpec,
+    cluster: ClusterSpec,
+    train: Sequence[ShardsFacts],
+    pattern: str,
+    settings: dict[str, object],
+    most_samples: int | None,
+) -> Place:
+    settings = {**settings, "caption_fields": data.drawn_fields, "most_samples": most_samples}
+    folder = join_uri(cluster.storage.data, data.sources[0].uri)
+    return Place(f"{folder}/_orchestrator", pattern.format(_key(train, settings)), cluster.storage.s3)
+
+
+def _key(train: Sequence[ShardsFacts], settings: dict[str, object]) -> str:
+    """Same shards and same settings, same file; anything else, another file beside it."""
     content = [[shards.digest for shards in train], settings]
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    return _Place(f"{folder}/_orchestrator", pattern.format(key), cluster.storage.s3)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _check_data(vocabulary: Vocabulary, uri: str, objective: CatlipSpec, train: Sequence[ShardsFacts]) -> None:
+    for shards in train:
+        if shards.digest not in vocabulary.data and not objective.foreign_vocabulary:
+            counted = ", ".join(digest[:16] for digest in vocabulary.data) or "unknown data"
+            raise DatasetError(
+                f"objective.vocabulary: {uri} was counted on other data ({counted}) than {shards.uri} "
+                f"({shards.digest[:16]}); leave it out to count this data, or set objective.foreign_vocabulary: true"
+            )
 
 
 def _tokenizer_facts(uri: str, tokenizer: CaptionTokenizer) -> TokenizerFacts:
@@ -184,9 +249,9 @@ def _tokenizer_facts(uri: str, tokenizer: CaptionTokenizer) -> TokenizerFacts:
     )
 
 
-def _vocabulary_facts(uri: str, data: bytes) -> VocabularyFacts:
-    vocabulary = Vocabulary.from_bytes(data)
-    return VocabularyFacts(uri=uri, digest=vocabulary.digest, size=len(vocabulary))
+def _vocabulary_facts(uri: str, vocabulary: Vocabulary, objective: CatlipSpec, cluster: ClusterSpec) -> VocabularyFacts:
+    labeller = open_labeller(vocabulary, finder_facts(objective, cluster), cluster.storage.s3)
+    return VocabularyFacts(uri=uri, digest=vocabulary.digest, size=len(vocabulary), finder=labeller.finder)
 
 
 class _Captions:
@@ -194,7 +259,7 @@ class _Captions:
 
     def __init__(self, job: PretrainSpec, cluster: ClusterSpec, on_progress: OnProgress | None) -> None:
         assert isinstance(job.data, ShardsSpec)
-        self._fields = job.data.caption_fields
+        self._fields = job.data.drawn_fields
         uris = [join_uri(cluster.storage.data, source.uri) for source in job.data.sources]
         self._stores = [open_store(uri, cluster.storage.s3) for uri in uris]
         self._on_progress = on_progress
@@ -206,19 +271,20 @@ class _Captions:
         total = min(available, MOST_SAMPLES)
         if total < available:
             logger.info("captions of the first %s of %s samples are read", f"{total:,}", f"{available:,}")
-        num_without = 0
+        num_without = num_undecodable = 0
         sources = zip(self._stores, indexes, strict=True)
         samples = chain.from_iterable(_read_samples(store, index, self._fields) for store, index in sources)
         for number, sample in enumerate(islice(samples, total), 1):
-            captions = _decode_captions(sample, self._fields)
+            captions, undecodable = read_captions(sample, self._fields)
             num_without += not captions
-            yield from captions
+            num_undecodable += undecodable
+            yield from captions.values()
             self.num_captions += len(captions)
             if self._on_progress is not None and (number % 1000 == 0 or number == total):
                 self._on_progress(Progress("read captions", number, total, "samples"))
-        self._conclude(total, num_without)
+        self._conclude(total, num_without, num_undecodable)
 
-    def _conclude(self, num_samples: int, num_without: int) -> None:
+    def _conclude(self, num_samples: int, num_without: int, num_undecodable: int) -> None:
         if self.num_captions == 0:
             raise DatasetError(
                 f"{', '.join(store.uri for store in self._stores)}: none of {num_samples:,} samples has a caption in "
@@ -226,18 +292,14 @@ class _Captions:
             )
         if num_without:
             logger.warning("%s of %s samples have no caption", f"{num_without:,}", f"{num_samples:,}")
+        if num_undecodable:
+            logger.warning("%s captions are not UTF-8", f"{num_undecodable:,}")
 
 
 def _require_index(store: Store) -> DatasetIndex:
     index = load_index(store, verify=False)  # it was verified for the facts
     assert index is not None, "folders are indexed before their captions are read"
     return index
-
-
-def _decode_captions(sample: RawSample, fields: Sequence[str]) -> list[str]:
-    # What is not UTF-8 is counted when the stream skips it; here it only must not end the reading.
-    texts = (sample.members.get(field, b"").decode("utf-8", errors="replace").strip() for field in fields)
-    return [text for text in texts if text]
 
 
 def _read_samples(store: Store, index: DatasetIndex, fields: Sequence[str]) -> Iterator[RawSample]:

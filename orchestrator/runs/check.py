@@ -4,13 +4,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from orchestrator.data.concepts import open_finder
 from orchestrator.errors import OrchestratorError
+from orchestrator.runs.captions import finder_facts
 from orchestrator.runs.folder import open_run
 from orchestrator.runs.prepare import check_evaluation_set, data_locations, read_facts, read_shards_facts
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.describe import describe_plan
 from orchestrator.spec.facts import ShardsFacts
-from orchestrator.spec.job import EvaluateSpec, PretrainSpec, SyntheticSpec
+from orchestrator.spec.job import EvaluateSpec, Job, PrepareSpec, PretrainSpec, SyntheticSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.resolve import resolve_plan, resolve_tracking_uri
 from orchestrator.storage.store import check_store, open_store
@@ -27,9 +29,15 @@ class Finding:
     detail: str
 
 
-def check_job(job: PretrainSpec | EvaluateSpec, cluster: ClusterSpec) -> Iterator[Finding]:
+def check_job(job: Job, cluster: ClusterSpec) -> Iterator[Finding]:
     """Look at everything a job needs on a cluster; what is wrong with one thing does not hide the next."""
-    looks = _pretrain_looks(job, cluster) if isinstance(job, PretrainSpec) else _evaluate_looks(job, cluster)
+    match job:
+        case PretrainSpec():
+            looks = _pretrain_looks(job, cluster)
+        case EvaluateSpec():
+            looks = _evaluate_looks(job, cluster)
+        case PrepareSpec():
+            looks = _prepare_looks(job, cluster)
     for subject, look in looks:
         try:
             yield Finding(subject, True, look())
@@ -44,7 +52,7 @@ def _pretrain_looks(job: PretrainSpec, cluster: ClusterSpec) -> Iterator[Look]:
         yield f"targets of {location}", partial(check_evaluation_set, location, cluster)
     yield "captions", partial(_look_at_captions, job, cluster)
     yield "plan", partial(_look_at_plan, job, cluster)
-    yield "runs folder", partial(_look_at_runs_folder, cluster)
+    yield "runs folder", partial(_look_at_folder, cluster.storage.runs, cluster)
     yield "tracking", partial(_look_at_tracking, job.experiment, cluster)
 
 
@@ -53,6 +61,20 @@ def _evaluate_looks(job: EvaluateSpec, cluster: ClusterSpec) -> Iterator[Look]:
     yield f"run {job.run}", partial(_look_at_run, run_uri, cluster)
     for location in job.evaluation.sets:
         yield f"targets of {location}", partial(check_evaluation_set, location, cluster)
+
+
+def _prepare_looks(job: PrepareSpec, cluster: ClusterSpec) -> Iterator[Look]:
+    for source in job.data.sources:
+        yield f"data {source.uri}", partial(_look_at_shards, source.uri, cluster)
+        yield (
+            f"files beside {source.uri}",
+            partial(_look_at_folder, join_uri(cluster.storage.data, source.uri), cluster),
+        )
+    yield "concepts", partial(_look_at_finder, job, cluster)
+
+
+def _look_at_finder(job: PrepareSpec, cluster: ClusterSpec) -> str:
+    return open_finder(finder_facts(job.concepts, cluster), cluster.storage.s3).version
 
 
 def _look_at_shards(location: str, cluster: ClusterSpec) -> str:
@@ -84,9 +106,9 @@ def _look_at_plan(job: PretrainSpec, cluster: ClusterSpec) -> str:
     return "job and cluster fit; the number of steps follows from the index"
 
 
-def _look_at_runs_folder(cluster: ClusterSpec) -> str:
-    check_store(open_store(cluster.storage.runs, cluster.storage.s3), write=True)
-    return f"{cluster.storage.runs} takes files"
+def _look_at_folder(uri: str, cluster: ClusterSpec) -> str:
+    check_store(open_store(uri, cluster.storage.s3), write=True)
+    return f"{uri} takes files"
 
 
 def _look_at_tracking(experiment: str, cluster: ClusterSpec) -> str:

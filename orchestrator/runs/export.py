@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from orchestrator.data.concepts import open_finder
 from orchestrator.env import apply_quiet_env
 from orchestrator.errors import StorageAccessError
 from orchestrator.runs.evaluate import find_checkpoint_of
@@ -43,8 +44,9 @@ def export_run(run_uri: str, destination: str, cluster: ClusterSpec, weights: We
         (folder / PLAN_FILE).write_bytes(store.read_bytes(PLAN_FILE))
         if format.tokenizer is not None:
             (folder / "tokenizer.json").write_text(format.tokenizer.json)
-        if format.vocabulary is not None:
-            (folder / "concepts.parquet").write_bytes(format.vocabulary.to_bytes())
+        if format.labeller is not None:
+            table = open_finder(format.labeller.finder, plan.s3).table
+            (folder / "concepts.parquet").write_bytes(format.labeller.vocabulary.to_bytes(table))
         if target.exists():
             target.rmdir()
         shutil.move(folder, target)

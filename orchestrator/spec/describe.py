@@ -2,7 +2,7 @@
 
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import ShardsFacts
-from orchestrator.spec.job import CheckpointSpec, EvaluateSpec, ShardsSpec
+from orchestrator.spec.job import CheckpointSpec, EvaluateSpec, PrepareSpec, ShardsSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.objective import CatlipSpec
 from orchestrator.spec.plan import Plan
@@ -35,6 +35,19 @@ def describe_evaluate(job: EvaluateSpec, cluster: ClusterSpec) -> list[tuple[str
     return [
         ("run", f"{job.run}: its last checkpoint; {join_uri(cluster.storage.runs, job.run)}"),
         ("evaluation", f"{', '.join(job.evaluation.probes)} on {sets}"),
+    ]
+
+
+def describe_prepare(job: PrepareSpec, cluster: ClusterSpec) -> list[tuple[str, str]]:
+    """The same for a job that looks at data ahead of training."""
+    concepts = job.concepts
+    most = "" if concepts.max_concepts is None else f", at most {concepts.max_concepts:,}"
+    kept = "kept beside each shard" if job.store_labels else "not kept: captions are read twice"
+    return [
+        ("data", "\n".join(join_uri(cluster.storage.data, source.uri) for source in job.data.sources)),
+        ("captions", ", ".join(job.data.drawn_fields)),
+        ("concepts", f"mode {concepts.mode}; in at least {concepts.min_count:,} captions{most}"),
+        ("labels", kept),
     ]
 
 
@@ -80,7 +93,8 @@ def _describe_model(plan: Plan) -> str:
     ]
     if isinstance(plan.objective, CatlipSpec):
         concepts = f"{model.vocabulary.size:,} concepts" if model.vocabulary else "concepts counted when the job runs"
-        return "\n".join([*lines, concepts])
+        labels = f"labels: {plan.objective.mode}, {plan.objective.labels}; without any: {plan.objective.no_concept}"
+        return "\n".join([*lines, concepts, labels])
     lines.append(f"text: {size.text.num_layers} layers, width {size.text.width}, {model.context} tokens")
     if model.tokenizer is None:
         lines.append(f"tokenizer: trained when the job runs, at most {model.trained_tokenizer_size:,} tokens")

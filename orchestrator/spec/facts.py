@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from orchestrator.spec.annotation import AnnotationFacts
+from orchestrator.spec.objective import ConceptMode
 from orchestrator.spec.section import Section
 
 
@@ -45,12 +46,23 @@ class TokenizerFacts(Section):
     pad_id: int
 
 
+class FinderFacts(Section):
+    """What finds the concepts of a caption."""
+
+    mode: ConceptMode
+    noun_table: str | None
+    """URI; none: the packaged one."""
+    tagger: str | None
+    """URI; none: the mode needs none."""
+
+
 class VocabularyFacts(Section):
     """A concept vocabulary that is ready to be loaded."""
 
     uri: str
     digest: str
     size: int
+    finder: FinderFacts
 
 
 class MachineFacts(Section):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from orchestrator.spec.objective import ObjectiveSpec
+from orchestrator.spec.objective import ConceptsSpec, ObjectiveSpec
 from orchestrator.spec.section import Section
 from orchestrator.spec.selection import SelectionSpec
 
@@ -92,6 +92,11 @@ class ShardsSpec(Section):
     def sources(self) -> tuple[SourceSpec, ...]:
         """What is trained on, in either form of ``train``."""
         return (SourceSpec(uri=self.train),) if isinstance(self.train, str) else self.train
+
+    @property
+    def drawn_fields(self) -> tuple[str, ...]:
+        """Caption fields that can be drawn at all."""
+        return tuple(field for field in self.caption_fields if self.caption_weights.get(field, 1.0) > 0)
 
     @model_validator(mode="after")
     def _weighted_fields(self) -> "ShardsSpec":
@@ -291,4 +296,18 @@ class EvaluateSpec(Section):
     evaluation: EvaluationSpec
 
 
-JobSpec = Annotated[PretrainSpec | EvaluateSpec, Field(discriminator="kind")]
+class PrepareSpec(Section):
+    """A job that looks at all training samples ahead of training: the concepts of their captions, counted and kept."""
+
+    kind: Literal["prepare"]
+    name: Name
+    """The job's name in messages; what it makes lies beside the shards, where runs find it."""
+    data: ShardsSpec
+    concepts: ConceptsSpec
+    store_labels: bool = True
+    """Keep the concepts of every caption beside the shards, for runs with ``labels: stored`` and for a second start;
+    off: the captions are read twice, and only the vocabulary is kept."""
+
+
+Job = PretrainSpec | EvaluateSpec | PrepareSpec
+JobSpec = Annotated[Job, Field(discriminator="kind")]

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.errors import JobFileError
 from orchestrator.spec.cluster import ClusterSpec
-from orchestrator.spec.job import EvaluateSpec, JobSpec, PretrainSpec
+from orchestrator.spec.job import EvaluateSpec, Job, JobSpec, PrepareSpec, PretrainSpec
 from orchestrator.spec.section import Section
 
 MAX_FILE_BYTES = 1_000_000
@@ -22,7 +22,7 @@ _UNION_TAGS = ("kind", "name")
 S = TypeVar("S")
 
 
-def load_job(path: str, overrides: Sequence[str] = ()) -> PretrainSpec | EvaluateSpec:
+def load_job(path: str, overrides: Sequence[str] = ()) -> Job:
     """Read a job file.
 
     Args:
@@ -233,7 +233,7 @@ def _written_path(detail: Any, document: dict[str, Any]) -> tuple[tuple[Any, ...
 
 def _sibling_keys(location: tuple[Any, ...]) -> list[str]:
     """Keys that are valid beside the one at ``location``."""
-    sections: list[type[Section]] = [PretrainSpec, EvaluateSpec, ClusterSpec]
+    sections: list[type[Section]] = [PretrainSpec, EvaluateSpec, PrepareSpec, ClusterSpec]
     for part in location[:-1]:
         by_tag = [section for section in sections if _tag(section) == part]
         children = [child for section in sections for child in _children(section, str(part))]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from orchestrator.spec.annotation import AnnotationNeed
 from orchestrator.spec.section import Section
@@ -27,18 +27,58 @@ class ClipSpec(ObjectiveSection):
     """Where it is clamped, in the optimiser's own copy (the paper's 100)."""
 
 
-class CatlipSpec(ObjectiveSection):
-    """CatLIP: multi-label classification of the WordNet concepts in the caption (arXiv 2404.15653)."""
+ConceptMode = Literal["corenet", "nouns"]
 
-    name: Literal["catlip"]
-    vocabulary: str | None = None
-    """A vocabulary made before (``concepts.parquet``); none: counted on the training captions."""
+
+class ConceptsSpec(Section):
+    """Which WordNet concepts a caption names, and which of them are frequent enough to be a label."""
+
+    mode: ConceptMode = "corenet"
+    """``corenet``: every word, as the published code of CatLIP labels; ``nouns``: nouns by a tagger, with synonyms and
+    names of several words, as its paper says (docs/objectives.md)."""
+    noun_table: str | None = None
+    """Another WordNet, as ``scripts/build_wordnet_table.py`` writes it: a URI, or a path below the cluster's
+    ``storage.data``; none: WordNet 3.0 from the package."""
+    tagger: str | None = None
+    """``nouns`` only: NLTK's ``averaged_perceptron_tagger_eng.zip``, a URI or a path below ``storage.data``."""
     min_count: int = Field(default=500, ge=1)
     """Concepts seen in fewer captions are left out (the paper's V_tau)."""
     max_concepts: int | None = Field(default=None, ge=2)
     """Keep at most this many of the most frequent (24320 in the paper's DataComp runs)."""
+
+    @model_validator(mode="after")
+    def _tagged(self) -> "ConceptsSpec":
+        if self.mode == "nouns" and self.tagger is None:
+            raise ValueError("mode 'nouns' needs 'tagger', the path of NLTK's averaged_perceptron_tagger_eng.zip")
+        if self.mode == "corenet" and self.tagger is not None:
+            raise ValueError("mode 'corenet' uses no tagger; leave 'tagger' out, or set mode: nouns")
+        return self
+
+
+class CatlipSpec(ObjectiveSection, ConceptsSpec):
+    """CatLIP: multi-label classification of the WordNet concepts in the caption (arXiv 2404.15653)."""
+
+    name: Literal["catlip"]
+    vocabulary: str | None = None
+    """A vocabulary made before (``concepts.parquet``); none: what ``orchestrator label concepts`` counted with the same
+    settings on the training captions, else counted when the job runs."""
+    foreign_vocabulary: bool = False
+    """Take a ``vocabulary`` that was counted on other shards than the job trains on."""
+    labels: Literal["stream", "stored"] = "stream"
+    """``stream``: captions are labelled as they are read; ``stored``: by ``orchestrator label concepts``, ahead."""
+    no_concept: Literal["keep", "resample", "drop"] = "keep"
+    """A caption without any label: trained on all the same, replaced as a bad sample is (without counting against
+    ``data.max_skipped_fraction``), or filtered out of the plan (``stored`` labels only)."""
     bias_at_log_prior: bool = False
     """Start the classifier's bias at the log-odds of each concept instead of the paper's zero."""
+
+    @model_validator(mode="after")
+    def _labelled_ahead(self) -> "CatlipSpec":
+        if self.no_concept == "drop" and self.labels != "stored":
+            raise ValueError(
+                "no_concept 'drop' must know all labels ahead; set labels: stored, or no_concept: resample"
+            )
+        return self
 
 
 ObjectiveSpec = Annotated[ClipSpec | CatlipSpec, Field(discriminator="name")]

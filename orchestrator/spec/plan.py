@@ -28,6 +28,9 @@ from orchestrator.spec.job import (
 from orchestrator.spec.objective import ObjectiveSpec
 from orchestrator.spec.section import Section
 
+# Where labels and what makes them come from; the vocabulary's digest says whether they are the same.
+_SAME_LABELS = {"vocabulary", "foreign_vocabulary", "labels", "noun_table", "tagger"}
+
 
 class BatchPlan(Section):
     """Global batch = workers x worker batch; worker batch = micro batches x micro batch."""
@@ -181,7 +184,7 @@ class Plan(Section):
             "window": self.stream.window,
             "batch.global_size": self.batch.global_size,
             "steps": self.steps,
-            "objective": self.objective.model_dump(mode="json", exclude={"vocabulary"}),
+            "objective": self.objective.model_dump(mode="json", exclude=_SAME_LABELS),
             "vocabulary": self.model.vocabulary.digest if self.model.vocabulary else None,
             "model.preset": self.model.preset,
             "model.image_size": self.model.image_size,

@@ -3,10 +3,12 @@
 import numpy as np
 
 from orchestrator.data.blocks import BlockFormat
+from orchestrator.data.concepts import Labeller, open_labeller
 from orchestrator.data.tokens import load_tokenizer
 from orchestrator.models.towers import model_build
 from orchestrator.objectives.objective import Objective
 from orchestrator.objectives.table import OBJECTIVES, build_objective
+from orchestrator.spec.facts import VocabularyFacts
 from orchestrator.spec.plan import Plan
 from orchestrator.storage.store import open_store
 from orchestrator.wordnet.vocabulary import Vocabulary
@@ -27,13 +29,12 @@ def block_format(plan: Plan) -> BlockFormat:
         context=plan.model.context,
         max_concepts=plan.stream.max_concepts_per_row,
         tokenizer=load_tokenizer(tokenizer.uri, plan.s3) if tokenizer else None,
-        vocabulary=load_vocabulary(plan) if vocabulary else None,
+        labeller=_open_labeller(plan, vocabulary) if vocabulary else None,
         annotations=plan.data.annotations,
     )
 
 
-def load_vocabulary(plan: Plan) -> Vocabulary:
-    """The plan's concept vocabulary, from where it was prepared."""
-    assert plan.model.vocabulary is not None, "a plan with concepts names its vocabulary"
-    folder, _, name = plan.model.vocabulary.uri.rpartition("/")
-    return Vocabulary.from_bytes(open_store(folder, plan.s3).read_bytes(name))
+def _open_labeller(plan: Plan, facts: VocabularyFacts) -> Labeller:
+    folder, _, name = facts.uri.rpartition("/")
+    vocabulary = Vocabulary.from_bytes(open_store(folder, plan.s3).read_bytes(name))
+    return open_labeller(vocabulary, facts.finder, plan.s3)

@@ -17,7 +17,7 @@ import functools
 import html
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from urllib.parse import unquote
 
@@ -62,31 +62,38 @@ class ConceptFinder:
     def __init__(self, table: NounTable) -> None:
         self.table = table
         self.version = f"corenet-1 {table.version}"
-        """Algorithm and noun table: the same version finds the same concepts."""
-        self._memory = _PieceMemory(table)
+        self._concepts = _PieceMemory(self._find_in_piece)
 
     def find(self, caption: str) -> list[int]:
         """Offsets of the caption's synsets, each once, in the order of their first word; empty for none."""
-        pieces = _drop_final_stop(clean_caption(caption)).split()
-        return list(dict.fromkeys(chain.from_iterable(map(self._memory.__getitem__, pieces))))
+        return list(dict.fromkeys(chain.from_iterable(map(self._concepts.__getitem__, _split_at_space(caption)))))
+
+    def labelling(self, index_of: Mapping[int, int]) -> Callable[[str], list[int]]:
+        """From a caption to the indices of its concepts, ascending; concepts without one are left out."""
+        memory = _PieceMemory(
+            lambda piece: tuple(index_of[offset] for offset in self._concepts[piece] if offset in index_of)
+        )
+        return lambda caption: sorted(set().union(*map(memory.__getitem__, _split_at_space(caption))))
+
+    def _find_in_piece(self, piece: str) -> tuple[int, ...]:
+        parts = piece.translate(_OWN_TOKENS).split()
+        return tuple(_concepts_of_tokens(chain.from_iterable(map(_split_part, parts)), self.table))
 
 
 class _PieceMemory(dict[str, tuple[int, ...]]):
-    """Piece of text -> offsets of its concepts, worked out on the first look-up and forgotten all at once when full."""
+    """Piece of text -> what it means, worked out on the first look-up and forgotten all at once when full."""
 
-    def __init__(self, table: NounTable) -> None:
+    def __init__(self, work_out: Callable[[str], tuple[int, ...]]) -> None:
         super().__init__()
-        self._table = table
+        self._work_out = work_out
 
     def __missing__(self, piece: str) -> tuple[int, ...]:
-        parts = piece.translate(_OWN_TOKENS).split()
-        tokens = chain.from_iterable(map(_split_part, parts))
-        concepts = tuple(_concepts_of_tokens(tokens, self._table))
+        meaning = self._work_out(piece)
         if len(piece) <= _MAX_REMEMBERED_CHARACTERS:
             if len(self) >= MAX_REMEMBERED_PIECES:
                 self.clear()
-            self[piece] = concepts
-        return concepts
+            self[piece] = meaning
+        return meaning
 
 
 @functools.cache
@@ -123,6 +130,10 @@ def _strip_tags(line: str) -> str:
     # Up to the last ">" every "<" finds its end: linear, however many stand open behind it.
     end = line.rfind(">") + 1
     return _TAG.sub("", line[:end]) + line[end:]
+
+
+def _split_at_space(caption: str) -> list[str]:
+    return _drop_final_stop(clean_caption(caption)).split()
 
 
 def _drop_final_stop(caption: str) -> str:

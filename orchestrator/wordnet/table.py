@@ -8,6 +8,7 @@ Legend: S synsets, W words (a word is one lemma name of one synset), H hypernym 
 """
 
 import functools
+import io
 import zipfile
 from collections import deque
 from dataclasses import dataclass
@@ -112,16 +113,25 @@ def wnid(offset: int) -> str:
 
 
 @functools.cache
-def load_noun_table(path: str | None = None) -> NounTable:
-    """The packaged table, or the one at ``path``; read once per process.
-
-    Raises DatasetError where the file is missing or was not written by ``scripts/build_wordnet_table.py``.
-    """
-    source = Path(path) if path else PACKAGED_TABLE
+def load_noun_table() -> NounTable:
+    """The packaged table; read once per process. Raises DatasetError where it is missing."""
     try:
-        with np.load(source, allow_pickle=False) as arrays:
+        return read_noun_table(PACKAGED_TABLE.read_bytes(), str(PACKAGED_TABLE))
+    except OSError as error:
+        raise DatasetError(
+            f"{PACKAGED_TABLE} is missing ({error}): install the package vl-orchestrator again"
+        ) from error
+
+
+def read_noun_table(data: bytes, source: str) -> NounTable:
+    """The table in ``data``, which was read from ``source``.
+
+    Raises DatasetError for what ``scripts/build_wordnet_table.py`` did not write.
+    """
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return _table_from(arrays)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DatasetError(
             f"{source}: not a WordNet noun table ({error}); expected a file that scripts/build_wordnet_table.py wrote"
         ) from error
