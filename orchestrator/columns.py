@@ -54,6 +54,7 @@ SKIPPED_SHARD = "skipped_shard"
 SKIPPED_INDEX = "skipped_index"
 SKIPPED = (SKIPPED_DATASET, SKIPPED_EPOCH, SKIPPED_SHARD, SKIPPED_INDEX)
 SKIP_REASON = "skip_reason"  # int32, index into SKIP_REASONS
+NO_CONCEPT = "no_concept"
 SKIP_REASONS = (
     "none",
     "image_missing",
@@ -63,6 +64,7 @@ SKIP_REASONS = (
     "caption_undecodable",
     "annotation_missing",
     "annotation_undecodable",
+    NO_CONCEPT,
 )
 
 # Stamp of a block: for whom the plan made it.

@@ -42,13 +42,14 @@ NOTHING_SKIPPED = (-1, -1, -1, -1, 0)
 @dataclass(frozen=True)
 class Row:
     """One row of a block before it is packed. ``skipped`` is the place and the reason of what it stands in for,
-    ``annotations`` what ``annotation_join`` gave."""
+    ``annotations`` what ``annotation_join`` gave, ``labels`` what the caption means where that is known already."""
 
     image_HWC: Uint8Array
     caption: str
     place: Place
     skipped: tuple[int, int, int, int, int] = NOTHING_SKIPPED
     annotations: Values = field(default_factory=dict)
+    labels: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class BlockFormat:
             assert self.tokenizer is not None, "an objective that reads tokens has a tokenizer"
             arrays[columns.TOKENS] = _pack_rows(self.tokenizer.encode(captions, self.context))
         if columns.CONCEPTS in self.content:
-            arrays[columns.CONCEPTS] = _pack_rows(self._encode_concepts(captions))
+            arrays[columns.CONCEPTS] = _pack_rows(self._encode_concepts(rows))
         for annotation in self.annotations:
             arrays |= pack_annotation(annotation, [row.annotations for row in rows], self.image_size)
         places = np.array([row.place for row in rows], np.int32)
@@ -94,12 +95,13 @@ class BlockFormat:
         """Of the labels, where the objective reads concepts."""
         return self.labeller.vocabulary if self.labeller else None
 
-    def _encode_concepts(self, captions: Sequence[str]) -> IntArray:
+    def _encode_concepts(self, rows: Sequence[Row]) -> IntArray:
         assert self.labeller is not None, "an objective that reads concepts has a labeller"
-        concepts_BK = np.full((len(captions), self.max_concepts), -1, np.int32)
-        for row, caption in enumerate(captions):
-            labels = self.labeller.labels(caption)[: self.max_concepts]
-            concepts_BK[row, : len(labels)] = labels
+        concepts_BK = np.full((len(rows), self.max_concepts), -1, np.int32)
+        for number, row in enumerate(rows):
+            labels = self.labeller.labels(row.caption) if row.labels is None else row.labels
+            kept = labels[: self.max_concepts]
+            concepts_BK[number, : len(kept)] = kept
         return concepts_BK
 
 

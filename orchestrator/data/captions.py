@@ -13,13 +13,13 @@ from orchestrator.data.sample import BadSampleError, RawSample
 _BROKEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]")
 
 
-def choose_caption(
+def draw_caption(
     sample: RawSample,
     caption_fields: Sequence[str],
     draw: SampleDraw,
     weights: Mapping[str, float] = MappingProxyType({}),
-) -> str:
-    """One of the captions that are there and not blank, without white space around it.
+) -> tuple[str, str]:
+    """Field and text of one of the captions that are there and not blank, without white space around it.
 
     Args:
         weights: how often a field is drawn relative to the others that are there; 1 where it is not named.
@@ -31,15 +31,15 @@ def choose_caption(
     sums = list(accumulate(weights.get(field, 1.0) for field in captions))
     if not captions or sums[-1] == 0:
         raise BadSampleError("caption_missing")
-    chosen = list(captions.values())[bisect_right(sums, draw.uniform("caption") * sums[-1])]
+    field, chosen = list(captions.items())[bisect_right(sums, draw.uniform("caption") * sums[-1])]
     try:
-        return chosen.decode("utf-8")
+        return field, chosen.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadSampleError("caption_undecodable") from error
 
 
 def read_captions(sample: RawSample, caption_fields: Sequence[str]) -> tuple[dict[str, str], int]:
-    """The captions that ``choose_caption`` can draw, by field; and how many are not UTF-8."""
+    """The captions that ``draw_caption`` can draw, by field; and how many are not UTF-8."""
     captions, num_undecodable = {}, 0
     for field in caption_fields:
         if data := sample.members.get(field, b"").strip():

@@ -4,20 +4,22 @@ A file holds synset offsets, of each caption field a column: labels follow from 
 a caption is labelled by its own field, whichever is drawn. No row is left out, null stands where there is no caption.
 """
 
-import hashlib
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from orchestrator.data.annotation_header import INDEX, KEY, Annotation, AnnotationColumn, Maker
-from orchestrator.data.annotations import read_annotation, write_annotation
+from orchestrator.columns import NO_CONCEPT
+from orchestrator.data.annotation_header import INDEX, KEY, AnnotationHeader
+from orchestrator.data.annotations import read_annotation, read_annotation_chunk, write_annotation
 from orchestrator.data.captions import read_captions
-from orchestrator.data.concepts import open_finder
+from orchestrator.data.concepts import COMMAND, StoredConcepts, open_finder
 from orchestrator.data.index import open_index
 from orchestrator.data.metadata import key_array
+from orchestrator.data.predicate import Mask
 from orchestrator.data.readers import read_shard
+from orchestrator.data.sample import RawSample
 from orchestrator.data.shard import ShardRow
 from orchestrator.errors import AnnotationError
 from orchestrator.spec.cluster import S3Spec
@@ -25,8 +27,8 @@ from orchestrator.spec.facts import FinderFacts
 from orchestrator.storage.store import Store
 from orchestrator.wordnet.captions import MAX_CAPTION_CHARACTERS
 from orchestrator.wordnet.finder import Finder
+from orchestrator.wordnet.vocabulary import Vocabulary
 
-COMMAND = "orchestrator label concepts JOB.yaml"
 _LISTS = pa.list_(pa.int32())
 
 
@@ -66,15 +68,15 @@ class ConceptReader:
         store = self.stores[dataset]
         row = open_index(store, self.digests[dataset]).shards[shard]
         finder = open_finder(self.finder, self.s3)
-        annotation = concept_annotation(self.finder.mode, finder.version, self.fields)
+        stored = StoredConcepts.by(finder, self.finder.mode, self.fields)
         if self.keeps:
             try:
-                return ShardConcepts(read_concepts(store, row, annotation), was_stored=True)
+                return ShardConcepts(read_concepts(store, row, stored), was_stored=True)
             except AnnotationError:
                 pass  # none yet, of another finder, or of another version of the shard: found anew
-        return self._find(store, row, annotation, finder)
+        return self._find(store, row, stored, finder)
 
-    def _find(self, store: Store, shard: ShardRow, annotation: Annotation, finder: Finder) -> ShardConcepts:
+    def _find(self, store: Store, shard: ShardRow, stored: StoredConcepts, finder: Finder) -> ShardConcepts:
         keys: list[str] = []
         found: list[list[list[int] | None]] = [[] for _ in self.fields]
         num_undecodable = num_cut = 0
@@ -88,40 +90,88 @@ class ConceptReader:
         columns = tuple(pa.chunked_array([pa.array(rows, _LISTS)]) for rows in found)
         if self.keeps:
             index = pa.array(range(len(keys)), pa.int32())
-            names = [column.name for column in annotation.columns]
-            table = pa.table([index, key_array(keys), *columns], names=[INDEX, KEY, *names])
-            write_annotation(store, shard, annotation, table)
+            table = pa.table([index, key_array(keys), *columns], names=[INDEX, KEY, *stored.column_names])
+            write_annotation(store, shard, stored.annotation, table)
         return ShardConcepts(columns, num_undecodable, num_cut)
 
 
-def concept_annotation(mode: str, finder_version: str, fields: Sequence[str]) -> Annotation:
-    """The annotation that holds the concepts of some caption fields."""
-    columns = tuple(
-        AnnotationColumn(f"caption-{number}", "labels", width=MAX_CAPTION_CHARACTERS) for number in range(len(fields))
-    )
-    settings = hashlib.sha256(json.dumps(list(fields)).encode()).hexdigest()
-    return Annotation(f"concepts-{mode}", columns, Maker("concepts", finder_version, settings, COMMAND))
+@dataclass(frozen=True)
+class ChunkConcepts:
+    """What is stored of a chunk."""
+
+    fields: tuple[str, ...]
+    columns: tuple[pa.ChunkedArray, ...]
+    """[caption fields], of each a list of synset offsets a sample."""
+    first: int
+    """Index of the chunk's first sample."""
+    where: str
+
+    def of(self, sample: RawSample, field: str) -> list[int]:
+        """Of one caption. Raises AnnotationError where none was there when concepts were found."""
+        concepts: list[int] | None = self.columns[self.fields.index(field)][sample.index - self.first].as_py()
+        if concepts is None:
+            raise AnnotationError(
+                f"{self.where}: {sample.key} had no caption in '{field}'; make it again with '{COMMAND}'"
+            )
+        return concepts
 
 
-def read_concepts(store: Store, shard: ShardRow, annotation: Annotation) -> tuple[pa.ChunkedArray, ...]:
+@dataclass(frozen=True)
+class HasLabel:
+    """A rule of a selection: a sample stays if one of the captions that can be drawn for it has a label."""
+
+    vocabulary: Vocabulary
+    stored: StoredConcepts
+    reason: str = NO_CONCEPT
+
+    @property
+    def digest(self) -> str:
+        """Of vocabulary and captions."""
+        return f"{self.vocabulary.digest} {self.stored.annotation.digest}"
+
+    def keeps(self, store: Store, shard: ShardRow) -> Mask:
+        """[samples] which ones stay; raises as ``read_concepts``."""
+        stays = np.zeros(shard.num_samples, bool)
+        known = np.sort(self.vocabulary.offsets)
+        for column in read_concepts(store, shard, self.stored):
+            parents, concepts = pc.list_parent_indices(column), pc.list_flatten(column)
+            stays[parents.to_numpy()[np.isin(concepts.to_numpy(), known)]] = True
+        return stays
+
+
+def read_chunk_concepts(store: Store, shard: ShardRow, chunk: int, stored: StoredConcepts) -> ChunkConcepts:
+    """What is stored of a chunk; raises as ``read_concepts``."""
+    annotation, names = stored.annotation, stored.column_names
+    found = read_annotation_chunk(store, annotation.name, shard, chunk, names)
+    first, stop = shard.chunk_range(chunk)
+    where = f"annotation '{annotation.name}' of {store.uri}/{shard.path}"
+    return ChunkConcepts(stored.fields, _checked(found, stored, stop - first, where), first, where)
+
+
+def read_concepts(store: Store, shard: ShardRow, stored: StoredConcepts) -> tuple[pa.ChunkedArray, ...]:
     """What is stored of a shard, a column for each caption field, a row for each sample.
 
     Raises AnnotationError: nothing stored, made by another finder, for other fields or another version of the shard.
     """
-    names = tuple(column.name for column in annotation.columns)
-    found = read_annotation(store, annotation.name, shard, names)
-    where = f"annotation '{annotation.name}' of {store.uri}/{shard.path}"
+    found = read_annotation(store, stored.annotation.name, shard, stored.column_names)
+    where = f"annotation '{stored.annotation.name}' of {store.uri}/{shard.path}"
+    return _checked(found, stored, shard.num_samples, where)
+
+
+def _checked(
+    found: tuple[AnnotationHeader, pa.Table] | None, stored: StoredConcepts, num_samples: int, where: str
+) -> tuple[pa.ChunkedArray, ...]:
     if found is None:
         raise AnnotationError(f"{where} is absent; make it with '{COMMAND}', or set labels: stream in the objective")
     header, table = found
-    if header.annotation.digest != annotation.digest:
+    if header.annotation.digest != stored.annotation.digest:
         raise AnnotationError(
             f"{where} was made by '{header.annotation.maker.version}' of {len(header.annotation.columns)} caption "
-            f"fields, the job labels with '{annotation.maker.version}' and {len(names)} (another mode, noun_table, "
-            f"tagger or caption_fields); make it again with '{COMMAND}'"
+            f"fields, the job labels with '{stored.annotation.maker.version}' and {len(stored.fields)} (another mode, "
+            f"noun_table, tagger or caption_fields); make it again with '{COMMAND}'"
         )
-    if table.num_rows != shard.num_samples:
+    if table.num_rows != num_samples:
         raise AnnotationError(
-            f"{where} has {table.num_rows:,} rows for {shard.num_samples:,} samples; make it again with '{COMMAND}'"
+            f"{where} has {table.num_rows:,} rows for {num_samples:,} samples; make it again with '{COMMAND}'"
         )
-    return tuple(table[name] for name in names)
+    return tuple(table[name] for name in stored.column_names)

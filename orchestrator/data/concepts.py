@@ -1,19 +1,49 @@
 """Labels of captions where data is read: the finder that a plan names, opened once a process, and its vocabulary."""
 
-from collections.abc import Callable, Iterable
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from orchestrator.data.annotation_header import Annotation, AnnotationColumn, Maker
 from orchestrator.errors import DatasetError
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.facts import FinderFacts
+from orchestrator.spec.objective import ConceptMode
 from orchestrator.storage.store import ObjectNotFoundError, open_store
+from orchestrator.wordnet.captions import MAX_CAPTION_CHARACTERS
 from orchestrator.wordnet.finder import Finder, build_finder
 from orchestrator.wordnet.table import read_noun_table
 from orchestrator.wordnet.tagger import WHERE_TO_GET, Tagger
 from orchestrator.wordnet.vocabulary import Vocabulary
 
+COMMAND = "orchestrator label concepts JOB.yaml"
 _LABELLINGS: dict[str, Callable[[str], list[int]]] = {}  # by digest of the vocabulary, of this process
+
+
+@dataclass(frozen=True)
+class StoredConcepts:
+    """The annotation that holds the concepts of some caption fields."""
+
+    annotation: Annotation
+    fields: tuple[str, ...]
+
+    @classmethod
+    def by(cls, finder: Finder, mode: ConceptMode, fields: Sequence[str]) -> "StoredConcepts":
+        """What a finder makes of the captions in ``fields``."""
+        columns = tuple(
+            AnnotationColumn(f"caption-{number}", "labels", width=MAX_CAPTION_CHARACTERS)
+            for number in range(len(fields))
+        )
+        settings = hashlib.sha256(json.dumps(list(fields)).encode()).hexdigest()
+        maker = Maker("concepts", finder.version, settings, COMMAND)
+        return cls(Annotation(f"concepts-{mode}", columns, maker), tuple(fields))
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Of the annotation, one for each caption field."""
+        return tuple(column.name for column in self.annotation.columns)
 
 
 @dataclass(frozen=True)
@@ -23,6 +53,10 @@ class Labeller:
     vocabulary: Vocabulary
     finder: FinderFacts
     s3: S3Spec
+    stored: StoredConcepts | None = None
+    """Where concepts lie that were found ahead; none: captions are labelled as they are read."""
+    resamples: bool = False
+    """Whether another sample takes the place of one without labels."""
 
     def labels(self, caption: str) -> list[int]:
         """Outputs that the caption names, ascending; empty where it names none."""
@@ -31,24 +65,28 @@ class Labeller:
             _LABELLINGS[digest] = open_finder(self.finder, self.s3).labelling(self.vocabulary.index_of)
         return _LABELLINGS[digest](caption)
 
-    def stored_labels(self, concepts: Iterable[int]) -> list[int]:
-        """The same, of a caption whose concepts were found before."""
-        return self.vocabulary.indices(concepts)
 
-
-def open_labeller(vocabulary: Vocabulary, finder: FinderFacts, s3: S3Spec) -> Labeller:
-    """The labeller of a vocabulary.
+def open_labeller(
+    vocabulary: Vocabulary,
+    finder: FinderFacts,
+    s3: S3Spec,
+    stored_fields: Sequence[str] | None = None,
+    resamples: bool = False,
+) -> Labeller:
+    """The labeller of a vocabulary; ``stored_fields``: caption fields whose concepts were found ahead.
 
     Raises DatasetError for a vocabulary that another finder counted: its labels would mean something else.
     """
-    found = open_finder(finder, s3).version
-    if vocabulary.finder != found:
+    opened = open_finder(finder, s3)
+    if vocabulary.finder != opened.version:
         raise DatasetError(
-            f"the concept vocabulary was counted with '{vocabulary.finder}', the job labels with '{found}': set mode, "
-            "noun_table and tagger of the objective as they were, or leave objective.vocabulary out to count one again"
+            f"the concept vocabulary was counted with '{vocabulary.finder}', the job labels with '{opened.version}': "
+            "set mode, noun_table and tagger of the objective as they were, or leave objective.vocabulary out to count "
+            "one again"
         )
     _ = vocabulary.digest  # is then part of every copy
-    return Labeller(vocabulary, finder, s3)
+    stored = None if stored_fields is None else StoredConcepts.by(opened, finder.mode, stored_fields)
+    return Labeller(vocabulary, finder, s3, stored, resamples)
 
 
 @lru_cache(maxsize=4)

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,25 @@ WHERE = "where."
 
 OpenList = Callable[[str], tuple[Store, str]]
 """From a list as the job names it to a store and the list's path in it."""
+
+
+class SampleRule(Protocol):
+    """Another rule by which samples stay, beside lists and predicates."""
+
+    @property
+    def reason(self) -> str:
+        """What leaves a sample out."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides."""
+        ...
+
+    def keeps(self, store: Store, shard: ShardRow) -> Mask:
+        """[samples] which ones stay."""
+        ...
+
 
 OnShards = Callable[[int, int], None]
 """Called with (shards done, shards in all)."""
@@ -81,13 +101,18 @@ class Selection:
 
 
 def ensure_selection(
-    store: Store, index: DatasetIndex, spec: SelectionSpec, open_list: OpenList, progress: OnShards | None = None
+    store: Store,
+    index: DatasetIndex,
+    spec: SelectionSpec | None,
+    open_list: OpenList,
+    progress: OnShards | None = None,
+    rule: SampleRule | None = None,
 ) -> Selection:
     """The selection that was made before from the same, else made now and kept beside the shards.
 
     Raises as ``build_selection``; StorageAccessError when the folder takes no file.
     """
-    key = selection_key(store, index, spec, open_list)
+    key = selection_key(store, index, spec, open_list, rule)
     try:
         found = find_selection(store, key)
     except DatasetError as error:
@@ -95,14 +120,20 @@ def ensure_selection(
         found = None
     if found is not None:
         return found
-    selection = build_selection(store, index, spec, open_list, progress)
+    selection = build_selection(store, index, spec, open_list, progress, rule)
     save_selection(store, selection)
     content = {"digest": selection.digest, "filtered": selection.filtered}
     store.write_bytes(_key_path(key), json.dumps(content).encode())
     return selection
 
 
-def selection_key(store: Store, index: DatasetIndex, spec: SelectionSpec, open_list: OpenList) -> str:
+def selection_key(
+    store: Store,
+    index: DatasetIndex,
+    spec: SelectionSpec | None,
+    open_list: OpenList,
+    rule: SampleRule | None = None,
+) -> str:
     """Hexadecimal SHA-256 of what a selection is made from; reads no list and no metadata.
 
     Covers index and spec, and by size and etag lists, shards and the tables beside them, none of which the index's
@@ -110,8 +141,8 @@ def selection_key(store: Store, index: DatasetIndex, spec: SelectionSpec, open_l
 
     Raises DatasetError when a list is absent.
     """
-    lines = [_VERSION, index.digest, spec.model_dump_json()]
-    for location in filter(None, (spec.allow, spec.deny)):
+    lines = [_VERSION, index.digest, *([spec.model_dump_json()] if spec else []), *([rule.digest] if rule else [])]
+    for location in filter(None, (spec.allow, spec.deny) if spec else ()):
         list_store, path = open_list(location)
         info = list_store.stat(path)
         if info is None:
@@ -123,7 +154,12 @@ def selection_key(store: Store, index: DatasetIndex, spec: SelectionSpec, open_l
 
 
 def build_selection(
-    store: Store, index: DatasetIndex, spec: SelectionSpec, open_list: OpenList, progress: OnShards | None = None
+    store: Store,
+    index: DatasetIndex,
+    spec: SelectionSpec | None,
+    open_list: OpenList,
+    progress: OnShards | None = None,
+    rule: SampleRule | None = None,
 ) -> Selection:
     """Look at every sample's key or metadata; nothing is written.
 
@@ -138,14 +174,14 @@ def build_selection(
     kept, filtered = [], Counter[str]()
     with ExitStack() as lists, ThreadPoolExecutor(_THREADS) as pool:
         allow, deny = (
-            lists.enter_context(open_sample_list(*open_list(location), spec.list_by)) if location else None
-            for location in (spec.allow, spec.deny)
+            lists.enter_context(open_sample_list(*open_list(location), spec.list_by)) if spec and location else None
+            for location in ((spec.allow, spec.deny) if spec else (None, None))
         )
-        rules = _Rules(spec, allow, deny)
+        rules = _Rules(spec, allow, deny, rule)
 
         def select(shard: ShardRow) -> tuple[Masks, Counter[str]]:
-            columns = read_metadata(store, shard, spec.columns, sidecar_path(shard) in sidecars)
-            return rules.apply(shard, columns, f"{store.uri}/{shard.path}")
+            columns = read_metadata(store, shard, spec.columns, sidecar_path(shard) in sidecars) if spec else {}
+            return rules.apply(store, shard, columns)
 
         for masks, counts in pool.map(select, shards):
             kept.append(masks)
@@ -209,36 +245,45 @@ def find_selection(store: Store, key: str) -> Selection | None:
 class _Rules:
     """All that decides whether a sample stays."""
 
-    spec: SelectionSpec
+    spec: SelectionSpec | None
     allow: SampleList | None
     deny: SampleList | None
+    rule: SampleRule | None
 
-    def apply(self, shard: ShardRow, columns: dict[str, pa.Array], where: str) -> tuple[Masks, Counter[str]]:
+    def apply(self, store: Store, shard: ShardRow, columns: dict[str, pa.Array]) -> tuple[Masks, Counter[str]]:
         """Masks of the shard's chunks, and the samples left out by reason."""
         kept = np.zeros(shard.num_chunks * CHUNK_SAMPLES, bool)
         stays = kept[: shard.num_samples]
         stays[:] = True
         filtered = Counter[str]()
-        for reason, holds in self._verdicts(columns, where):
+        for reason, holds in self._verdicts(store, shard, columns):
             filtered[reason] = int(np.count_nonzero(stays & ~holds))
             stays &= holds
         return np.packbits(kept, bitorder="little").view("<u8").astype(np.uint64), filtered
 
-    def _verdicts(self, columns: dict[str, pa.Array], where: str) -> Iterator[tuple[str, Mask]]:
+    def _verdicts(self, store: Store, shard: ShardRow, columns: dict[str, pa.Array]) -> Iterator[tuple[str, Mask]]:
         """Reason and the samples that it lets pass, rule by rule."""
-        list_by = self.spec.list_by
+        if self.spec is not None:
+            yield from self._spec_verdicts(self.spec, columns, f"{store.uri}/{shard.path}")
+        if self.rule is not None:
+            yield self.rule.reason, self.rule.keeps(store, shard)
+
+    def _spec_verdicts(
+        self, spec: SelectionSpec, columns: dict[str, pa.Array], where: str
+    ) -> Iterator[tuple[str, Mask]]:
+        list_by = spec.list_by
         listed = partial(SampleList.contains, column=columns.get(list_by), where=f"{where}: {list_by!r}")
         if self.allow is not None:
             yield NOT_ALLOWED, listed(self.allow)
         if self.deny is not None:
             yield DENIED, ~listed(self.deny)
-        for name, predicate in self.spec.where.items():
+        for name, predicate in spec.where.items():
             yield f"{WHERE}{name}", satisfies(columns[name], predicate, f"{where}: {name!r}")
 
 
-def _sidecars(index: DatasetIndex, spec: SelectionSpec) -> set[str]:
+def _sidecars(index: DatasetIndex, spec: SelectionSpec | None) -> set[str]:
     """Paths of the tables beside tar shards that would be read; keys alone come from the tar."""
-    if index.format == "parquet" or spec.columns == (SHARD_KEY,):
+    if spec is None or index.format == "parquet" or spec.columns == (SHARD_KEY,):
         return set()
     return {sidecar_path(shard) for shard in index.shards}
 

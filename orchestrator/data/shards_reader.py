@@ -9,7 +9,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
@@ -18,15 +17,16 @@ import pyarrow as pa
 from orchestrator import columns
 from orchestrator.data.annotation_join import ChunkAnnotations, read_chunk_annotations
 from orchestrator.data.blocks import NOTHING_SKIPPED, BlockFormat, BlockTask, Row
-from orchestrator.data.captions import choose_caption
+from orchestrator.data.captions import draw_caption
+from orchestrator.data.concept_labels import ChunkConcepts, read_chunk_concepts
 from orchestrator.data.dataset_order import ChunkVisit, unpack_visits
 from orchestrator.data.draw import SampleDraw
 from orchestrator.data.image import augment_image, find_image
-from orchestrator.data.index import DatasetIndex, load_index
+from orchestrator.data.index import DatasetIndex, open_index
 from orchestrator.data.order import BlockLayout, WindowShuffle
 from orchestrator.data.readers import read_chunk
 from orchestrator.data.sample import BadSampleError, RawSample
-from orchestrator.errors import BadSampleLimitError, DatasetError
+from orchestrator.errors import BadSampleLimitError
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.storage.store import Store
 
@@ -58,7 +58,7 @@ class ShardsBlockReader:
             ShardReadError, ShardDamagedError: a shard does not give what its index promises.
             BadSampleLimitError: a whole window holds no good sample.
         """
-        indexes = [_open_index(source.store, source.digest) for source in self.sources]
+        indexes = [open_index(source.store, source.digest) for source in self.sources]
         positions = [self.shuffle.positions(*self.layout.positions(block)).tolist() for block in task.blocks]
         with ThreadPoolExecutor(_READ_THREADS) as pool:
             window = _WindowReader(self, indexes, unpack_visits(task.visits), pool)
@@ -73,6 +73,7 @@ class _Chunk(NamedTuple):
 
     samples: Future[list[RawSample]]
     annotations: Future[ChunkAnnotations]
+    concepts: Future[ChunkConcepts] | None
 
 
 class _WindowReader:
@@ -132,10 +133,14 @@ class _WindowReader:
             store = self._reader.sources[visit.dataset].store
             shard = self._indexes[visit.dataset].shards[visit.shard]
             plans = self._reader.format.annotations
+            labeller = self._reader.format.labeller
             digests = [plan.digests[visit.dataset] for plan in plans]
             self._chunks[key] = _Chunk(
                 self._pool.submit(read_chunk, store, shard, visit.chunk, self._fields),
                 self._pool.submit(read_chunk_annotations, store, shard, visit.chunk, plans, digests),
+                self._pool.submit(read_chunk_concepts, store, shard, visit.chunk, labeller.stored)
+                if labeller and labeller.stored
+                else None,
             )
         return self._chunks[key]
 
@@ -146,16 +151,21 @@ class _WindowReader:
         sample = samples[index - samples[0].index]
         annotations.check_presence(sample)
         draw = SampleDraw(self._reader.shuffle.seed, visit.epoch, visit.dataset, visit.shard, index)
-        caption = choose_caption(sample, spec.caption_fields, draw, spec.caption_weights)
+        field, caption = draw_caption(sample, spec.caption_fields, draw, spec.caption_weights)
+        labels = self._labels(chunk, sample, field, caption)
         pixels, crop = augment_image(find_image(sample, spec.image_fields), spec, size, draw)
         values = annotations.values(sample, crop, size, spec.max_image_pixels)
-        return Row(pixels, caption, (visit.dataset, visit.epoch, visit.shard, index), skipped, values)
+        return Row(pixels, caption, (visit.dataset, visit.epoch, visit.shard, index), skipped, values, labels)
 
-
-@lru_cache(maxsize=4)
-def _open_index(store: Store, digest: str) -> DatasetIndex:
-    """The index, once a process; another one than the order came from would read other samples."""
-    index = load_index(store, verify=False)
-    if index is None or index.digest != digest:
-        raise DatasetError(f"{store.uri}: its index changed while the run was reading it; run the job again")
-    return index
+    def _labels(self, chunk: _Chunk, sample: RawSample, field: str, caption: str) -> list[int] | None:
+        """Of the caption that was drawn; None where the objective reads none."""
+        labeller = self._reader.format.labeller
+        if labeller is None:
+            return None
+        if chunk.concepts is None:
+            labels = labeller.labels(caption)
+        else:
+            labels = labeller.vocabulary.indices(chunk.concepts.result().of(sample, field))
+        if not labels and labeller.resamples:
+            raise BadSampleError(columns.NO_CONCEPT)
+        return labels

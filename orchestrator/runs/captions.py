@@ -1,11 +1,10 @@
-"""From training captions to the tokenizer and the concept vocabulary of a job, kept where the next run finds them.
+"""From training captions to the tokenizer of a job, kept where the next run finds it; ``vocabulary.py`` does concepts.
 
 They lie beside the shards as ``_orchestrator/tokenizer-KEY.json`` and ``_orchestrator/concepts-KEY.parquet``; the key
 says which shards and which settings they come from. Synthetic data has no folder: there the run's own holds them.
 
 Captions are read once, in the order of the shards, and of no more than ``MOST_SAMPLES`` samples: counts of pairs and
-of concepts settle long before that, and a web-sized data set would be read for hours before training starts. A
-vocabulary that ``label.py`` counted over all captions with the same settings is taken instead.
+of concepts settle long before that, and a web-sized data set would be read for hours before training starts.
 """
 
 import hashlib
@@ -19,21 +18,18 @@ from itertools import chain, islice
 from pathlib import Path
 
 from orchestrator.data.captions import read_captions
-from orchestrator.data.concepts import open_finder, open_labeller
 from orchestrator.data.index import DatasetIndex, load_index
 from orchestrator.data.readers import read_chunk
 from orchestrator.data.sample import RawSample
 from orchestrator.data.tokens import CaptionTokenizer, load_tokenizer, read_trained_tokenizer, train_tokenizer
-from orchestrator.errors import DatasetError, PlanError
-from orchestrator.labels.concepts import build_vocabulary, count_concepts
+from orchestrator.errors import DatasetError
 from orchestrator.runs.progress import OnProgress, Progress
 from orchestrator.spec.cluster import ClusterSpec, S3Spec
-from orchestrator.spec.facts import FinderFacts, ShardsFacts, TokenizerFacts, VocabularyFacts
+from orchestrator.spec.facts import ShardsFacts, TokenizerFacts
 from orchestrator.spec.job import PretrainSpec, ShardsSpec
 from orchestrator.spec.load import join_uri
-from orchestrator.spec.objective import CatlipSpec, ConceptsSpec
+from orchestrator.spec.objective import CatlipSpec
 from orchestrator.storage.store import ObjectNotFoundError, Store, open_store
-from orchestrator.wordnet.vocabulary import Vocabulary
 
 MOST_SAMPLES = 2_000_000
 _SYNTHETIC_CAPTIONS = ("noise",)
@@ -61,93 +57,21 @@ def read_tokenizer_facts(
     return None if data is None else _tokenizer_facts(place.uri, read_trained_tokenizer(data, place.uri))
 
 
-def read_vocabulary_facts(
-    job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts]
-) -> VocabularyFacts | None:
-    """The job's concepts; None: its objective reads none, or they are counted when the job runs.
-
-    Raises:
-        StorageAccessError: the vocabulary that the job names does not open.
-        DatasetError: it is no vocabulary.
-    """
-    if not isinstance(job.objective, CatlipSpec):
-        return None
-    if job.objective.vocabulary is not None:
-        uri = join_uri(cluster.storage.data, job.objective.vocabulary)
-        folder, _, name = uri.rpartition("/")
-        vocabulary = Vocabulary.from_bytes(open_store(folder, cluster.storage.s3).read_bytes(name))
-        _check_data(vocabulary, uri, job.objective, train)
-        return _vocabulary_facts(uri, vocabulary, job.objective, cluster)
-    for place in _vocabulary_places(job, job.objective, cluster, train):
-        if (data := place.read()) is not None:
-            return _vocabulary_facts(place.uri, Vocabulary.from_bytes(data), job.objective, cluster)
-    return None
-
-
-def prepare_captions(
+def prepare_tokenizer(
     job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts], on_progress: OnProgress | None
 ) -> None:
-    """Train the tokenizer or count the concepts that the job needs and nobody made yet.
+    """Train the tokenizer that the job needs and nobody made yet.
 
     Raises:
-        DatasetError: no captions, or no concept that is frequent enough.
+        DatasetError: no captions.
         StorageAccessError: the folder of the shards takes no files.
     """
-    if isinstance(job.objective, CatlipSpec):
-        if job.objective.vocabulary is None:
-            _prepare_vocabulary(job, job.objective, cluster, train, on_progress)
-    elif job.text.tokenizer is None:
-        _prepare_tokenizer(job, cluster, train, on_progress)
-
-
-def _prepare_tokenizer(
-    job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts], on_progress: OnProgress | None
-) -> None:
     place = _tokenizer_place(job, cluster, train)
     if place.read() is not None:
         return
-    captions = _Captions(job, cluster, on_progress) if train else _SYNTHETIC_CAPTIONS
+    captions = Captions(job, cluster, on_progress) if train else _SYNTHETIC_CAPTIONS
     place.write(train_tokenizer(captions, job.text.trained_size))
     logger.info("trained a tokenizer on the captions: %s", place.uri)
-
-
-def _prepare_vocabulary(
-    job: PretrainSpec,
-    objective: CatlipSpec,
-    cluster: ClusterSpec,
-    train: Sequence[ShardsFacts],
-    on_progress: OnProgress | None,
-) -> None:
-    if not train:
-        raise PlanError(
-            "objective.vocabulary: synthetic data has no captions to count concepts in; name a concepts.parquet"
-        )
-    places = _vocabulary_places(job, objective, cluster, train)
-    if any(place.read() is not None for place in places):
-        return
-    finder = open_finder(finder_facts(objective, cluster), cluster.storage.s3)
-    captions = _Captions(job, cluster, on_progress)
-    counts = count_concepts(captions, finder)
-    vocabulary = build_vocabulary(
-        counts,
-        captions.num_captions,
-        objective.min_count,
-        objective.max_concepts,
-        finder=finder.version,
-        data=tuple(shards.digest for shards in train),
-    )
-    place = places[-1]
-    place.write(vocabulary.to_bytes(finder.table))
-    logger.info("counted %s concepts in the captions: %s", f"{len(vocabulary):,}", place.uri)
-
-
-def finder_facts(concepts: ConceptsSpec, cluster: ClusterSpec) -> FinderFacts:
-    """What finds the concepts that a job asks for, with its places as URIs."""
-    table, tagger = (
-        None if location is None else join_uri(cluster.storage.data, location)
-        for location in (concepts.noun_table, concepts.tagger)
-    )
-    return FinderFacts(mode=concepts.mode, noun_table=table, tagger=tagger)
 
 
 @dataclass(frozen=True)
@@ -176,40 +100,16 @@ def _tokenizer_place(job: PretrainSpec, cluster: ClusterSpec, train: Sequence[Sh
     return _place(job, cluster, train, "tokenizer-{}.json", {"size": job.text.trained_size})
 
 
-def _vocabulary_places(
-    job: PretrainSpec, objective: CatlipSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts]
-) -> list[Place]:
-    """Where a vocabulary lies that was counted over all captions, and where the one that a run counts."""
-    if not isinstance(job.data, ShardsSpec):
-        return []
-    return [vocabulary_place(job.data, objective, cluster, train, most) for most in (None, MOST_SAMPLES)]
-
-
-def vocabulary_place(
-    data: ShardsSpec,
-    concepts: ConceptsSpec,
-    cluster: ClusterSpec,
-    train: Sequence[ShardsFacts],
-    most_samples: int | None,
-) -> Place:
-    """Where a vocabulary of these settings lies; ``most_samples`` were read for it, none: all."""
-    settings: dict[str, object] = {
-        **concepts.model_dump(include={"min_count", "max_concepts"}),
-        "finder": open_finder(finder_facts(concepts, cluster), cluster.storage.s3).version,
-    }
-    return _place_in(data, cluster, train, "concepts-{}.parquet", settings, most_samples)
-
-
 def _place(
     job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts], pattern: str, settings: dict[str, object]
 ) -> Place:
     if isinstance(job.data, ShardsSpec):
-        return _place_in(job.data, cluster, train, pattern, settings, MOST_SAMPLES)
+        return place_in(job.data, cluster, train, pattern, settings, MOST_SAMPLES)
     folder = join_uri(cluster.storage.runs, job.name)
     return Place(f"{folder}/_orchestrator", pattern.format(_key([], settings)), cluster.storage.s3)
 
 
-def _place_in(
+def place_in(
     data: ShardsSpec,
     cluster: ClusterSpec,
     train: Sequence[ShardsFacts],
@@ -217,6 +117,7 @@ def _place_in(
     settings: dict[str, object],
     most_samples: int | None,
 ) -> Place:
+    """Beside the shards of the first source; ``pattern`` has room for the key. ``most_samples``: none: all are read."""
     settings = {**settings, "caption_fields": data.drawn_fields, "most_samples": most_samples}
     folder = join_uri(cluster.storage.data, data.sources[0].uri)
     return Place(f"{folder}/_orchestrator", pattern.format(_key(train, settings)), cluster.storage.s3)
@@ -226,16 +127,6 @@ def _key(train: Sequence[ShardsFacts], settings: dict[str, object]) -> str:
     """Same shards and same settings, same file; anything else, another file beside it."""
     content = [[shards.digest for shards in train], settings]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _check_data(vocabulary: Vocabulary, uri: str, objective: CatlipSpec, train: Sequence[ShardsFacts]) -> None:
-    for shards in train:
-        if shards.digest not in vocabulary.data and not objective.foreign_vocabulary:
-            counted = ", ".join(digest[:16] for digest in vocabulary.data) or "unknown data"
-            raise DatasetError(
-                f"objective.vocabulary: {uri} was counted on other data ({counted}) than {shards.uri} "
-                f"({shards.digest[:16]}); leave it out to count this data, or set objective.foreign_vocabulary: true"
-            )
 
 
 def _tokenizer_facts(uri: str, tokenizer: CaptionTokenizer) -> TokenizerFacts:
@@ -249,12 +140,7 @@ def _tokenizer_facts(uri: str, tokenizer: CaptionTokenizer) -> TokenizerFacts:
     )
 
 
-def _vocabulary_facts(uri: str, vocabulary: Vocabulary, objective: CatlipSpec, cluster: ClusterSpec) -> VocabularyFacts:
-    labeller = open_labeller(vocabulary, finder_facts(objective, cluster), cluster.storage.s3)
-    return VocabularyFacts(uri=uri, digest=vocabulary.digest, size=len(vocabulary), finder=labeller.finder)
-
-
-class _Captions:
+class Captions:
     """All captions of the training shards, one after the other; counts what it gives out and what has none."""
 
     def __init__(self, job: PretrainSpec, cluster: ClusterSpec, on_progress: OnProgress | None) -> None:

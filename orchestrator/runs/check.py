@@ -6,9 +6,9 @@ from functools import partial
 
 from orchestrator.data.concepts import open_finder
 from orchestrator.errors import OrchestratorError
-from orchestrator.runs.captions import finder_facts
 from orchestrator.runs.folder import open_run
 from orchestrator.runs.prepare import check_evaluation_set, data_locations, read_facts, read_shards_facts
+from orchestrator.runs.vocabulary import finder_facts
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.describe import describe_plan
 from orchestrator.spec.facts import ShardsFacts

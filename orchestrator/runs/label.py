@@ -13,9 +13,9 @@ from orchestrator.data.index import open_index
 from orchestrator.env import apply_quiet_env
 from orchestrator.errors import DatasetError, Interrupted, OrchestratorError
 from orchestrator.labels.concepts import MOST_LABELS, ConceptCounts, build_vocabulary, describe_coverage
-from orchestrator.runs.captions import finder_facts, vocabulary_place
 from orchestrator.runs.prepare import ensure_index, machine_facts, read_shards_facts
 from orchestrator.runs.progress import OnProgress, Progress
+from orchestrator.runs.vocabulary import finder_facts, vocabulary_place
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PrepareSpec
 from orchestrator.spec.load import join_uri

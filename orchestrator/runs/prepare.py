@@ -5,7 +5,7 @@ Owns the order of preparation: places open, folders have an index, captions beca
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
@@ -13,17 +13,24 @@ import psutil
 
 from orchestrator.data.decode import decoder_version
 from orchestrator.data.index import DatasetIndex, load_index
-from orchestrator.data.selection import OpenList, ensure_selection, find_selection, selection_key
+from orchestrator.data.selection import OpenList, SampleRule, ensure_selection, find_selection, selection_key
 from orchestrator.errors import DatasetError, EvaluationError
 from orchestrator.evaluation.targets import TARGETS_FILE, load_targets
 from orchestrator.runs.annotations import read_annotation_facts
-from orchestrator.runs.captions import prepare_captions, read_tokenizer_facts, read_vocabulary_facts
+from orchestrator.runs.captions import prepare_tokenizer, read_tokenizer_facts
 from orchestrator.runs.indexing import ensure_index
 from orchestrator.runs.progress import OnProgress, Progress
+from orchestrator.runs.vocabulary import (
+    check_stored_labels,
+    find_label_rule,
+    prepare_vocabulary,
+    read_vocabulary_facts,
+)
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts
 from orchestrator.spec.job import PretrainSpec, ShardsSpec
 from orchestrator.spec.load import join_uri
+from orchestrator.spec.objective import CatlipSpec
 from orchestrator.spec.resolve_annotations import annotation_folders
 from orchestrator.spec.selection import SelectionSpec
 from orchestrator.storage.store import ObjectNotFoundError, Store, check_store, open_store
@@ -39,7 +46,9 @@ def read_facts(job: PretrainSpec, cluster: ClusterSpec) -> Facts:
     heldout = None
     if isinstance(job.data, ShardsSpec):
         folders = annotation_folders(job)
-        train = _read_train_facts(job.data, cluster, folders)
+        rule = find_label_rule(job, cluster, _read_index_facts(job.data, cluster)) if _drops(job) else None
+        if rule is not None or not _drops(job):
+            train = _read_train_facts(job.data, cluster, folders, rule)
         heldout = read_shards_facts(job.data.heldout, cluster, folders=folders) if job.data.heldout else None
     return Facts(
         machine=machine_facts(cluster),
@@ -65,10 +74,14 @@ def prepare_facts(job: PretrainSpec, cluster: ClusterSpec, on_progress: OnProgre
         check_evaluation_set(location, cluster)
     for location in locations:
         ensure_index(_open_data(location, cluster), on_progress)
+    indexed = _read_index_facts(job.data, cluster) if isinstance(job.data, ShardsSpec) else ()
+    if isinstance(job.objective, CatlipSpec):
+        prepare_vocabulary(job, job.objective, cluster, indexed, on_progress)
+        check_stored_labels(job, cluster, indexed)
+    elif job.text.tokenizer is None:
+        prepare_tokenizer(job, cluster, indexed, on_progress)
     if isinstance(job.data, ShardsSpec):
-        _ensure_selections(job.data, cluster, on_progress)
-    train = _read_train_facts(job.data, cluster) if isinstance(job.data, ShardsSpec) else ()
-    prepare_captions(job, cluster, train, on_progress)
+        _ensure_selections(job.data, cluster, on_progress, find_label_rule(job, cluster, indexed))
     return read_facts(job, cluster)
 
 
@@ -86,11 +99,13 @@ def read_shards_facts(
     cluster: ClusterSpec,
     select: SelectionSpec | None = None,
     folders: Mapping[str, str] = MappingProxyType({}),
+    rule: SampleRule | None = None,
 ) -> ShardsFacts | None:
     """What the index of a folder of shards says, and the selection; None where either is not made yet.
 
     Args:
         folders: of annotations that are wanted, by the objective's word for each.
+        rule: what selects samples beside ``select``.
 
     Raises:
         StorageAccessError: the folder does not open.
@@ -104,9 +119,9 @@ def read_shards_facts(
         return None
     annotations = read_annotation_facts(store, index, folders)
     facts = _index_facts(location, cluster, index).model_copy(update={"annotations": annotations})
-    if select is None:
+    if select is None and rule is None:
         return facts
-    selection = find_selection(store, selection_key(store, index, select, _list_opener(cluster)))
+    selection = find_selection(store, selection_key(store, index, select, _list_opener(cluster), rule))
     if selection is None:
         return None
     kept = {"selection": selection.digest, "num_kept": selection.num_kept, "filtered": selection.filtered}
@@ -152,24 +167,38 @@ def machine_facts(cluster: ClusterSpec) -> MachineFacts:
     )
 
 
+def _drops(job: PretrainSpec) -> bool:
+    return isinstance(job.objective, CatlipSpec) and job.objective.no_concept == "drop"
+
+
+def _read_index_facts(data: ShardsSpec, cluster: ClusterSpec) -> tuple[ShardsFacts, ...]:
+    """Of each source, its selection aside; nothing while one of them has no index."""
+    return _all_known([read_shards_facts(source.uri, cluster) for source in data.sources])
+
+
 def _read_train_facts(
-    data: ShardsSpec, cluster: ClusterSpec, folders: Mapping[str, str] = MappingProxyType({})
+    data: ShardsSpec, cluster: ClusterSpec, folders: Mapping[str, str], rule: SampleRule | None
 ) -> tuple[ShardsFacts, ...]:
     """Of each source; nothing while one of them is not ready."""
-    found = [read_shards_facts(source.uri, cluster, source.select, folders) for source in data.sources]
+    return _all_known([read_shards_facts(source.uri, cluster, source.select, folders, rule) for source in data.sources])
+
+
+def _all_known(found: Sequence[ShardsFacts | None]) -> tuple[ShardsFacts, ...]:
     known = tuple(facts for facts in found if facts is not None)
     return known if len(known) == len(found) else ()
 
 
-def _ensure_selections(data: ShardsSpec, cluster: ClusterSpec, on_progress: OnProgress | None) -> None:
+def _ensure_selections(
+    data: ShardsSpec, cluster: ClusterSpec, on_progress: OnProgress | None, rule: SampleRule | None
+) -> None:
     for source in data.sources:
-        if source.select is None:
+        if source.select is None and rule is None:
             continue
         store = _open_data(source.uri, cluster)
         index = load_index(store, verify=False)
         assert index is not None, "folders are indexed before samples are selected"
         show = partial(_show_shards, on_progress, f"select samples of {store.uri}")
-        ensure_selection(store, index, source.select, _list_opener(cluster), show)
+        ensure_selection(store, index, source.select, _list_opener(cluster), show, rule)
 
 
 def _show_shards(on_progress: OnProgress | None, activity: str, done: int, total: int) -> None:

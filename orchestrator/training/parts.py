@@ -9,6 +9,8 @@ from orchestrator.models.towers import model_build
 from orchestrator.objectives.objective import Objective
 from orchestrator.objectives.table import OBJECTIVES, build_objective
 from orchestrator.spec.facts import VocabularyFacts
+from orchestrator.spec.job import ShardsSpec
+from orchestrator.spec.objective import CatlipSpec
 from orchestrator.spec.plan import Plan
 from orchestrator.storage.store import open_store
 from orchestrator.wordnet.vocabulary import Vocabulary
@@ -37,4 +39,7 @@ def block_format(plan: Plan) -> BlockFormat:
 def _open_labeller(plan: Plan, facts: VocabularyFacts) -> Labeller:
     folder, _, name = facts.uri.rpartition("/")
     vocabulary = Vocabulary.from_bytes(open_store(folder, plan.s3).read_bytes(name))
-    return open_labeller(vocabulary, facts.finder, plan.s3)
+    spec, data = plan.objective, plan.data.spec
+    assert isinstance(spec, CatlipSpec), "only its plans have a vocabulary"
+    stored_fields = data.drawn_fields if spec.labels == "stored" and isinstance(data, ShardsSpec) else None
+    return open_labeller(vocabulary, facts.finder, plan.s3, stored_fields, spec.no_concept == "resample")

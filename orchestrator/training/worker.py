@@ -13,6 +13,7 @@ import pyarrow as pa
 import ray.train
 import torch
 
+from orchestrator import columns
 from orchestrator.data.blocks import unpack_block
 from orchestrator.data.order import BlockLayout, SampleOrder
 from orchestrator.data.stream import BlockStream
@@ -193,7 +194,7 @@ class _Run:
             metrics.CHECKPOINT_S: self._checkpoint_s,
         }
         self._send(StepReport(done, values))
-        self._check_skipped(sum(skipped.values()), samples_seen, skipped)
+        self._check_skipped(samples_seen, skipped)
 
     def _save(self, step: int, wait: bool) -> CheckpointRecord:
         """Write a checkpoint; its upload goes on in the background unless ``wait``."""
@@ -296,7 +297,8 @@ class _Run:
                 f"or set a smaller optimizer.gradient_clip"
             )
 
-    def _check_skipped(self, num_skipped: int, samples_seen: int, reasons: dict[str, int]) -> None:
+    def _check_skipped(self, samples_seen: int, reasons: dict[str, int]) -> None:
+        num_skipped = sum(count for reason, count in reasons.items() if reason != columns.NO_CONCEPT)
         limit = self._plan.data.spec.max_skipped_fraction if isinstance(self._plan.data.spec, ShardsSpec) else 1.0
         if num_skipped > max(limit * samples_seen, _SKIPS_BEFORE_LIMIT * limit):
             raise BadSampleLimitError(

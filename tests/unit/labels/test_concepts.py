@@ -84,7 +84,7 @@ def test_coverage_counts_captions_by_labels_and_says_who_carries_them():
     coverage = describe_coverage(vocabulary, histogram, packaged_finder())
     assert coverage["captions_by_labels"][:4] == pytest.approx(np.array([2, 1, 2, 1]) / 6, abs=1e-5)
     assert coverage["labels_per_caption"] == 10 / 8
-    assert list(coverage["head"].items())[0] == ("dog.n.01", 6)
+    assert next(iter(coverage["head"].items())) == ("dog.n.01", 6)
     assert coverage["head_share"] == 0.6
     assert tench in imagenet_offsets()
     assert coverage["imagenet_1k"] == 1

@@ -100,9 +100,31 @@ def reference_concepts(reference, tag, caption: str) -> list[int]:
 def test_concepts_equal_nltks_parts_on_thousands_of_captions(finder, tagger, reference):
     rng = random.Random(0)
     words = [word.replace("_", " ").lower() for word in rng.sample(load_noun_table().words, 1500)]
-    function_words = (
-        ["a", "an", "the", "of", "in", "on", "at", "with", "and", "or", "is", "was", "are", "two", "big", "old", "running", "photo", "view", "red", "don't", "it's", "(the"]
-    )
+    function_words = [
+        "a",
+        "an",
+        "the",
+        "of",
+        "in",
+        "on",
+        "at",
+        "with",
+        "and",
+        "or",
+        "is",
+        "was",
+        "are",
+        "two",
+        "big",
+        "old",
+        "running",
+        "photo",
+        "view",
+        "red",
+        "don't",
+        "it's",
+        "(the",
+    ]
     captions = [
         " ".join(
             rng.choice((rng.choice(words), rng.choice(function_words))) + rng.choice(("", "", "", "s", ",", "'s"))
