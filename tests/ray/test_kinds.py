@@ -1,7 +1,9 @@
 """The other kinds of jobs and data, end to end: synthetic samples, Parquet shards, a job that judges a run again."""
 
+import dataclasses
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,10 +16,15 @@ import pytest
 import torch
 import yaml
 
+from orchestrator.errors import DatasetError
+from orchestrator.runs.label import label_concepts
+from orchestrator.runs.prepare import prepare_facts
 from orchestrator.runs.pretrain import PretrainResult, run_pretrain
+from orchestrator.runs.progress import Progress
 from orchestrator.spec.cluster import ClusterSpec
-from orchestrator.spec.job import PretrainSpec
+from orchestrator.spec.job import PrepareSpec, PretrainSpec
 from orchestrator.spec.load import load_job
+from orchestrator.spec.objective import CatlipSpec
 from orchestrator.storage.store import open_store
 from orchestrator.training.checkpoint import load_weights
 from orchestrator.training.checkpoint_folders import find_stored
@@ -112,3 +119,35 @@ def test_a_job_that_judges_a_run_prints_and_records_what_it_finds(
         accuracy = run.data.metrics[f"eval/scenes-eval/{probe}/shape/accuracy"]
         (row,) = [row.split() for row in done.stdout.splitlines() if row.split()[1:4] == [probe, "shape", feature]]
         assert row[4] == f"{accuracy:.3f}"
+
+
+def test_concepts_are_counted_on_the_cluster_and_a_second_start_finds_them(
+    scenes: Path, tmp_path: Path, smoke_job: SmokeJob, local_cluster: LocalCluster
+) -> None:
+    shutil.copytree(scenes / "scenes" / "train", tmp_path / "data/scenes/train")
+    cluster = local_cluster(tmp_path / "data", tmp_path / "runs", num_workers=1)
+    catlip = smoke_job("catlip", data__heldout="null", evaluation__sets="[]", objective__labels="stored")
+    counted_here = prepare_facts(
+        catlip.model_copy(update={"objective": CatlipSpec(name="catlip", min_count=2)}), cluster
+    )
+    job = load_job(str(ROOT / "jobs/smoke/concepts-scenes.yaml"))
+    assert isinstance(job, PrepareSpec)
+    shown: list[Progress] = []
+    first = label_concepts(job, cluster, on_progress=shown.append)
+    assert {progress.activity for progress in shown} == {"find concepts", "measure coverage"}
+    assert (shown[-1].done, shown[-1].total) == (4, 4)
+    assert (first.num_shards, first.num_stored, first.num_captions) == (4, 0, 320)
+    assert sum(first.coverage["captions_by_labels"]) == pytest.approx(1, abs=1e-4)
+    facts = prepare_facts(catlip, cluster).vocabulary
+    assert counted_here.vocabulary is not None
+    assert facts is not None
+    assert (facts.uri, facts.digest) == (first.vocabulary, first.digest)
+    assert facts.digest == counted_here.vocabulary.digest, "the driver counts the same"
+    second = label_concepts(job, cluster)
+    assert second == dataclasses.replace(first, num_stored=4)
+    without = label_concepts(job.model_copy(update={"store_labels": False}), cluster)
+    assert without == first
+    damaged = tmp_path / "data/scenes/train/00002.tar"
+    damaged.write_bytes(damaged.read_bytes()[:-20_000])
+    with pytest.raises(DatasetError, match="orchestrator data index"):
+        label_concepts(job, cluster)

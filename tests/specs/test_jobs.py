@@ -8,9 +8,9 @@ import pytest
 
 from orchestrator.errors import PlanError
 from orchestrator.spec.cluster import ClusterSpec
-from orchestrator.spec.describe import describe_plan
+from orchestrator.spec.describe import describe_plan, describe_prepare
 from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts
-from orchestrator.spec.job import PretrainSpec
+from orchestrator.spec.job import PrepareSpec, PretrainSpec
 from orchestrator.spec.load import load_cluster, load_job
 from orchestrator.spec.plan import Plan, load_plan
 from orchestrator.spec.resolve import resolve_plan
@@ -47,9 +47,11 @@ def plan(job_file: Path, cluster_file: Path) -> Plan:
     return resolve_plan(job, cluster, facts_for(job, cluster))
 
 
+PRETRAIN = [file for file in JOBS if isinstance(load_job(str(file)), PretrainSpec)]
+PREPARE = [file for file in JOBS if file not in PRETRAIN]
 PAIRS = [
     pytest.param(job_file, cluster_file, id=f"{job_file.relative_to(ROOT / 'jobs')}-{cluster_file.parent.name}")
-    for job_file in JOBS
+    for job_file in PRETRAIN
     for cluster_file in CLUSTERS
 ]
 
@@ -77,7 +79,7 @@ def test_a_job_file_is_short_and_says_what_it_is(job_file: Path) -> None:
 
 
 def test_every_job_has_a_small_form_with_the_same_objective_that_plans_on_a_laptop() -> None:
-    full = [file for file in JOBS if file.parent.name == "jobs"]
+    full = [file for file in PRETRAIN if file.parent.name == "jobs"]
     assert len(full) >= 5
     for file in full:
         small = file.parent / "smoke" / file.name
@@ -89,6 +91,14 @@ def test_every_job_has_a_small_form_with_the_same_objective_that_plans_on_a_lapt
         assert small_job.budget.steps is not None
         assert small_job.budget.steps <= 10
         assert small_job.name != large_job.name
+
+
+@pytest.mark.parametrize("job_file", PREPARE, ids=lambda file: str(file.relative_to(ROOT / "jobs")))
+def test_a_prepare_job_says_what_it_does_and_has_a_small_form(job_file: Path) -> None:
+    job = load_job(str(job_file))
+    assert isinstance(job, PrepareSpec)
+    assert all(text for _, text in describe_prepare(job, load_cluster(str(CLUSTERS[0]))))
+    assert (ROOT / "jobs" / "smoke" / job_file.name).exists()
 
 
 def test_no_two_jobs_share_a_run_name() -> None:

@@ -1,13 +1,13 @@
 import pytest
 
 from orchestrator.columns import SKIP_REASONS
-from orchestrator.data.captions import choose_caption
+from orchestrator.data.captions import draw_caption
 from orchestrator.data.draw import SampleDraw
 from orchestrator.data.sample import BadSampleError, RawSample
 
 
 def choose(members: dict[str, bytes], fields: tuple[str, ...] = ("txt",), epoch: int = 0) -> str:
-    return choose_caption(RawSample(0, "a", members), fields, SampleDraw(0, epoch, 0, 0, 0))
+    return draw_caption(RawSample(0, "a", members), fields, SampleDraw(0, epoch, 0, 0, 0))[1]
 
 
 def test_caption_is_stripped_text() -> None:
@@ -28,7 +28,7 @@ def test_a_field_that_is_not_there_is_not_drawn() -> None:
 def test_weights_say_how_often_a_field_is_drawn() -> None:
     sample, weights = RawSample(0, "a", {"a": b"one", "b": b"two", "c": b"three"}), {"a": 3.0, "c": 0.0}
     draws = [SampleDraw(0, 0, 0, 0, index) for index in range(2000)]
-    chosen = [choose_caption(sample, ("a", "b", "c"), draw, weights) for draw in draws]
+    chosen = [draw_caption(sample, ("a", "b", "c"), draw, weights)[1] for draw in draws]
     assert 0.71 < chosen.count("one") / 2000 < 0.79
     assert "three" not in chosen
 

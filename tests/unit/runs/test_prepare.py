@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator.data.concept_labels import ConceptReader
 from orchestrator.data.decode import decoder_version
+from orchestrator.data.index import load_index
 from orchestrator.data.tokens import load_tokenizer
-from orchestrator.errors import DatasetError, PlanError, StorageAccessError
+from orchestrator.errors import AnnotationError, DatasetError, PlanError, StorageAccessError
 from orchestrator.runs import captions as captions_module
 from orchestrator.runs.check import check_job
 from orchestrator.runs.indexing import index_shards
@@ -18,9 +20,11 @@ from orchestrator.runs.prepare import machine_facts, prepare_facts, read_facts
 from orchestrator.runs.progress import Progress
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.describe import describe_plan
+from orchestrator.spec.facts import FinderFacts
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.resolve import resolve_plan
 from orchestrator.storage.store import open_store
+from orchestrator.wordnet.table import load_noun_table
 from orchestrator.wordnet.vocabulary import Vocabulary
 
 NUM_SAMPLES = 60
@@ -115,11 +119,53 @@ def test_preparing_a_catlip_job_counts_its_concepts(cluster: ClusterSpec) -> Non
     assert facts.vocabulary is not None
     folder, _, name = facts.vocabulary.uri.rpartition("/")
     vocabulary = Vocabulary.from_bytes(open_store(folder).read_bytes(name))
-    assert {"cube.n.01", "grass.n.01", "ball.n.01"} <= set(vocabulary.names())
+    names = {load_noun_table().name(offset) for offset in vocabulary.offsets}
+    assert {"cube.n.01", "grass.n.01", "ball.n.01"} <= names
+    assert vocabulary.data == tuple(shards.digest for shards in facts.train)
     assert (vocabulary.digest, len(vocabulary)) == (facts.vocabulary.digest, facts.vocabulary.size)
     assert vocabulary.num_captions == NUM_SAMPLES - 1, "one sample has no caption"
     named = job({**CATLIP, "vocabulary": facts.vocabulary.uri}, data=SYNTHETIC)
     assert prepare_facts(named, cluster).vocabulary == facts.vocabulary
+
+
+def store_concepts(cluster: ClusterSpec) -> None:
+    """What ``orchestrator label concepts`` leaves beside the training shards."""
+    index = load_index(open_store(f"{cluster.storage.data}/train"))
+    assert index is not None
+    finder = FinderFacts(mode="corenet", noun_table=None, tagger=None)
+    store = open_store(f"{cluster.storage.data}/train")
+    reader = ConceptReader((store,), (index.digest,), ("txt",), finder, cluster.storage.s3, keeps=True)
+    for shard in range(len(index.shards)):
+        reader.read(0, shard)
+
+
+def test_stored_labels_are_asked_for_before_anything_starts(cluster: ClusterSpec) -> None:
+    stored = job({**CATLIP, "labels": "stored"})
+    with pytest.raises(AnnotationError, match=r"00000\.tar is absent; make it with 'orchestrator label concepts"):
+        prepare_facts(stored, cluster)
+    store_concepts(cluster)
+    assert prepare_facts(stored, cluster).vocabulary == prepare_facts(job(CATLIP), cluster).vocabulary
+
+
+def test_samples_without_a_label_are_filtered_from_the_plan_where_the_job_says_so(cluster: ClusterSpec) -> None:
+    prepare_facts(job(CATLIP), cluster)
+    store_concepts(cluster)
+    dropping = job({**CATLIP, "labels": "stored", "no_concept": "drop"})
+    assert read_facts(dropping, cluster).train == (), "not made yet"
+    (train,) = prepare_facts(dropping, cluster).train
+    assert (train.num_kept, train.filtered) == (NUM_SAMPLES - 1, {"no_concept": 1})
+    assert resolve_plan(dropping, cluster, read_facts(dropping, cluster)).data.num_samples == NUM_SAMPLES - 1
+
+
+def test_a_vocabulary_of_other_data_is_refused_unless_the_job_takes_it(tmp_path: Path, cluster: ClusterSpec) -> None:
+    facts = prepare_facts(job(CATLIP), cluster)
+    assert facts.vocabulary is not None
+    write_shard(tmp_path / "data/train/00002.tar", ["a purple cone"] * 9)
+    index_shards(open_store(str(tmp_path / "data/train")))
+    foreign = {**CATLIP, "vocabulary": facts.vocabulary.uri}
+    with pytest.raises(DatasetError, match=r"was counted on other data .*objective\.foreign_vocabulary: true"):
+        prepare_facts(job(foreign), cluster)
+    assert prepare_facts(job({**foreign, "foreign_vocabulary": True}), cluster).vocabulary == facts.vocabulary
 
 
 def test_other_settings_or_shards_make_another_file(tmp_path: Path, cluster: ClusterSpec) -> None:

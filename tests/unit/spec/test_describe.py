@@ -7,7 +7,7 @@ from orchestrator.data.shard import CHUNK_SAMPLES
 from orchestrator.spec import describe
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.describe import describe_evaluate, describe_plan
-from orchestrator.spec.facts import Facts, TokenizerFacts, VocabularyFacts
+from orchestrator.spec.facts import Facts, FinderFacts, TokenizerFacts, VocabularyFacts
 from orchestrator.spec.job import EvaluateSpec
 from orchestrator.spec.plan import Plan
 
@@ -37,9 +37,10 @@ def test_what_is_not_known_yet_is_said(resolve: Resolve) -> None:
 
 
 def test_what_is_known_is_said_with_its_size(resolve: Resolve, facts: Facts) -> None:
+    finder = FinderFacts(mode="corenet", noun_table=None, tagger=None)
     tokenizer = TokenizerFacts(uri="file:///t", digest="d", vocabulary_size=4096, begin_id=0, end_id=1, pad_id=2)
     facts = facts.model_copy(
-        update={"tokenizer": tokenizer, "vocabulary": VocabularyFacts(uri="v", digest="d", size=120)}
+        update={"tokenizer": tokenizer, "vocabulary": VocabularyFacts(uri="v", digest="d", size=120, finder=finder)}
     )
     assert "tokenizer: 4,096 tokens; file:///t" in dict(describe_plan(resolve(facts=facts)))["model"]
     assert "120 concepts" in dict(describe_plan(resolve({"objective": {"name": "catlip"}}, facts=facts)))["model"]

@@ -63,7 +63,11 @@ def test_overrides_are_applied_in_order_and_read_as_yaml(job_file: Path) -> None
         ("  train: scenes/train", "  trian: x", ["data.trian: unknown key 'trian'; did you mean 'train'?"]),
         ("  name: clip", "  name: clap", ["objective: 'clap' is none of clip, catlip; did you mean 'clip'?"]),
         ("  preset: vit_tiny_64", "  preset: vit_b_16", ["model.preset: 'vit_b_16'", "did you mean 'vit_b16'?"]),
-        ("kind: pretrain", "kind: pretrian", ["'pretrian' is none of pretrain, evaluate; did you mean 'pretrain'?"]),
+        (
+            "kind: pretrain",
+            "kind: pretrian",
+            ["'pretrian' is none of pretrain, evaluate, prepare; did you mean 'pretrain'?"],
+        ),
         ("kind: pretrain", "# no kind", ["kind: this key is required"]),
         ("  learning_rate: 1.0e-3", "  learning_rate: fast", ["optimizer.learning_rate:", "'fast'"]),
         ("  epochs: 2", "  epochs: 2\n  steps: 5", ["budget: wanted exactly one of", "['steps', 'epochs']"]),
