@@ -34,62 +34,12 @@ from orchestrator.wordnet.captions import ConceptFinder
 from orchestrator.wordnet.table import load_noun_table
 
 ROOT = Path(__file__).parents[1]
-NUM_FAST, NUM_SLOW = 200_000, 2_000
+NUM_FAST, NUM_SLOW = 200_000, 4_000
 VOCABULARY_SIZE = 24_320  # of the published DataComp runs
-FUNCTION_WORDS = [
-    "a",
-    "the",
-    "of",
-    "in",
-    "on",
-    "with",
-    "and",
-    "for",
-    "at",
-    "is",
-    "to",
-    "by",
-    "from",
-    "an",
-    "this",
-    "that",
-    "it",
-    "as",
-    "are",
-]
-OTHER_WORDS = [
-    "red",
-    "big",
-    "old",
-    "vintage",
-    "beautiful",
-    "free",
-    "stock",
-    "photo",
-    "image",
-    "picture",
-    "view",
-    "new",
-    "best",
-    "white",
-    "black",
-    "vector",
-]
+FUNCTION_WORDS = "a the of in on with and for at is to by from an this that it as are".split()  # noqa: SIM905
+OTHER_WORDS = "red big old vintage free stock photo image picture view new best white black vector".split()  # noqa: SIM905
 ENDINGS = ("", "", "", "", "", "", "s", "s", ",", "'s", " -", "!", ".")
-RARE = (
-    "café",
-    "“quoted”",
-    "<b>bold</b>",
-    "50%20off",
-    "rock+roll",
-    "#1",
-    "don't",
-    "Ünïcode",
-    "собака",
-    "🐕",
-    "&amp;",
-    "8x10",
-)
+RARE = "café “quoted” <b>bold</b> 50%20off rock+roll #1 don't Ünïcode собака 🐕 &amp; 8x10 ＷＩＤＥ ﬁsh dogâ€™s".split()  # noqa: SIM905
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ from orchestrator.data.index import open_index
 from orchestrator.env import apply_quiet_env
 from orchestrator.errors import DatasetError, Interrupted, OrchestratorError
 from orchestrator.labels.concepts import MOST_LABELS, ConceptCounts, build_vocabulary, describe_coverage
-from orchestrator.runs.prepare import ensure_index, machine_facts, read_shards_facts
+from orchestrator.runs.indexing import ensure_index
+from orchestrator.runs.prepare import machine_facts, read_shards_facts
 from orchestrator.runs.progress import OnProgress, Progress
 from orchestrator.runs.vocabulary import finder_facts, vocabulary_place
 from orchestrator.spec.cluster import ClusterSpec
@@ -77,9 +78,9 @@ class _DataSet:
         self._job, self._cluster, self._on_progress = job, cluster, on_progress
         s3 = cluster.storage.s3
         stores = tuple(open_store(join_uri(cluster.storage.data, source.uri), s3) for source in job.data.sources)
-        for source, store in zip(job.data.sources, stores, strict=True):
+        for store in stores:
             check_store(store, write=False)
-            ensure_index(source.uri, cluster, on_progress)
+            ensure_index(store, on_progress)
             check_store(store, write=True)
         found = (read_shards_facts(source.uri, cluster) for source in job.data.sources)
         self._facts = [facts for facts in found if facts is not None]

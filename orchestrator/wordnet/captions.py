@@ -8,8 +8,8 @@ angstrom.n.01) and costs the synonyms (``photo`` -> photograph.n.01); multi-word
 A caption is cut at white space, and what one piece means is remembered: captions repeat their words, so nearly every
 piece is one dictionary look-up. The result equals NLTK's tokenizer, lemmatizer and reader over WordNet 3.0, but for
 four things: a caption counts as one sentence (an inner full stop stays with its word, as in ``word_tokenize(...,
-preserve_line=True)``), of ftfy's repairs only entities, quotes and composed letters are made (no mojibake, no
-ligatures, no wide letters), stacked quotes at the very end (``dog's'``) may split otherwise, and what lies beyond
+preserve_line=True)``), of ftfy's repairs all are made but those of mojibake and of control
+characters, stacked quotes at the very end (``dog's'``) may split otherwise, and what lies beyond
 ``MAX_CAPTION_CHARACTERS`` is not read.
 """
 
@@ -32,7 +32,13 @@ _MAX_REMEMBERED_CHARACTERS = 40  # of a piece: what is longer hardly comes again
 
 _TAG = re.compile(r"<[^>]*>")
 _ENTITY = re.compile(r"&#?\w{1,24};")
-_CURLY_QUOTES = str.maketrans(dict.fromkeys("ʼ‘’‚‛", "'") | dict.fromkeys("“”„‟", '"'))
+# As ftfy has them: straight quotes, ligatures in letters, wide letters narrow.
+_PLAIN = str.maketrans(
+    dict.fromkeys("ʼ‘’‚‛", "'")
+    | dict.fromkeys("“”„‟", '"')
+    | {chr(code): unicodedata.normalize("NFKC", chr(code)) for code in (*range(0xFB00, 0xFB07), *range(0xFF01, 0xFFF0))}
+    | {"\u3000": " "}
+)
 
 # Characters that are tokens of their own wherever they stand; none is part of a noun.
 _OWN_TOKENS = str.maketrans(dict.fromkeys(';@#$%&?!*[](){}<>"`«»‒–—―', " "))
@@ -111,7 +117,7 @@ def _concepts_of_tokens(tokens: Iterable[str], table: NounTable) -> Iterable[int
 
 
 def clean_caption(caption: str) -> str:
-    """Lower-case text without URL quoting, markup and typographic quotes; the first ``MAX_CAPTION_CHARACTERS``."""
+    """Lower-case text without URL quoting, markup, typographic quotes and letters; of ``MAX_CAPTION_CHARACTERS``."""
     caption = caption[:MAX_CAPTION_CHARACTERS]
     if "%" in caption:
         caption = unquote(caption)
@@ -122,7 +128,7 @@ def clean_caption(caption: str) -> str:
     if "&" in caption and "<" not in caption:
         caption = _ENTITY.sub(lambda entity: html.unescape(entity[0]), caption)
     if not caption.isascii():
-        caption = unicodedata.normalize("NFC", caption).translate(_CURLY_QUOTES)
+        caption = unicodedata.normalize("NFC", caption).translate(_PLAIN)
     return caption.strip().lower()
 
 

@@ -11,7 +11,18 @@ from typer.testing import CliRunner
 from orchestrator.cli.main import app
 
 HEAVY = ("torch", "ray", "mlflow", "pyarrow", "transformers", "boto3", "deepspeed", "numpy")
-COMMANDS = ("check", "plan", "run", "evaluate", "export", "runs", "data scenes", "data index", "data verify")
+COMMANDS = (
+    "check",
+    "plan",
+    "run",
+    "evaluate",
+    "export",
+    "runs",
+    "data scenes",
+    "data index",
+    "data verify",
+    "label concepts",
+)
 
 
 @pytest.fixture

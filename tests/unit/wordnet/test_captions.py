@@ -30,6 +30,7 @@ def concept_names(caption: str) -> list[str]:
         ("", []),
         ("   \n", []),
         ("собака 狗 كلب", []),
+        ("ﬁsh　ＤＯＧ", ["fish", "dog"]),  # a ligature, wide letters and a wide space
     ],
 )
 def test_a_caption_gives_its_concepts_in_order_and_once(caption, concepts):
