@@ -106,6 +106,8 @@ def main() -> None:
     parser.add_argument("table", type=Path, help="the .npz to write")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if not (arguments.wordnet_dir / "data.noun").exists():
+        parser.error(f"{arguments.wordnet_dir} has no WordNet: apt-get install wordnet-base, and name its folder")
     with tempfile.TemporaryDirectory() as nltk_dir:
         lay_nltk_data(arguments.wordnet_dir, Path(nltk_dir))
         arrays = read_arrays(Path(nltk_dir))

@@ -69,6 +69,12 @@ def test_wrong_input_is_one_message_without_a_traceback_and_exits_with_2(
     assert "Traceback" not in done.stderr
 
 
+def test_a_job_of_another_kind_is_refused_by_a_command_that_prepares(environment: dict[str, str]) -> None:
+    done = orchestrator(environment, "label", "concepts", "jobs/smoke/clip-scenes.yaml")
+    assert done.returncode == 2
+    assert "kind is 'pretrain'; orchestrator label concepts runs jobs of kind 'prepare'" in done.stderr
+
+
 def test_debug_shows_the_traceback_and_the_log_file_has_it_anyway(tmp_path: Path, environment: dict[str, str]) -> None:
     done = orchestrator(environment, "--debug", "plan", str(tmp_path / "no.yaml"))
     assert "Traceback" in done.stderr

@@ -10,8 +10,8 @@ import pytest
 
 from orchestrator import columns
 from orchestrator.data.blocks import BlockFormat, BlockTask, unpack_block
-from orchestrator.data.concept_labels import ConceptReader, HasLabel
-from orchestrator.data.concepts import Labeller, StoredConcepts, open_labeller
+from orchestrator.data.concept_labels import ConceptReader, HasLabel, read_concepts
+from orchestrator.data.concepts import Labeller, StoredConcepts, open_finder, open_labeller
 from orchestrator.data.dataset_order import ChunkTable, DatasetOrder
 from orchestrator.data.index import DatasetIndex, index_dataset, save_index
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
@@ -25,6 +25,7 @@ from orchestrator.spec.job import ShardsSpec
 from orchestrator.storage.store import Store, open_store
 from orchestrator.wordnet.captions import packaged_finder
 from orchestrator.wordnet.table import PACKAGED_TABLE, load_noun_table
+from tagger_file import tagger_file
 
 FIELDS = ("txt", "syn")
 FINDER = FinderFacts(mode="corenet", noun_table=None, tagger=None)
@@ -192,3 +193,19 @@ def test_another_noun_table_is_read_from_where_the_job_says_and_a_missing_one_sa
     ):
         open_labeller(vocabulary, tagless, S3Spec())
     assert load_noun_table().version in packaged_finder().version
+
+
+def test_nouns_are_stored_and_labelled_alike_with_the_tagger_that_the_job_names(pool: Pool) -> None:
+    finder = FinderFacts(mode="nouns", noun_table=None, tagger=tagger_file().as_uri())
+    reader = replace(pool.reader(), finder=finder)
+    counts = ConceptCounts.of_shard(reader.read(0, 0))
+    version = open_finder(finder, S3Spec()).version
+    vocabulary = build_vocabulary(counts.concepts, counts.num_captions, 1, finder=version)
+    labeller = open_labeller(vocabulary, finder, S3Spec(), FIELDS)
+    assert labeller.stored is not None
+    assert labeller.stored.annotation.name == "concepts-nouns"
+    (column, _) = read_concepts(pool.store, pool.index.shards[0], labeller.stored)
+    labels = [labeller.vocabulary.indices(row) for row in column.to_pylist() if row is not None]
+    texts = [captions_of(number)["txt"] for number in range(NUM_SAMPLES[0])]
+    assert labels == [labeller.labels(text.decode()) for text in texts if can_be_drawn(text)]
+    assert any(labels)

@@ -1,8 +1,6 @@
 """Concepts by the paper's text: nouns by the tagger, synonyms and names of several words, against NLTK's own parts."""
 
-import os
 import random
-from pathlib import Path
 
 import nltk
 import pytest
@@ -13,16 +11,13 @@ from orchestrator.wordnet.captions import clean_caption
 from orchestrator.wordnet.finder import Finder, build_finder
 from orchestrator.wordnet.table import load_noun_table
 from orchestrator.wordnet.tagger import Tagger
-
-NLTK_DATA = Path(os.environ.get("ORCHESTRATOR_NLTK_DATA", Path(__file__).parents[4] / "shared" / "nltk_data"))
-TAGGER = NLTK_DATA / "taggers" / "averaged_perceptron_tagger_eng.zip"
+from tagger_file import tagger_file
 
 
 @pytest.fixture(scope="module")
 def tagger() -> Tagger:
-    if not TAGGER.exists():
-        pytest.skip(f"needs {TAGGER.name} in taggers/ of the folder that ORCHESTRATOR_NLTK_DATA names")
-    return Tagger(TAGGER.read_bytes(), str(TAGGER))
+    file = tagger_file()
+    return Tagger(file.read_bytes(), str(file))
 
 
 @pytest.fixture(scope="module")
