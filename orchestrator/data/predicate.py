@@ -1,6 +1,6 @@
-"""Whether the values of a metadata column are what a predicate asks for."""
+"""Whether the values of a metadata column are what a predicate asks for; and what any other rule of a selection is."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -8,11 +8,31 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.data.metadata import as_text
+from orchestrator.data.shard import ShardRow
 from orchestrator.errors import DatasetError
 from orchestrator.spec.selection import PredicateSpec
+from orchestrator.storage.store import Store
 
 Mask = npt.NDArray[np.bool_]
 Values = npt.NDArray[Any]
+
+
+class SampleRule(Protocol):
+    """Another rule by which samples stay, beside lists and predicates."""
+
+    @property
+    def reason(self) -> str:
+        """What leaves a sample out."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides."""
+        ...
+
+    def keeps(self, store: Store, shard: ShardRow) -> Mask:
+        """[samples] which ones stay."""
+        ...
 
 
 def satisfies(column: pa.Array, predicate: PredicateSpec, where: str) -> Mask:

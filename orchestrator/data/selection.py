@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.data.index import ADDED_FOLDER, DatasetIndex
 from orchestrator.data.metadata import read_metadata, sidecar_path
-from orchestrator.data.predicate import Mask, satisfies
+from orchestrator.data.predicate import Mask, SampleRule, satisfies
 from orchestrator.data.sample_list import SampleList, open_sample_list
 from orchestrator.data.shard import CHUNK_SAMPLES, ShardRow
 from orchestrator.errors import DatasetError
@@ -44,25 +43,6 @@ WHERE = "where."
 
 OpenList = Callable[[str], tuple[Store, str]]
 """From a list as the job names it to a store and the list's path in it."""
-
-
-class SampleRule(Protocol):
-    """Another rule by which samples stay, beside lists and predicates."""
-
-    @property
-    def reason(self) -> str:
-        """What leaves a sample out."""
-        ...
-
-    @property
-    def digest(self) -> str:
-        """Of all that decides."""
-        ...
-
-    def keeps(self, store: Store, shard: ShardRow) -> Mask:
-        """[samples] which ones stay."""
-        ...
-
 
 OnShards = Callable[[int, int], None]
 """Called with (shards done, shards in all)."""

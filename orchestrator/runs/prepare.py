@@ -13,7 +13,8 @@ import psutil
 
 from orchestrator.data.decode import decoder_version
 from orchestrator.data.index import DatasetIndex, load_index
-from orchestrator.data.selection import OpenList, SampleRule, ensure_selection, find_selection, selection_key
+from orchestrator.data.predicate import SampleRule
+from orchestrator.data.selection import OpenList, ensure_selection, find_selection, selection_key
 from orchestrator.errors import DatasetError, EvaluationError
 from orchestrator.evaluation.targets import TARGETS_FILE, load_targets
 from orchestrator.runs.annotations import read_annotation_facts

@@ -16,7 +16,8 @@ from orchestrator.data.blocks import BlockFormat, BlockTask, unpack_block
 from orchestrator.data.dataset_order import ChunkTable, DatasetOrder
 from orchestrator.data.dense import encode_dense
 from orchestrator.data.evaluation_set import read_evaluation_rows
-from orchestrator.data.index import DatasetIndex, index_dataset, save_index
+from orchestrator.data.index import DatasetIndex, save_index
+from orchestrator.data.indexing import index_dataset
 from orchestrator.data.ledger import Ledger
 from orchestrator.data.ledger_events import block_events
 from orchestrator.data.ledger_report import report_ledger, total_rows

@@ -13,7 +13,8 @@ from orchestrator.data.blocks import BlockFormat, BlockTask, unpack_block
 from orchestrator.data.concept_labels import ConceptReader, HasLabel, read_concepts
 from orchestrator.data.concepts import Labeller, StoredConcepts, open_finder, open_labeller
 from orchestrator.data.dataset_order import ChunkTable, DatasetOrder
-from orchestrator.data.index import DatasetIndex, index_dataset, save_index
+from orchestrator.data.index import DatasetIndex, save_index
+from orchestrator.data.indexing import index_dataset
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 from orchestrator.data.selection import ensure_selection
 from orchestrator.data.shards_reader import ShardsBlockReader, ShardsSource

@@ -12,7 +12,8 @@ from orchestrator.data.crop import Crop
 from orchestrator.data.dataset_order import ChunkTable, DatasetOrder
 from orchestrator.data.draw import SampleDraw
 from orchestrator.data.image import crop_box
-from orchestrator.data.index import index_dataset, save_index
+from orchestrator.data.index import save_index
+from orchestrator.data.indexing import index_dataset
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 from orchestrator.data.scenes.geometry import GEOMETRY
 from orchestrator.data.scenes.render import SKY, Hits, trace
