@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import data, jobs, labels, runs, terminal
+from orchestrator.cli import data, jobs, labels, runs, terminal, weights
 from orchestrator.env import apply_quiet_env
 from orchestrator.errors import OrchestratorError
 
@@ -26,7 +26,10 @@ app.command(epilog="Example: orchestrator plan jobs/clip-scenes.yaml --set batch
 app.command(epilog="Example: orchestrator run jobs/clip-scenes.yaml --set budget.epochs=2 --set name=short")(jobs.run)
 app.command(epilog="Example: orchestrator evaluate clip-scenes --json")(runs.evaluate)
 app.command(epilog="Example: orchestrator ledger clip-scenes --json")(runs.ledger)
-app.command(epilog="Example: orchestrator export clip-scenes exported/clip-scenes --weights raw")(runs.export)
+app.command(epilog="Example: orchestrator export clip-scenes exported/clip --format open_clip")(weights.export)
+app.command("import", epilog="Example: orchestrator import ViT-B-32.pt --name clip-b32 --evaluate-on imagenet/val")(
+    weights.import_weights
+)
 app.command("runs", epilog="Example: orchestrator runs --cluster cluster/laptop --json")(runs.list_all)
 
 

@@ -1,8 +1,13 @@
 """Arguments and options that several commands share."""
 
-from typing import Annotated, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from orchestrator.spec.cluster import ClusterSpec
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB.yaml", help="Job file: what to run.")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder or URI.")]
@@ -16,3 +21,10 @@ WeightsOption = Annotated[
 ]
 
 LAPTOP = "cluster/laptop"
+
+
+def run_uri(run: str, cluster: ClusterSpec) -> str:
+    """The folder of a run that is given by its name, or by its folder or URI."""
+    from orchestrator.spec.load import absolute_uri, join_uri
+
+    return absolute_uri(run.rstrip("/")) if "/" in run else join_uri(cluster.storage.runs, run)

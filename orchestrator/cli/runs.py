@@ -1,4 +1,4 @@
-"""Commands about runs that exist: ``evaluate``, ``export``, ``ledger``, ``runs``."""
+"""Commands about runs that exist: ``evaluate``, ``ledger``, ``runs``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli import terminal
-from orchestrator.cli.options import LAPTOP, ClusterOption, JsonOption, RunArgument, WeightsOption
+from orchestrator.cli.options import LAPTOP, ClusterOption, JsonOption, RunArgument, WeightsOption, run_uri
 from orchestrator.cli.results import mlflow_page, print_evaluation
 
 if TYPE_CHECKING:
-    from orchestrator.spec.cluster import ClusterSpec
     from orchestrator.tracking.tracker import RunRow
 
 
@@ -27,27 +26,11 @@ def evaluate(
 
     place = load_cluster(cluster)
     with terminal.err.status(f"judging {run}"):
-        results = evaluate_run(_run_uri(run, place), place, weights=weights)
+        results = evaluate_run(run_uri(run, place), place, weights=weights)
     if json:
         typer.echo(results_to_json(results), nl=False)
     else:
         print_evaluation(results)
-
-
-def export(
-    run: RunArgument,
-    dest: Annotated[str, typer.Argument(metavar="DEST", help="Folder to write; must be empty or new.")],
-    cluster: ClusterOption = LAPTOP,
-    weights: WeightsOption = "raw",
-) -> None:
-    """Write a run's last checkpoint as safetensors that transformers opens with from_pretrained."""
-    from orchestrator.runs.export import export_run
-    from orchestrator.spec.load import load_cluster
-
-    place = load_cluster(cluster)
-    with terminal.err.status(f"exporting {run}"):
-        export_run(_run_uri(run, place), dest, place, weights)
-    terminal.out.print(f"exported {run} ({weights} weights) to {dest}", markup=False, soft_wrap=True)
 
 
 def ledger(run: RunArgument, cluster: ClusterOption = LAPTOP, json: JsonOption = False) -> None:
@@ -58,7 +41,7 @@ def ledger(run: RunArgument, cluster: ClusterOption = LAPTOP, json: JsonOption =
 
     place = load_cluster(cluster)
     with terminal.err.status(f"reading the ledger of {run}"):
-        report = report_run_ledger(_run_uri(run, place), place)
+        report = report_run_ledger(run_uri(run, place), place)
     if json:
         typer.echo(json_format.dumps(ledger_document(report), indent=2))
     else:
@@ -106,12 +89,6 @@ def list_all(
         terminal.out.print(f"MLflow page: {mlflow_page(uri)}", markup=False, soft_wrap=True)
     else:
         terminal.out.print(f"no runs in experiment {experiment} of {uri}", markup=False, soft_wrap=True)
-
-
-def _run_uri(run: str, cluster: ClusterSpec) -> str:
-    from orchestrator.spec.load import absolute_uri, join_uri
-
-    return absolute_uri(run.rstrip("/")) if "/" in run else join_uri(cluster.storage.runs, run)
 
 
 def _row_document(row: RunRow) -> dict[str, object]:

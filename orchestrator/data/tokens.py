@@ -18,6 +18,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from orchestrator.errors import ModelSourceError
 from orchestrator.spec.cluster import S3Spec
+from orchestrator.spec.facts import TokenizerFacts
 from orchestrator.storage.store import ObjectNotFoundError, open_store
 
 logger = logging.getLogger(__name__)
@@ -131,12 +132,42 @@ def load_tokenizer(source: str, s3: S3Spec) -> CaptionTokenizer:
         ModelSourceError: nothing there, or no tokenizer; says what was looked for.
     """
     if "://" in source and source.endswith(".json"):
-        folder, _, name = source.rpartition("/")
-        try:
-            return read_trained_tokenizer(open_store(folder, s3).read_bytes(name), source)
-        except ObjectNotFoundError as error:
-            raise ModelSourceError(f"the tokenizer {source} is gone; run the job again to train it anew") from error
+        return read_trained_tokenizer(_read_text(source, s3).encode(), source)
     return _load_hugging_face(_local_path(source))
+
+
+def open_tokenizer(facts: TokenizerFacts, s3: S3Spec) -> CaptionTokenizer:
+    """Open a plan's tokenizer, whose special ids are known.
+
+    Raises:
+        ModelSourceError: it is gone, or no tokenizer any more.
+    """
+    if not facts.uri.endswith(".json"):
+        return load_tokenizer(facts.uri, s3)
+    return CaptionTokenizer(_read_text(facts.uri, s3), facts.begin_id, facts.end_id, facts.pad_id)
+
+
+def save_tokenizer(tokenizer: CaptionTokenizer, context: int, folder: Path) -> None:
+    """Write it as a Hugging Face folder that gives the same ids: begin, tokens, end, padding up to ``context``."""
+    from transformers import PreTrainedTokenizerFast
+
+    backend = _parse(tokenizer.json, "tokenizer")
+    begin, end, pad = (backend.id_to_token(id) for id in (tokenizer.begin_id, tokenizer.end_id, tokenizer.pad_id))
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A {end}", special_tokens=[(begin, tokenizer.begin_id), (end, tokenizer.end_id)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token=begin, eos_token=end, pad_token=pad, model_max_length=context
+    )
+    fast.save_pretrained(folder)
+
+
+def _read_text(uri: str, s3: S3Spec) -> str:
+    folder, _, name = uri.rpartition("/")
+    try:
+        return open_store(folder, s3).read_bytes(name).decode(errors="replace")
+    except ObjectNotFoundError as error:
+        raise ModelSourceError(f"the tokenizer {uri} is gone; run the job again to train it anew") from error
 
 
 def _local_path(source: str) -> str:

@@ -3,8 +3,9 @@
 For a transformer of width w and depth L the standard deviations are: queries, keys and values w^-1/2; what writes
 back into the residual stream (attention output, second feed-forward layer) w^-1/2 (2L)^-1/2; first feed-forward
 layer (2w)^-1/2; projection, class embedding and image positions w^-1/2; token embedding 0.02; text positions 0.01;
-patches (3 fan-in)^-1/2, the usual start of a convolution. Biases start at zero, norms at one. `transformers` starts
-attention the other way round (inputs damped, output not), which is why this is not left to it.
+patches (3 fan-in)^-1/2, the usual start of a convolution; a stem of several starts as in He et al. 2015. Biases start
+at zero, norms at one. `transformers` starts attention the other way round (inputs damped, output not), which is why
+this is not left to it.
 """
 
 from typing import Any
@@ -27,6 +28,8 @@ def initialize_tower(tower: nn.Module, config: Any, seed: int) -> None:
         layer = name.removesuffix(".weight").rpartition(".")[2]
         if name.endswith(".bias"):
             parameter.zero_()
+        elif "patch_embedding." in name and layer.isdigit():  # a stem of convolutions
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (2 / parameter[0].numel()) ** 0.5)
         elif "norm" in layer:  # `transformers` spells one of them layrnorm
             parameter.fill_(1.0)
         else:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -21,9 +21,10 @@ from transformers import (
 )
 
 from orchestrator.errors import ModelSourceError
+from orchestrator.models.conv_stem import ConvStem
 from orchestrator.models.initialization import initialize_tower
 from orchestrator.spec.plan import ModelPlan
-from orchestrator.spec.presets import PRESETS, ModelSize, TransformerSize
+from orchestrator.spec.presets import PRESETS, VARIANTS, ModelSize, TowerVariant, TransformerSize
 
 _LEGACY_END_ID = 2
 """At this end id `transformers` pools at the greatest token id instead of the end token (its CLIPTextModel)."""
@@ -49,6 +50,7 @@ class ModelBuild:
     seed: int
     tokens: TokenLayout | None = None
     activation_checkpointing: bool = False
+    variant: TowerVariant = VARIANTS["clip"]
 
 
 def model_build(plan: ModelPlan, seed: int) -> ModelBuild:
@@ -62,7 +64,9 @@ def model_build(plan: ModelPlan, seed: int) -> ModelBuild:
             end_id=plan.tokenizer.end_id,
             pad_id=plan.tokenizer.pad_id,
         )
-    return ModelBuild(PRESETS[plan.preset], plan.image_size, seed, tokens, plan.activation_checkpointing)
+    return ModelBuild(
+        PRESETS[plan.preset], plan.image_size, seed, tokens, plan.activation_checkpointing, VARIANTS[plan.variant]
+    )
 
 
 def build_vision_tower(build: ModelBuild) -> CLIPVisionModel:
@@ -86,7 +90,8 @@ def build_text_tower(build: ModelBuild) -> CLIPTextModelWithProjection:
 def vision_config(build: ModelBuild) -> CLIPVisionConfig:
     """The configuration of the vision tower, as an export saves it."""
     return CLIPVisionConfig(
-        **_transformer(build.size.vision),
+        **_transformer(build.size.vision, build.variant),
+        layer_norm_eps=build.variant.vision_norm_eps,
         image_size=build.image_size,
         patch_size=build.size.patch_size,
         projection_dim=build.size.embedding_width,
@@ -99,7 +104,7 @@ def text_config(build: ModelBuild) -> CLIPTextConfig:
     tokens = build.tokens
     _check_token_ids(tokens)
     return CLIPTextConfig(
-        **_transformer(build.size.text),
+        **_transformer(build.size.text, build.variant),
         vocab_size=tokens.num_tokens,
         max_position_embeddings=tokens.context,
         projection_dim=build.size.embedding_width,
@@ -127,13 +132,13 @@ def join_clip_model(
     return model
 
 
-def _transformer(size: TransformerSize) -> dict[str, Any]:
+def _transformer(size: TransformerSize, variant: TowerVariant) -> dict[str, Any]:
     return {
         "hidden_size": size.width,
         "intermediate_size": 4 * size.width,
         "num_hidden_layers": size.num_layers,
         "num_attention_heads": size.num_heads,
-        "hidden_act": "gelu",
+        "hidden_act": variant.activation,
     }
 
 
@@ -161,7 +166,18 @@ def _finish(tower_class: Any, config: Any, build: ModelBuild) -> Any:
     # The constructor draws from torch's global generator; whoever calls us keeps theirs.
     with torch.random.fork_rng(devices=[]):
         tower = tower_class._from_config(config, attn_implementation="sdpa")
+        if isinstance(config, CLIPVisionConfig):
+            _apply_variant(tower, build)
     initialize_tower(tower, config, build.seed)
     if build.activation_checkpointing:
         tower.activation_checkpointing_enable({"use_reentrant": False})
     return tower
+
+
+def _apply_variant(tower: Any, build: ModelBuild) -> None:
+    """What no configuration says of a vision tower: the pixels it reads, and a stem of convolutions."""
+    tower.pixels = build.variant.pixels
+    if build.variant.has_conv_stem:
+        inner = getattr(tower, "vision_model", tower)
+        inner.embeddings.patch_embedding = ConvStem(build.size.vision.width, build.size.patch_size)
+        inner.pre_layrnorm = nn.Identity()

@@ -71,7 +71,7 @@ class CatlipObjective(Objective):
         return Export(model, head={name: state[name] for name in state if name.startswith("classifier.")})
 
     def _pooled(self, image_BHW3: Tensor) -> Tensor:
-        pooled_BF: Tensor = self.vision(pixel_values=normalize_pixels(image_BHW3)).pooler_output
+        pooled_BF: Tensor = self.vision(pixel_values=normalize_pixels(image_BHW3, self.vision.pixels)).pooler_output
         return pooled_BF
 
 

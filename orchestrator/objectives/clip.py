@@ -75,11 +75,11 @@ class ClipObjective(ZeroShotObjective):
         return {"vision": self.vision, "text": self.text}
 
     def vision_features(self, image_BHW3: Tensor) -> Tensor:
-        pooled = self.vision.vision_model(pixel_values=normalize_pixels(image_BHW3)).pooler_output
+        pooled = self.vision.vision_model(pixel_values=normalize_pixels(image_BHW3, self.vision.pixels)).pooler_output
         return pooled.float()
 
     def image_embedding(self, image_BHW3: Tensor) -> Tensor:
-        return unit_length(self.vision(pixel_values=normalize_pixels(image_BHW3)).image_embeds)
+        return unit_length(self.vision(pixel_values=normalize_pixels(image_BHW3, self.vision.pixels)).image_embeds)
 
     def text_embedding(self, tokens_BT: Tensor) -> Tensor:
         return unit_length(self.text(input_ids=tokens_BT).text_embeds)

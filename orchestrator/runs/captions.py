@@ -51,10 +51,10 @@ def read_tokenizer_facts(
     if job.text.tokenizer is not None:
         name = job.text.tokenizer
         source = Path(name).absolute().as_uri() if Path(name).is_dir() else name  # workers run in other folders
-        return _tokenizer_facts(source, load_tokenizer(source, cluster.storage.s3))
+        return tokenizer_facts(source, load_tokenizer(source, cluster.storage.s3))
     place = _tokenizer_place(job, cluster, train)
     data = place.read()
-    return None if data is None else _tokenizer_facts(place.uri, read_trained_tokenizer(data, place.uri))
+    return None if data is None else tokenizer_facts(place.uri, read_trained_tokenizer(data, place.uri))
 
 
 def prepare_tokenizer(
@@ -129,7 +129,8 @@ def _key(train: Sequence[ShardsFacts], settings: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _tokenizer_facts(uri: str, tokenizer: CaptionTokenizer) -> TokenizerFacts:
+def tokenizer_facts(uri: str, tokenizer: CaptionTokenizer) -> TokenizerFacts:
+    """What a plan says of a tokenizer at ``uri``."""
     return TokenizerFacts(
         uri=uri,
         digest=tokenizer.digest,

@@ -39,8 +39,12 @@ def read_vocabulary_facts(
     if found is None:
         return None
     uri, labeller = found
-    vocabulary = labeller.vocabulary
-    return VocabularyFacts(uri=uri, digest=vocabulary.digest, size=len(vocabulary), finder=labeller.finder)
+    return vocabulary_facts(uri, labeller.vocabulary, labeller.finder)
+
+
+def vocabulary_facts(uri: str, vocabulary: Vocabulary, finder: FinderFacts) -> VocabularyFacts:
+    """What a plan says of a vocabulary at ``uri``."""
+    return VocabularyFacts(uri=uri, digest=vocabulary.digest, size=len(vocabulary), finder=finder)
 
 
 def find_label_rule(job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts]) -> HasLabel | None:

@@ -138,8 +138,13 @@ DataSpec = Annotated[ShardsSpec | SyntheticSpec, Field(discriminator="kind")]
 class ModelSpec(Section):
     """Towers by preset name; their weights start at random or from a folder."""
 
-    preset: Literal["vit_nano_32", "vit_tiny_64", "vit_s16", "vit_b32", "vit_b16", "vit_l14"]
+    preset: Literal[
+        "vit_nano_32", "vit_tiny_64", "vit_s16", "vit_b32", "vit_b16", "vit_l14", "vit_l16", "vit_h14", "vit_h16"
+    ]
     """Sizes of the towers (spec/presets.py)."""
+    variant: Literal["clip", "openai", "corenet"] = "clip"
+    """Whose towers of that size: open_clip's; those of the released CLIP weights (quick GELU); corenet's vision tower
+    (a stem of three convolutions, pixels in [0, 1]). Weights of one variant make no sense in another."""
     image_size: int | None = Field(default=None, ge=8, le=2048)
     """Pixels a side; none: the preset's own."""
     activation_checkpointing: bool = False

@@ -101,6 +101,7 @@ class ModelPlan(Section):
     """The towers' sizes and the text they read."""
 
     preset: str
+    variant: str = "clip"
     image_size: int
     activation_checkpointing: bool
     context: int
@@ -145,6 +146,8 @@ class Plan(Section):
     log_every_steps: int
     s3: S3Spec
     tracking: TrackingPlan
+    origin: str | None = None
+    """Where the weights come from, of a run that was imported or averaged; none: it is trained."""
 
     @property
     def samples(self) -> int:
@@ -187,6 +190,7 @@ class Plan(Section):
             "objective": self.objective.model_dump(mode="json", exclude=_SAME_LABELS),
             "vocabulary": self.model.vocabulary.digest if self.model.vocabulary else None,
             "model.preset": self.model.preset,
+            "model.variant": self.model.variant,
             "model.image_size": self.model.image_size,
             "text.context": self.model.context,
             "tokenizer": self.model.tokenizer.digest if self.model.tokenizer else None,
@@ -194,6 +198,7 @@ class Plan(Section):
             "schedule": self.schedule.model_dump(mode="json"),
             "precision": self.precision,
             "ema": self.ema.model_dump(mode="json") if self.ema else None,
+            "origin": self.origin,
         }
 
     @property

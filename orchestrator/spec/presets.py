@@ -1,10 +1,12 @@
-"""Sizes of the towers by name: plain data, so that a plan can count parameters without torch.
+"""Sizes and variants of the towers by name: plain data, so that a plan can count parameters without torch.
 
 Sizes from ``vit_s16`` up follow the CLIP paper's towers (arXiv 2103.00020, table 19) as open_clip configures
-them; the tiny ones exist for the scenes and for tests.
+them, and CatLIP's L/16 and H/16 (arXiv 2404.15653, as corenet configures them) with the text towers of L/14 and
+H/14; the tiny ones exist for the scenes and for tests.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -34,4 +36,40 @@ PRESETS: dict[str, ModelSize] = {
     "vit_b32": ModelSize(224, 32, TransformerSize(768, 12, 12), TransformerSize(512, 12, 8), 512),
     "vit_b16": ModelSize(224, 16, TransformerSize(768, 12, 12), TransformerSize(512, 12, 8), 512),
     "vit_l14": ModelSize(224, 14, TransformerSize(1024, 24, 16), TransformerSize(768, 12, 12), 768),
+    "vit_l16": ModelSize(224, 16, TransformerSize(1024, 24, 16), TransformerSize(768, 12, 12), 768),
+    "vit_h14": ModelSize(224, 14, TransformerSize(1280, 32, 16), TransformerSize(1024, 24, 16), 1024),
+    "vit_h16": ModelSize(224, 16, TransformerSize(1280, 32, 20), TransformerSize(1024, 24, 16), 1024),
 }
+
+
+@dataclass(frozen=True)
+class PixelStatistics:
+    """What is taken from red, green and blue in [0, 1], and what the rest is divided by."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class TowerVariant:
+    """In what towers of one size differ from one another."""
+
+    activation: Literal["gelu", "quick_gelu"]
+    """Of the feed-forward layers; ``quick_gelu`` is x sigmoid(1.702 x)."""
+    has_conv_stem: bool
+    """Three convolutions make the patches, and no norm comes before the first layer; else one, and one does."""
+    vision_norm_eps: float
+    """Added to the variance in the norms of the vision tower."""
+    pixels: PixelStatistics
+
+
+CLIP_PIXELS = PixelStatistics((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+"""Of CLIP's training images (its released preprocessing)."""
+UNIT_PIXELS = PixelStatistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+VARIANTS: dict[str, TowerVariant] = {
+    "clip": TowerVariant("gelu", False, 1e-5, CLIP_PIXELS),
+    "openai": TowerVariant("quick_gelu", False, 1e-5, CLIP_PIXELS),
+    "corenet": TowerVariant("gelu", True, 1e-6, UNIT_PIXELS),
+}
+"""``clip``: as open_clip trains it. ``openai``: the released CLIP weights. ``corenet``: those of CatLIP."""

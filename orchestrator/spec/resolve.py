@@ -64,6 +64,7 @@ def resolve_plan(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> Plan:
         ),
         model=ModelPlan(
             preset=job.model.preset,
+            variant=job.model.variant,
             image_size=image_size,
             activation_checkpointing=job.model.activation_checkpointing,
             context=job.text.context,

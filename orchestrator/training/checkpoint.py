@@ -53,7 +53,7 @@ from orchestrator.training.fragment_files import (
 
 logger = logging.getLogger(__name__)
 
-_LAYOUT_FILE = "layout.json"
+LAYOUT_FILE = "layout.json"
 _OTHER_RANKS_TIMEOUT_S = 1800.0
 _CLOSING_TIMEOUT_S = 30.0
 
@@ -171,7 +171,7 @@ class Checkpoints:
         layouts = {f"{name}.safetensors": word["layout"] for name, word in zip(names, words, strict=True)}
         common = local / "common"
         common.mkdir()
-        (common / _LAYOUT_FILE).write_text(json.dumps(layouts))
+        (common / LAYOUT_FILE).write_text(json.dumps(layouts))
         (common / STATE_FILE).write_bytes(record.to_json())
         files = [MarkedFile(**file) for word in words for file in word["files"]]
         write_marker(self._store, record.folder, files + upload_files(self._store, record.folder, common))
@@ -234,7 +234,7 @@ def fetch_pieces(store: Store, stored: StoredCheckpoint, pieces: Sequence[Piece]
 
     with tempfile.TemporaryDirectory(prefix="checkpoint-restore-") as folder_name:
         local = Path(folder_name)
-        with fetched(_LAYOUT_FILE) as file:
+        with fetched(LAYOUT_FILE) as file:
             layouts: dict[str, FileLayout] = json.loads(file.read_bytes())
         num_filled = 0
         for name in files_for(pieces, layouts):

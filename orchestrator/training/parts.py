@@ -4,7 +4,7 @@ import numpy as np
 
 from orchestrator.data.blocks import BlockFormat
 from orchestrator.data.concepts import Labeller, open_labeller
-from orchestrator.data.tokens import load_tokenizer
+from orchestrator.data.tokens import open_tokenizer
 from orchestrator.models.towers import model_build
 from orchestrator.objectives.objective import Objective
 from orchestrator.objectives.table import OBJECTIVES, build_objective
@@ -30,7 +30,7 @@ def block_format(plan: Plan) -> BlockFormat:
         image_size=plan.model.image_size,
         context=plan.model.context,
         max_concepts=plan.stream.max_concepts_per_row,
-        tokenizer=load_tokenizer(tokenizer.uri, plan.s3) if tokenizer else None,
+        tokenizer=open_tokenizer(tokenizer, plan.s3) if tokenizer else None,
         labeller=_open_labeller(plan, vocabulary) if vocabulary else None,
         annotations=plan.data.annotations,
     )

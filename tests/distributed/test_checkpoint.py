@@ -31,7 +31,7 @@ from orchestrator.training.engine import DeepSpeedEngine, Precision
 from orchestrator.training.export import HEAD_FILE, export_checkpoint
 from orchestrator.training.step import train_step
 from ranks import Stage, build_engine, leave_record, micro_batches, process_group, set_up_deepspeed
-from tiny import NUM_CONCEPTS, build_tiny, global_batch
+from tiny import NUM_CONCEPTS, TINY_PLAN, build_tiny, global_batch
 
 SAVED_STEP, NUM_STEPS = 3, 6
 NUM_WRITERS, NUM_READERS = 2, 3
@@ -267,14 +267,14 @@ def test_the_temperature_stays_within_its_bound_wherever_it_is_kept(written, tmp
     store, stored = newest(written.folder, "rising", precision, stage)
     assert 4.5 < load_weights(store, stored, average=False)["logit_scale"].item() <= highest
     assert 4.5 < load_weights(store, stored, average=True)["logit_scale"].item() <= highest
-    export_checkpoint(store, stored, build_named("clip"), tmp_path, "raw")
+    export_checkpoint(store, stored, build_named("clip"), TINY_PLAN, tmp_path, "raw")
     assert 4.5 < CLIPModel.from_pretrained(tmp_path).logit_scale.item() <= highest
 
 
 @every_stage
 def test_an_exported_clip_model_sees_what_the_objective_saw(written, tmp_path, stage):
     store, stored = newest(written.folder, "clip", "fp32", stage)
-    export_checkpoint(store, stored, build_named("clip"), tmp_path, "raw")
+    export_checkpoint(store, stored, build_named("clip"), TINY_PLAN, tmp_path, "raw")
     model = CLIPModel.from_pretrained(tmp_path).eval()
     with torch.no_grad():
         seen = model.vision_model(pixel_values=normalize_pixels(global_batch(0)["image"])).pooler_output
@@ -283,7 +283,7 @@ def test_an_exported_clip_model_sees_what_the_objective_saw(written, tmp_path, s
 
 def test_an_exported_catlip_model_sees_what_the_objective_saw_and_its_classifier_lies_beside(written, tmp_path):
     store, stored = newest(written.folder, "catlip", "fp32", 1)
-    export_checkpoint(store, stored, build_named("catlip"), tmp_path, "raw")
+    export_checkpoint(store, stored, build_named("catlip"), TINY_PLAN, tmp_path, "raw")
     model = CLIPVisionModel.from_pretrained(tmp_path).eval()
     with torch.no_grad():
         seen = model(pixel_values=normalize_pixels(global_batch(0)["image"])).pooler_output
@@ -297,7 +297,7 @@ def test_an_exported_catlip_model_sees_what_the_objective_saw_and_its_classifier
 
 def test_the_average_is_exported_where_it_is_asked_for(written, tmp_path):
     store, stored = newest(written.folder, "clip", "fp32", 1)
-    export_checkpoint(store, stored, build_named("clip"), tmp_path, "ema")
+    export_checkpoint(store, stored, build_named("clip"), TINY_PLAN, tmp_path, "ema")
     exported = CLIPModel.from_pretrained(tmp_path).state_dict()["visual_projection.weight"]
     average = load_weights(store, stored, average=True)["vision.visual_projection.weight"]
     assert torch.equal(exported, average)

@@ -8,12 +8,24 @@ from orchestrator.models.towers import ModelBuild, TokenLayout
 from orchestrator.objectives.objective import Objective
 from orchestrator.objectives.table import build_objective
 from orchestrator.spec.objective import CatlipSpec, ClipSpec
+from orchestrator.spec.plan import ModelPlan
 from orchestrator.spec.presets import PRESETS
 from orchestrator.training.step import Batch, to_device
 
 GLOBAL_SIZE = 12
 NUM_CONCEPTS = 9
 TOKENS = TokenLayout(num_tokens=64, context=8, begin_id=1, end_id=3, pad_id=0)
+
+TINY_PLAN = ModelPlan(
+    preset="vit_nano_32",
+    image_size=32,
+    activation_checkpointing=False,
+    context=TOKENS.context,
+    trained_tokenizer_size=TOKENS.num_tokens,
+    tokenizer=None,
+    vocabulary=None,
+)
+"""What a plan says of its model."""
 
 
 def build_tiny(name: str, **options: float) -> Objective:

@@ -1,0 +1,179 @@
+"""A model that another program made, wherever it lies: its sizes found out, its weights under our names, in fp32.
+
+A file (open_clip, OpenAI, corenet), a folder (Hugging Face, open_clip) or the name of a repository on the Hugging Face
+hub. Our names are those of `transformers`' ``CLIPModel``; a classifier keeps its name (``classifier.weight``).
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from orchestrator.errors import ModelSourceError
+from orchestrator.models.layouts.corenet import from_corenet, is_corenet
+from orchestrator.models.layouts.hugging_face import from_hugging_face, is_hugging_face
+from orchestrator.models.layouts.open_clip import CONFIG_FILE, WEIGHTS_FILE, from_open_clip, is_open_clip
+from orchestrator.models.sizes import find_preset
+from orchestrator.models.weight_files import read_tensors
+from orchestrator.spec.presets import VARIANTS
+
+logger = logging.getLogger(__name__)
+
+HEAD_FILE, VOCABULARY_FILE = "head.safetensors", "concepts.parquet"
+_OPEN_CLIP_FILES = (WEIGHTS_FILE, "open_clip_pytorch_model.bin", "open_clip_pytorch_model.safetensors")
+_HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
+_POSITIONS = "embeddings.position_embedding.weight"
+_MOST_NAMES = 8  # shown in a message
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """What was read."""
+
+    uri: str
+    preset: str
+    variant: str
+    image_size: int
+    state: dict[str, Tensor]
+    num_tokens: int | None
+    """Rows of the token embedding; none: there is no text tower."""
+    context: int | None
+    folder: Path | None
+    """Where its tokenizer and vocabulary may lie."""
+    pools_at_greatest_id: bool = False
+    """Captions are pooled at their greatest token id, which must be the end token."""
+
+
+@dataclass(frozen=True)
+class _Files:
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
+    """``open_clip_config.json`` or ``config.json`` with ``preprocessor_config.json``; empty for a lone file."""
+    folder: Path | None
+
+
+def read_model(source: str, variant: str | None = None) -> SourceModel:
+    """Read the model at ``source``; ``variant`` says whose towers they are where the files do not.
+
+    Raises:
+        ModelSourceError: nothing there, not weights, of a layout or size that is not known (names the keys).
+    """
+    files = _read_files(source)
+    state, unknown = _to_our_names(source, files)
+    if unknown:
+        raise ModelSourceError(f"{source}: no tower here has a place for {shown(unknown)}")
+    state = {name: tensor.float() for name, tensor in state.items()}
+    preset, image_size = find_preset(source, state, files.config)
+    positions = state.get(f"text_model.{_POSITIONS}")
+    tokens = state.get("text_model.embeddings.token_embedding.weight")
+    text_config = files.config.get("model_cfg", {}).get("text_cfg", {})
+    return SourceModel(
+        uri=source,
+        preset=preset,
+        variant=_find_variant(source, files, variant),
+        image_size=image_size,
+        state=state,
+        num_tokens=None if tokens is None else len(tokens),
+        context=None if positions is None else len(positions),
+        folder=files.folder,
+        pools_at_greatest_id="model_cfg" in files.config and text_config.get("pool_type", "argmax") == "argmax",
+    )
+
+
+def shown(names: list[str]) -> str:
+    """The first of them, and how many there are."""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
+
+
+def _read_files(source: str) -> _Files:
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _Files(read_tensors(path), {}, None)
+    folder = path if path.is_dir() else _download(source)
+    for config_file, weight_files in ((CONFIG_FILE, _OPEN_CLIP_FILES), ("config.json", _HUGGING_FACE_FILES)):
+        found = next((folder / name for name in weight_files if (folder / name).is_file()), None)
+        if found is not None and (folder / config_file).is_file():
+            config = _read_json(folder / config_file) | _read_json(folder / "preprocessor_config.json")
+            head = read_tensors(folder / HEAD_FILE) if (folder / HEAD_FILE).is_file() else {}
+            return _Files({**read_tensors(found), **head}, config, folder)
+    raise ModelSourceError(
+        f"{source}: wanted config.json with {' or '.join(_HUGGING_FACE_FILES)}, or {CONFIG_FILE} with {WEIGHTS_FILE}; "
+        f"the folder holds {shown(sorted(file.name for file in folder.iterdir())) or 'nothing'}"
+    )
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.bin", "*.txt"]))
+    except (OSError, HFValidationError, HfHubHTTPError, ValueError) as error:
+        raise ModelSourceError(
+            f"{name}: no such file or folder here, and the Hugging Face hub did not give it "
+            f"({str(error).strip().splitlines()[0]}); name a weights file, a folder, or a hub name that can be reached"
+        ) from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise ModelSourceError(f"{file}: not JSON ({error})") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _to_our_names(source: str, files: _Files) -> tuple[dict[str, Tensor], list[str]]:
+    for is_layout, convert in (
+        (is_open_clip, from_open_clip),
+        (is_corenet, from_corenet),
+        (is_hugging_face, from_hugging_face),
+    ):
+        if is_layout(files.tensors):
+            return convert(files.tensors)
+    raise ModelSourceError(
+        f"{source}: wanted the names of open_clip, OpenAI, corenet or a Hugging Face CLIP; found "
+        f"{shown(sorted(files.tensors))}"
+    )
+
+
+def _find_variant(source: str, files: _Files, given: str | None) -> str:
+    found = _recorded_variant(files)
+    if found is not None and given is not None and found != given:
+        raise ModelSourceError(f"{source}: its files say variant '{found}', but '{given}' is asked for")
+    variant = found or given or "clip"
+    if found is None and given is None:
+        logger.warning("%s does not say which activation it was trained with; taken: %s", source, variant)
+    _check_pixels(source, files.config, variant)
+    return variant
+
+
+def _recorded_variant(files: _Files) -> str | None:
+    if is_corenet(files.tensors):
+        return "corenet"
+    if "input_resolution" in files.tensors:  # beside the weights in OpenAI's archives alone
+        return "openai"
+    if "model_cfg" in files.config:
+        return "openai" if files.config["model_cfg"].get("quick_gelu") else "clip"
+    if files.config:
+        vision = files.config.get("vision_config", files.config)
+        activation = vision.get("hidden_act", "quick_gelu")  # the default of transformers' CLIP
+        return next((name for name, v in VARIANTS.items() if v.activation == activation), None)
+    return None
+
+
+def _check_pixels(source: str, config: Mapping[str, Any], variant: str) -> None:
+    preprocess, pixels = config.get("preprocess_cfg", {}), VARIANTS[variant].pixels
+    for wanted, keys in ((pixels.mean, ("image_mean", "mean")), (pixels.std, ("image_std", "std"))):
+        given = config.get(keys[0], preprocess.get(keys[1]))
+        if given is not None and any(abs(a - b) > 1e-4 for a, b in zip(given, wanted, strict=True)):
+            raise ModelSourceError(
+                f"{source}: its images have {keys[1]} {list(given)}; variant '{variant}' has {list(wanted)}"
+            )

@@ -1,0 +1,44 @@
+"""Weights under `transformers`' names as those of an objective: what its ``export`` gave away, taken back."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from orchestrator.errors import ModelSourceError
+from orchestrator.objectives.objective import Objective
+
+_MOST_NAMES = 8  # shown in a message
+
+
+def adopt_weights(objective: Objective, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Every parameter of ``objective``, by its own name.
+
+    Raises:
+        ModelSourceError: a parameter that ``state`` lacks or holds in another shape, or a tensor that no parameter
+            takes; names the keys.
+    """
+    adopted: dict[str, Tensor] = {}
+    taken: set[str] = set()
+    problems = []
+    for name, parameter in objective.named_parameters():
+        given = next((key for key in _names_in_a_model(name) if key in state), None)
+        if given is None:
+            problems.append(f"{name} is missing")
+        elif state[given].numel() != parameter.numel() or (
+            parameter.dim() > 1 and state[given].shape != parameter.shape
+        ):
+            problems.append(f"{given} is {list(state[given].shape)}, wanted {list(parameter.shape)}")
+        else:
+            taken.add(given)
+            adopted[name] = state[given].reshape(parameter.shape)  # a scalar has one dimension here, none there
+    problems += [f"{key} has no place" for key in state if key not in taken and not problems]
+    if problems:
+        more = f"; and {len(problems) - _MOST_NAMES} more" if len(problems) > _MOST_NAMES else ""
+        raise ModelSourceError(f"{source} does not fit its towers: {'; '.join(problems[:_MOST_NAMES])}{more}")
+    return adopted
+
+
+def _names_in_a_model(parameter: str) -> tuple[str, ...]:
+    """What a whole model, or a tower in it, may call a parameter of an objective."""
+    tower, _, rest = parameter.partition(".")
+    return (rest, f"{tower}_model.{rest}", parameter) if tower in ("vision", "text") else (parameter,)

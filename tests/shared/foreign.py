@@ -1,0 +1,56 @@
+"""Models of other programs, small and with random weights: `transformers`' own classes, and the layouts of others."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel
+
+from orchestrator.data.tokens import CaptionTokenizer, read_trained_tokenizer, save_tokenizer, train_tokenizer
+
+CONTEXT, IMAGE_SIZE, WIDTH, NUM_LAYERS, PATCH = 16, 32, 32, 2, 8
+CAPTIONS = [f"a {color} {shape} on a table" for color in ("red", "green", "blue") for shape in ("cube", "ball", "ring")]
+
+
+def small_tokenizer() -> CaptionTokenizer:
+    """Byte pairs of a few captions."""
+    return read_trained_tokenizer(train_tokenizer(CAPTIONS, 300), "captions")
+
+
+def small_clip(tokenizer: CaptionTokenizer, activation: str = "gelu") -> CLIPModel:
+    """A ``CLIPModel`` of the sizes of ``vit_nano_32``, made without any code of ours."""
+    tower = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "num_hidden_layers": NUM_LAYERS,
+        "num_attention_heads": 2,
+        "hidden_act": activation,
+    }
+    text = {
+        **tower,
+        "vocab_size": tokenizer.vocabulary_size,
+        "max_position_embeddings": CONTEXT,
+        "bos_token_id": tokenizer.begin_id,
+        "eos_token_id": tokenizer.end_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
+    vision = {**tower, "image_size": IMAGE_SIZE, "patch_size": PATCH}
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)).eval()
+    with torch.no_grad():  # its own start is so small that all captions look alike
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def save_clip(model: CLIPModel, tokenizer: CaptionTokenizer, folder: Path) -> Path:
+    """The Hugging Face folder of a model and its tokenizer."""
+    model.save_pretrained(folder)
+    save_tokenizer(tokenizer, CONTEXT, folder)
+    return folder
+
+
+def noise_images(number: int = 3) -> Tensor:
+    """uint8 [B, H, W, 3]."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (number, IMAGE_SIZE, IMAGE_SIZE, 3), generator=generator, dtype=torch.uint8)

@@ -1,0 +1,175 @@
+"""Weights go in and out: each folder opens in the library it is for, and says there what it says here."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+
+from foreign import CAPTIONS, CONTEXT, noise_images, save_clip, small_clip, small_tokenizer
+from orchestrator.data.tokens import CaptionTokenizer
+from orchestrator.errors import ModelSourceError, RunConflictError
+from orchestrator.models.layouts.open_clip import to_open_clip
+from orchestrator.objectives.clip import ClipObjective
+from orchestrator.runs.export import export_run
+from orchestrator.runs.folder import open_run
+from orchestrator.runs.import_weights import import_weights
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.training.checkpoint import load_weights
+from orchestrator.training.checkpoint_folders import find_stored
+from orchestrator.training.parts import block_format, build_plan_objective
+
+ROOT = Path(__file__).parents[3]
+PEERS = os.environ.get("VLO_PEERS_PYTHON", str(ROOT / ".venv-peers/bin/python"))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> ClusterSpec:
+    """One for all, so that MLflow's database is made once; each test names runs of its own."""
+    folder = tmp_path_factory.mktemp("cluster")
+    storage = {"data": (folder / "data").as_uri(), "runs": (folder / "runs").as_uri()}
+    workers = {"count": 1, "accelerator": "cpu"}
+    return ClusterSpec.model_validate({"name": "here", "workers": workers, "storage": storage})
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> CaptionTokenizer:
+    return small_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: CaptionTokenizer) -> Path:
+    """A Hugging Face CLIP."""
+    return save_clip(small_clip(tokenizer), tokenizer, tmp_path_factory.mktemp("clip"))
+
+
+def run_uri(cluster: ClusterSpec, name: str) -> str:
+    return f"{cluster.storage.runs}/{name}"
+
+
+def weights_of(cluster: ClusterSpec, name: str) -> dict[str, torch.Tensor]:
+    store, _, _ = open_run(run_uri(cluster, name), cluster.storage.s3)
+    stored = find_stored(store)
+    assert stored is not None
+    return load_weights(store, stored, average=False)
+
+
+@torch.no_grad()
+def features_here(cluster: ClusterSpec, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings of the noise images and of the captions."""
+    _, plan, _ = open_run(run_uri(cluster, name), cluster.storage.s3)
+    read = block_format(plan)
+    objective = build_plan_objective(plan, read.vocabulary).eval()
+    objective.load_state_dict(objective.state_dict() | weights_of(cluster, name))
+    assert isinstance(objective, ClipObjective)
+    assert read.tokenizer is not None
+    tokens = torch.from_numpy(read.tokenizer.encode(CAPTIONS, plan.model.context))
+    return objective.image_embedding(noise_images()), objective.text_embedding(tokens)
+
+
+def pictures() -> list[Image.Image]:
+    return [Image.fromarray(image.numpy()) for image in noise_images()]
+
+
+@torch.no_grad()
+def features_in_transformers(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same through nothing but `transformers`."""
+    model = CLIPModel.from_pretrained(folder).eval()
+    pixels = AutoImageProcessor.from_pretrained(folder)(images=pictures(), return_tensors="pt")
+    tokens = AutoTokenizer.from_pretrained(folder)(
+        CAPTIONS, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt"
+    )
+    image = model.get_image_features(pixel_values=pixels.pixel_values).pooler_output
+    text = model.get_text_features(input_ids=tokens.input_ids).pooler_output
+    return torch.nn.functional.normalize(image, dim=-1), torch.nn.functional.normalize(text, dim=-1)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
+def test_a_hugging_face_model_goes_in_and_out_bit_for_bit_and_sees_the_same(
+    tmp_path: Path, cluster: ClusterSpec, tokenizer: CaptionTokenizer, activation: str
+) -> None:
+    model = small_clip(tokenizer, activation)
+    made = import_weights(str(save_clip(model, tokenizer, tmp_path / "foreign")), f"in-{activation}", cluster)
+    assert made.plan.model.variant == {"gelu": "clip", "quick_gelu": "openai"}[activation]
+    export_run(run_uri(cluster, f"in-{activation}"), str(tmp_path / "export"), cluster)
+    back = CLIPModel.from_pretrained(tmp_path / "export")
+    assert back.config.vision_config.hidden_act == activation
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(back.state_dict()[name], tensor), name
+    for here, there in zip(
+        features_here(cluster, f"in-{activation}"), features_in_transformers(tmp_path / "export"), strict=True
+    ):
+        torch.testing.assert_close(here, there, atol=1e-5, rtol=0)
+        assert torch.pdist(here).min() > 1e-3
+
+
+def test_open_clip_opens_an_export_and_sees_the_same(
+    tmp_path: Path, cluster: ClusterSpec, tokenizer: CaptionTokenizer
+) -> None:
+    if not Path(PEERS).exists():
+        pytest.skip(f"open_clip's environment is not there ({PEERS}); make bench-peers makes it, or VLO_PEERS_PYTHON")
+    folder = save_clip(small_clip(tokenizer, "quick_gelu"), tokenizer, tmp_path / "foreign")
+    import_weights(str(folder), "for-open-clip", cluster)
+    export_run(run_uri(cluster, "for-open-clip"), str(tmp_path / "export"), cluster, format="open_clip")
+    torch.save({"images": noise_images(), "captions": CAPTIONS}, tmp_path / "inputs.pt")
+    script = ROOT / "tests/shared/open_clip_peer.py"
+    command = [PEERS, str(script), str(tmp_path / "export"), str(tmp_path / "inputs.pt"), str(tmp_path / "outputs.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    there = torch.load(tmp_path / "outputs.pt", weights_only=True)
+    image, text = features_here(cluster, "for-open-clip")
+    torch.testing.assert_close(there["image"], image, atol=1e-5, rtol=0)
+    torch.testing.assert_close(there["text"], text, atol=1e-5, rtol=0)
+
+
+def test_what_was_exported_for_open_clip_comes_back_bit_for_bit(
+    tmp_path: Path, cluster: ClusterSpec, clip_folder: Path
+) -> None:
+    import_weights(str(clip_folder), "round-one", cluster)
+    export_run(run_uri(cluster, "round-one"), str(tmp_path / "export"), cluster, format="open_clip")
+    made = import_weights(str(tmp_path / "export"), "round-two", cluster)
+    assert made.plan.model.preset == "vit_nano_32"
+    first, second = weights_of(cluster, "round-one"), weights_of(cluster, "round-two")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    for one, two in zip(features_here(cluster, "round-one"), features_here(cluster, "round-two"), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_checkpoint_of_open_clips_training_is_read(tmp_path: Path, cluster: ClusterSpec, clip_folder: Path) -> None:
+    state = to_open_clip(CLIPModel.from_pretrained(clip_folder).state_dict())
+    wrapped = {"epoch": 3, "name": "run", "state_dict": {f"module.{name}": value for name, value in state.items()}}
+    torch.save(wrapped, tmp_path / "epoch_3.pt")
+    made = import_weights(
+        str(tmp_path / "epoch_3.pt"), "from-training", cluster, tokenizer=str(clip_folder), variant="openai"
+    )
+    assert made.plan.model.variant == "openai"
+    assert made.plan.origin == f"imported from {tmp_path / 'epoch_3.pt'}"
+    import_weights(str(clip_folder), "plain", cluster)
+    plain = weights_of(cluster, "plain")
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in weights_of(cluster, "from-training").items())
+
+
+def test_a_name_that_is_taken_is_refused(cluster: ClusterSpec, clip_folder: Path) -> None:
+    import_weights(str(clip_folder), "taken", cluster)
+    with pytest.raises(RunConflictError, match="run 'taken' is there already"):
+        import_weights(str(clip_folder), "taken", cluster)
+
+
+def test_a_vision_tower_alone_is_refused_as_a_finished_model(
+    tmp_path: Path, cluster: ClusterSpec, clip_folder: Path
+) -> None:
+    CLIPModel.from_pretrained(clip_folder).vision_model.save_pretrained(tmp_path / "tower")
+    with pytest.raises(ModelSourceError, match=r"start a job from it instead"):
+        import_weights(str(tmp_path / "tower"), "tower", cluster)
+
+
+def test_a_tokenizer_is_named_where_none_lies_beside_the_weights(
+    tmp_path: Path, cluster: ClusterSpec, clip_folder: Path
+) -> None:
+    torch.save(to_open_clip(CLIPModel.from_pretrained(clip_folder).state_dict()), tmp_path / "lone.pt")
+    with pytest.raises(ModelSourceError, match=r"brings no tokenizer.*--tokenizer"):
+        import_weights(str(tmp_path / "lone.pt"), "lone", cluster)
