@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json as json_format
 from typing import Annotated, Literal
 
 import typer
 
 from orchestrator.cli import terminal
-from orchestrator.cli.options import LAPTOP, ClusterOption, RunArgument, WeightsOption, run_uri
+from orchestrator.cli.options import LAPTOP, ClusterOption, JsonOption, RunArgument, WeightsOption, run_uri
 
 NameOption = Annotated[str, typer.Option(help="Name of the run that holds the result.")]
 SetsOption = Annotated[
@@ -76,3 +78,71 @@ def import_weights(
             ("checkpoint", made.checkpoint_uri),
         ]
     )
+
+
+def average(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Runs (their last checkpoints), or RUN@STEP; names or URIs.")
+    ],
+    name: NameOption,
+    cluster: ClusterOption = LAPTOP,
+    method: Annotated[
+        Literal["uniform", "greedy", "wise_ft"],
+        typer.Option(help="The mean of all; of those that help, tried in turn; between two, at several alphas."),
+    ] = "uniform",
+    last: Annotated[int | None, typer.Option(min=2, help="Take this many last checkpoints of one run.")] = None,
+    alphas: Annotated[
+        str, typer.Option(help="wise_ft: shares of the second run, the best of which is written.")
+    ] = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1",
+    probe: Annotated[
+        Literal["zero_shot", "linear_probe"] | None, typer.Option(help="Whose mean accuracy chooses.")
+    ] = None,
+    weights: WeightsOption = "raw",
+    evaluate_on: SetsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Average checkpoints of one architecture into a run: last k, soups, WiSE-FT."""
+    from orchestrator.runs.average import average_runs, find_parents
+    from orchestrator.spec.load import load_cluster
+
+    place = load_cluster(cluster)
+    parents = find_parents([run_uri(run, place) for run in runs], place, last)
+    with terminal.err.status(f"averaging {len(parents)} checkpoints"):
+        made = average_runs(
+            parents,
+            name,
+            place,
+            method=method,
+            alphas=_read_alphas(alphas) if method == "wise_ft" else (),
+            weights=weights,
+            probe=probe,
+            evaluation_sets=evaluate_on or (),
+        )
+    if json:
+        typer.echo(json_format.dumps(dataclasses.asdict(made) | {"plan": made.plan.name}, indent=2))
+        return
+    if made.trials:
+        rows = [(_say_shares(trial.shares), f"{trial.score:.4f}") for trial in made.trials]
+        terminal.print_table(("shares", "accuracy"), rows)
+        terminal.out.print()
+    terminal.print_pairs(
+        [
+            ("run", f"{name}: {method} average, shares {_say_shares(made.shares)}"),
+            ("parents", "\n".join(made.parents)),
+            ("checkpoint", made.checkpoint_uri),
+        ]
+    )
+
+
+def _say_shares(shares: tuple[float, ...]) -> str:
+    return ", ".join(f"{share:.3g}" for share in shares)
+
+
+def _read_alphas(text: str) -> list[float]:
+    try:
+        alphas = [float(part) for part in text.split(",")]
+    except ValueError:
+        alphas = []
+    if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
+        raise typer.BadParameter(f"{text!r}: wanted numbers from 0 to 1, separated by commas", param_hint="--alphas")
+    return alphas

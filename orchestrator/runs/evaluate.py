@@ -1,8 +1,10 @@
 """Judge a run's last checkpoint again, in this process: no Ray, no workers."""
 
 import logging
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from orchestrator.env import apply_quiet_env
 from orchestrator.errors import PlanError, RunNotFoundError
@@ -38,14 +40,10 @@ def evaluate_run(
     """
     apply_quiet_env()
     store, plan, key = open_run(run_uri, cluster.storage.s3)
-    plan = _with_evaluation(plan, evaluation, cluster)
+    plan = with_evaluation(plan, evaluation, cluster)
     stored = find_checkpoint_of(store)
     logger.info("judging %s (%s weights)", stored.record.uri, weights)
-    judged = _load_judged(store, stored, plan, weights)
-    with torch.no_grad():
-        results = judge(
-            judged, plan.evaluation, plan.evaluation_uris, plan.s3, plan.model.image_size, rank=0, world_size=1
-        )
+    results = judge_weights(plan, load_weights(store, stored, average=weights == "ema"))
     tracker = open_tracker(run_target(plan, key), tracking_folder(run_uri, key), "evaluate", owns_run=False)
     record_evaluation(tracker, plan, stored.record.uri, stored.record.step, results, weights)
     tracker.close()
@@ -64,7 +62,26 @@ def find_checkpoint_of(store: Store) -> StoredCheckpoint:
     return stored
 
 
-def _with_evaluation(plan: Plan, evaluation: EvaluationSpec | None, cluster: ClusterSpec) -> Plan:
+def judge_weights(plan: Plan, state: Mapping[str, Tensor]) -> list[ProbeResult]:
+    """All probes on all evaluation sets of a plan, of parameters by name."""
+    format = block_format(plan)
+    objective = build_plan_objective(plan, format.vocabulary)
+    # What is no parameter (positions, priors) is as it was built.
+    objective.load_state_dict(objective.state_dict() | dict(state))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    judged = JudgedObjective(objective.eval().to(device), format.tokenizer, plan.model.context, device)
+    with torch.no_grad():
+        return judge(
+            judged, plan.evaluation, plan.evaluation_uris, plan.s3, plan.model.image_size, rank=0, world_size=1
+        )
+
+
+def with_evaluation(plan: Plan, evaluation: EvaluationSpec | None, cluster: ClusterSpec) -> Plan:
+    """The plan with its evaluation sets, or those of ``evaluation``, ready to be read.
+
+    Raises:
+        PlanError: neither names one.
+    """
     if evaluation is not None:
         uris = tuple(join_uri(cluster.storage.data, name) for name in evaluation.sets)
         plan = plan.model_copy(update={"evaluation": evaluation, "evaluation_uris": uris})
@@ -74,12 +91,3 @@ def _with_evaluation(plan: Plan, evaluation: EvaluationSpec | None, cluster: Clu
         check_evaluation_set(location, cluster)
         ensure_index(open_store(location, cluster.storage.s3))
     return plan
-
-
-def _load_judged(store: Store, stored: StoredCheckpoint, plan: Plan, weights: Weights) -> JudgedObjective:
-    format = block_format(plan)
-    objective = build_plan_objective(plan, format.vocabulary)
-    # What is no parameter (positions, priors) is as it was built.
-    objective.load_state_dict(objective.state_dict() | load_weights(store, stored, average=weights == "ema"))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return JudgedObjective(objective.eval().to(device), format.tokenizer, plan.model.context, device)

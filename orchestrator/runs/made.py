@@ -4,6 +4,7 @@ Their plan says where they come from (``origin``); evaluating, exporting, averag
 with any run, going on with training does not.
 """
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -38,6 +39,7 @@ def write_made_run(
         try:
             tracker.log_params(flat_params(plan.model_dump(mode="json")))
             tracker.log_text("plan.json", plan.model_dump_json(indent=2))
+            tracker.log_text("origin.json", json.dumps(state, indent=2))
             record = write_checkpoint(store, step, state, shapes, tensors)
             tracker.log_checkpoint(record.uri, step, {})
             tracker.finish(RunStatus.FINISHED, plan.origin or "")

@@ -47,11 +47,11 @@ class RaySpec(Section):
     address: str | None = None
     """Address of a cluster that runs already; none: Ray is started here and stopped afterwards."""
     num_cpus: int | None = Field(default=None, ge=1)
-    """Logical CPUs of a Ray started here; none: twice the cores (readers wait on storage half of their time)."""
+    """Logical CPUs of all nodes together; none: twice the cores here (readers wait on storage half of their time)."""
     ingest_labels: dict[str, str] = Field(default_factory=dict)
     """Ray labels of the nodes that read and decode, for few devices; none: the node of each worker reads for it."""
     object_store_bytes: int = Field(default=2 * 2**30, ge=80 * 2**20)
-    """Shared memory for blocks on their way to workers, of a Ray started here."""
+    """Shared memory for blocks on their way to workers, of all nodes together; a Ray started here gets it."""
 
 
 class WorkersSpec(Section):

@@ -99,6 +99,11 @@ def find_stored(store: Store) -> StoredCheckpoint | None:
     return None
 
 
+def list_stored(store: Store) -> list[StoredCheckpoint]:
+    """All complete checkpoints, the newest first."""
+    return [stored for stored in _newest_first(store) if isinstance(stored, StoredCheckpoint)]
+
+
 def read_attachment(store: Store, stored: StoredCheckpoint, name: str) -> bytes | None:
     """A file that the run put beside the tensors; None when this checkpoint has none of that name.
 

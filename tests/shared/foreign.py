@@ -17,7 +17,7 @@ def small_tokenizer() -> CaptionTokenizer:
     return read_trained_tokenizer(train_tokenizer(CAPTIONS, 300), "captions")
 
 
-def small_clip(tokenizer: CaptionTokenizer, activation: str = "gelu") -> CLIPModel:
+def small_clip(tokenizer: CaptionTokenizer, activation: str = "gelu", seed: int = 0) -> CLIPModel:
     """A ``CLIPModel`` of the sizes of ``vit_nano_32``, made without any code of ours."""
     tower = {
         "hidden_size": WIDTH,
@@ -35,7 +35,7 @@ def small_clip(tokenizer: CaptionTokenizer, activation: str = "gelu") -> CLIPMod
         "pad_token_id": tokenizer.pad_id,
     }
     vision = {**tower, "image_size": IMAGE_SIZE, "patch_size": PATCH}
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)).eval()
     with torch.no_grad():  # its own start is so small that all captions look alike
         for parameter in model.parameters():

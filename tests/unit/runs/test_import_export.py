@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-from foreign import CAPTIONS, CONTEXT, noise_images, save_clip, small_clip, small_tokenizer
+from foreign import CAPTIONS, CONTEXT, noise_images, save_clip, small_clip
 from orchestrator.data.tokens import CaptionTokenizer
 from orchestrator.errors import ModelSourceError, RunConflictError
 from orchestrator.models.layouts.open_clip import to_open_clip
@@ -24,26 +24,6 @@ from orchestrator.training.parts import block_format, build_plan_objective
 
 ROOT = Path(__file__).parents[3]
 PEERS = os.environ.get("VLO_PEERS_PYTHON", str(ROOT / ".venv-peers/bin/python"))
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> ClusterSpec:
-    """One for all, so that MLflow's database is made once; each test names runs of its own."""
-    folder = tmp_path_factory.mktemp("cluster")
-    storage = {"data": (folder / "data").as_uri(), "runs": (folder / "runs").as_uri()}
-    workers = {"count": 1, "accelerator": "cpu"}
-    return ClusterSpec.model_validate({"name": "here", "workers": workers, "storage": storage})
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> CaptionTokenizer:
-    return small_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: CaptionTokenizer) -> Path:
-    """A Hugging Face CLIP."""
-    return save_clip(small_clip(tokenizer), tokenizer, tmp_path_factory.mktemp("clip"))
 
 
 def run_uri(cluster: ClusterSpec, name: str) -> str:
