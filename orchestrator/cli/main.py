@@ -30,7 +30,7 @@ app.command(epilog="Example: orchestrator export clip-scenes exported/clip --for
 app.command("import", epilog="Example: orchestrator import ViT-B-32.pt --name clip-b32 --evaluate-on imagenet/val")(
     weights.import_weights
 )
-app.command(epilog="Example: orchestrator average clip-vit-b16 --last 5 --name clip-vit-b16-mean")(weights.average)
+app.command(epilog="Example: orchestrator average clip-scenes --last 2 --name clip-scenes-mean")(weights.average)
 app.command("runs", epilog="Example: orchestrator runs --cluster cluster/laptop --json")(runs.list_all)
 
 

@@ -21,7 +21,7 @@ def adopt_weights(objective: Objective, state: Mapping[str, Tensor], source: str
     taken: set[str] = set()
     problems = []
     for name, parameter in objective.named_parameters():
-        given = next((key for key in _names_in_a_model(name) if key in state), None)
+        given = find_weights(name, state)
         if given is None:
             problems.append(f"{name} is missing")
         elif state[given].numel() != parameter.numel() or (
@@ -38,7 +38,15 @@ def adopt_weights(objective: Objective, state: Mapping[str, Tensor], source: str
     return adopted
 
 
-def _names_in_a_model(parameter: str) -> tuple[str, ...]:
-    """What a whole model, or a tower in it, may call a parameter of an objective."""
+def find_weights(parameter: str, state: Mapping[str, Tensor]) -> str | None:
+    """The name in ``state`` of an objective's parameter; none: it is not there."""
+    return next((name for name in names_in_a_model(parameter) if name in state), None)
+
+
+def names_in_a_model(parameter: str) -> tuple[str, ...]:
+    """What a whole model may call a parameter of an objective: the more usual name first."""
     tower, _, rest = parameter.partition(".")
-    return (rest, f"{tower}_model.{rest}", parameter) if tower in ("vision", "text") else (parameter,)
+    if tower not in ("vision", "text"):
+        return (parameter,)
+    inner = f"{tower}_model.{rest}"
+    return (rest, inner) if rest.startswith((f"{tower}_model.", "visual_projection", "text_projection")) else (inner,)

@@ -197,27 +197,30 @@ def _try_means(
 def _judge_means(
     opened: Sequence[WholeTensors], plan: Plan, cluster: ClusterSpec, probe: Probe | None
 ) -> Callable[[Shares], float]:
+    """Means to the accuracy of one probe; by default zero-shot where the model reads captions."""
+    judging = probe or ("zero_shot" if plan.model.tokenizer is not None else "linear_probe")
+    evaluation = plan.evaluation.model_copy(update={"probes": (judging,)})
+    plan = plan.model_copy(update={"evaluation": evaluation})
+
     def score(shares: Shares) -> float:
         results = judge_weights(with_evaluation(plan, None, cluster), dict(mean_tensors(opened, shares)))
-        found = mean_accuracy(results, probe)
-        logger.info("shares %s: accuracy %.4f", ", ".join(f"{share:.3g}" for share in shares), found)
+        found = mean_accuracy(results)
+        logger.info("shares %s: %s accuracy %.4f", ", ".join(f"{share:.3g}" for share in shares), judging, found)
         return found
 
     return score
 
 
-def mean_accuracy(results: Sequence[ProbeResult], probe: Probe | None) -> float:
-    """Of one probe, over all sets and the targets that captions name (all targets where they name none).
+def mean_accuracy(results: Sequence[ProbeResult]) -> float:
+    """Over all sets and the targets that captions name (all targets where they name none).
 
     Raises:
-        EvaluationError: the probe says nothing here.
+        EvaluationError: the probe does not apply.
     """
     means = summarise(results)
-    for candidate in (probe,) if probe else ("zero_shot", "linear_probe"):
-        for group in ("named", "all"):
-            found = [value for key, value in means.items() if key.endswith(f"/{candidate}/{group}/mean_accuracy")]
-            if found:
-                return sum(found) / len(found)
-    raise EvaluationError(
-        f"nothing to choose by: {probe or 'no probe'} gives no accuracy on these evaluation sets; name another --probe"
-    )
+    for group in ("named", "all"):
+        found = [value for key, value in means.items() if key.endswith(f"/{group}/mean_accuracy")]
+        if found:
+            return sum(found) / len(found)
+    reasons = sorted({result.reason for result in results}) or ["no evaluation set asks anything"]
+    raise EvaluationError(f"nothing to choose a mean by: {'; '.join(reasons)}; name another --probe")

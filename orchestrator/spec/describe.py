@@ -15,9 +15,14 @@ _DEVICE_IMAGES_PER_S = 4500  # what a fast device takes of 224 pixel images, the
 def describe_plan(plan: Plan) -> list[tuple[str, str]]:
     """Headings and their text, in the order to read them."""
     return [
-        ("run", f"{plan.name}: {plan.objective.name} with {plan.model.preset}, plan {plan.identity_digest}"),
+        (
+            "run",
+            f"{plan.name}: {plan.objective.name} with {plan.model.preset} ({plan.model.variant}), "
+            f"plan {plan.identity_digest}",
+        ),
         ("data", _describe_data(plan)),
         ("model", _describe_model(plan)),
+        ("start", _describe_start(plan)),
         ("batch", _describe_batch(plan)),
         ("workers", _describe_workers(plan)),
         ("stream", _describe_stream(plan)),
@@ -101,6 +106,13 @@ def _describe_model(plan: Plan) -> str:
     else:
         lines.append(f"tokenizer: {model.tokenizer.vocabulary_size:,} tokens; {model.tokenizer.uri}")
     return "\n".join(lines)
+
+
+def _describe_start(plan: Plan) -> str:
+    init = plan.init
+    if init is None:
+        return f"random weights of seed {plan.seed.model}"
+    return f"{', '.join(init.towers) if init.towers else 'all towers'} from {init.from_}"
 
 
 def _describe_batch(plan: Plan) -> str:

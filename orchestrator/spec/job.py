@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from orchestrator.spec.init import InitSpec
 from orchestrator.spec.objective import ConceptsSpec, ObjectiveSpec
 from orchestrator.spec.section import Section
 from orchestrator.spec.selection import SelectionSpec
@@ -271,6 +272,7 @@ class PretrainSpec(Section):
     objective: ObjectiveSpec
     data: DataSpec
     model: ModelSpec
+    init: InitSpec | None = None
     text: TextSpec = TextSpec()
     batch: BatchSpec
     budget: BudgetSpec

@@ -238,7 +238,7 @@ def _sibling_keys(location: tuple[Any, ...]) -> list[str]:
         by_tag = [section for section in sections if _tag(section) == part]
         children = [child for section in sections for child in _children(section, str(part))]
         sections = by_tag or children or sections  # else the name of a form, a key of the user's own, or a number
-    return sorted({name for section in sections for name in section.model_fields})
+    return sorted({field.alias or name for section in sections for name, field in section.model_fields.items()})
 
 
 def _tag(section: type[Section]) -> Any:

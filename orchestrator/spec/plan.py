@@ -13,6 +13,7 @@ from orchestrator.errors import PlanError
 from orchestrator.spec.annotation import AnnotationPlan
 from orchestrator.spec.cluster import CacheSpec, S3Spec
 from orchestrator.spec.facts import MachineFacts, ShardsFacts, TokenizerFacts, VocabularyFacts
+from orchestrator.spec.init import InitSpec
 from orchestrator.spec.job import (
     AugmentationSpec,
     CheckpointSpec,
@@ -128,6 +129,8 @@ class Plan(Section):
     objective: ObjectiveSpec
     data: DataPlan
     model: ModelPlan
+    init: InitSpec | None = None
+    """Where a run's name stood, its URI."""
     batch: BatchPlan
     workers: WorkersPlan
     machine: MachineFacts
@@ -192,6 +195,7 @@ class Plan(Section):
             "model.preset": self.model.preset,
             "model.variant": self.model.variant,
             "model.image_size": self.model.image_size,
+            "init": self.init.model_dump(mode="json") if self.init else None,
             "text.context": self.model.context,
             "tokenizer": self.model.tokenizer.digest if self.model.tokenizer else None,
             "optimizer": self.optimizer.model_dump(mode="json"),

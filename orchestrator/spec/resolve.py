@@ -12,6 +12,7 @@ from orchestrator.errors import PlanError
 from orchestrator.spec.annotation import AnnotationPlan
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import Facts, MachineFacts
+from orchestrator.spec.init import InitSpec
 from orchestrator.spec.job import PretrainSpec, ShardsSpec, SyntheticSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.plan import (
@@ -72,6 +73,7 @@ def resolve_plan(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> Plan:
             tokenizer=facts.tokenizer,
             vocabulary=facts.vocabulary,
         ),
+        init=_resolve_init(job, cluster),
         batch=batch,
         workers=workers,
         machine=facts.machine,
@@ -107,6 +109,13 @@ def resolve_tracking_uri(cluster: ClusterSpec) -> str:
         )
     folder = unquote(cluster.storage.runs.removeprefix("file://")).rstrip("/")
     return f"sqlite:///{folder}/mlflow.db"
+
+
+def _resolve_init(job: PretrainSpec, cluster: ClusterSpec) -> InitSpec | None:
+    """A run's name becomes its URI; a path or the name of a hub's repository has a slash."""
+    if job.init is None or "/" in job.init.from_:
+        return job.init
+    return job.init.model_copy(update={"from_": join_uri(cluster.storage.runs, job.init.from_)})
 
 
 def _resolve_sources(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> tuple[SourcePlan, ...]:

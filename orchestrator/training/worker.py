@@ -25,11 +25,12 @@ from orchestrator.storage.store import open_store
 from orchestrator.tracking import metrics
 from orchestrator.training.agreement import Agreement, Decision
 from orchestrator.training.checkpoint import Checkpoints
-from orchestrator.training.checkpoint_folders import LEDGER_FILE, CheckpointRecord, read_attachment
+from orchestrator.training.checkpoint_folders import LEDGER_FILE, CheckpointRecord, find_checkpoint, read_attachment
 from orchestrator.training.data_parts import block_reader, chunk_tables, load_indexes, sample_order
 from orchestrator.training.ema import Ema
 from orchestrator.training.engine import DeepSpeedEngine
 from orchestrator.training.heldout import heldout_loss, read_heldout_batches
+from orchestrator.training.initial_weights import initialize_from
 from orchestrator.training.judge import JudgedObjective, judge
 from orchestrator.training.meter import Meter, memory_bytes
 from orchestrator.training.nodes import NodeRanks
@@ -78,8 +79,12 @@ class _Run:
         self._link = link
         self._rank, self._world_size = rank, world_size
         self._format = block_format(plan)
+        self._store = open_store(plan.run_uri, plan.s3)
+        objective = build_plan_objective(plan, self._format.vocabulary)
+        if plan.init is not None and find_checkpoint(self._store) is None:
+            initialize_from(objective, plan.init, plan)
         self._engine = DeepSpeedEngine(
-            build_plan_objective(plan, self._format.vocabulary),
+            objective,
             plan.optimizer,
             plan.schedule,
             plan.steps,
@@ -90,7 +95,6 @@ class _Run:
         )
         self._device = self._engine.device
         self._ema = Ema(self._engine.partition, plan.ema.decay) if plan.ema else None
-        self._store = open_store(plan.run_uri, plan.s3)
         self._checkpoints = Checkpoints(self._store, plan.checkpoint, rank, world_size)
         self._nodes = NodeRanks(rank, world_size)
         self._order, self._ledger = self._build_ledger()

@@ -17,6 +17,8 @@ COMMANDS = (
     "run",
     "evaluate",
     "export",
+    "import",
+    "average",
     "runs",
     "data scenes",
     "data index",

@@ -1,5 +1,6 @@
 """Checkpoints are averaged into ordinary ones: exact means, choices by what evaluation finds, refusals by name."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from orchestrator.cli.main import app
 from orchestrator.data.scenes.write import write_scenes
 from orchestrator.data.tokens import CaptionTokenizer
 from orchestrator.errors import ModelSourceError, RunNotFoundError
+from orchestrator.evaluation.targets import TARGETS_FILE
 from orchestrator.runs.average import average_runs, find_parents
 from orchestrator.runs.evaluate import evaluate_run
 from orchestrator.runs.export import export_run
@@ -20,6 +22,7 @@ from orchestrator.runs.folder import open_run
 from orchestrator.runs.import_weights import import_weights
 from orchestrator.runs.made import write_made_run
 from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.job import EvaluationSpec
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.store import open_store
 from orchestrator.training.average import Shares, best_trial, greedy_soup, interpolate, mean_tensors
@@ -27,6 +30,7 @@ from orchestrator.training.checkpoint import load_weights
 from orchestrator.training.checkpoint_folders import StoredCheckpoint, find_stored, list_stored
 from orchestrator.training.made_checkpoint import open_tensors, write_checkpoint
 
+ZERO_SHOT = EvaluationSpec(sets=("scenes/eval",), probes=("zero_shot",))
 Weights = dict[str, torch.Tensor]
 
 
@@ -98,6 +102,9 @@ def judged(
     """Two runs of one architecture, and an evaluation set below the cluster's data."""
     data = Path(cluster.storage.data.removeprefix("file://")) / "scenes"
     write_scenes(str(data), num_train=8, num_eval=60, seed=0, samples_per_shard=60)
+    targets = json.loads((data / "eval" / TARGETS_FILE).read_text())
+    one = {"targets": {"shape": targets["targets"]["shape"]}}  # one question is enough
+    (data / "eval" / TARGETS_FILE).write_text(json.dumps(one))
     uris = []
     for seed in (0, 1):
         folder = save_clip(small_clip(tokenizer, seed=seed), tokenizer, tmp_path_factory.mktemp("parent"))
@@ -118,8 +125,8 @@ def test_a_uniform_mean_is_an_ordinary_checkpoint_that_names_its_parents(
     assert [parent["uri"] for parent in parents] == [stored_in(parent).record.uri for parent in judged]
     assert [parent["share"] for parent in parents] == [0.5, 0.5]
     assert made.plan.origin is not None
-    assert all(parent in made.plan.origin for parent in judged)
-    assert {result.set for result in evaluate_run(uri, cluster)} == {"scenes-eval"}
+    assert all(parent["uri"] in made.plan.origin for parent in parents)
+    assert {result.set for result in evaluate_run(uri, cluster, evaluation=ZERO_SHOT)} == {"scenes-eval"}
     export_run(uri, str(tmp_path / "export"), cluster)
     exported = CLIPModel.from_pretrained(tmp_path / "export").visual_projection.weight
     assert torch.equal(exported, weights_in(uri)["vision.visual_projection.weight"])
@@ -127,7 +134,7 @@ def test_a_uniform_mean_is_an_ordinary_checkpoint_that_names_its_parents(
 
 def test_wise_ft_is_judged_at_each_alpha_and_the_best_is_written(cluster: ClusterSpec, judged: tuple[str, str]) -> None:
     parents = find_parents(judged, cluster)
-    made = average_runs(parents, "between", cluster, method="wise_ft", alphas=[0.0, 0.5, 1.0], probe="zero_shot")
+    made = average_runs(parents, "between", cluster, method="wise_ft", alphas=[0.0, 0.5, 1.0])
     assert [trial.shares for trial in made.trials] == [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)]
     assert max(trial.score for trial in made.trials) == best_trial(made.trials).score
     assert made.shares == best_trial(made.trials).shares
@@ -178,7 +185,7 @@ def test_the_command_says_what_it_took(cluster: ClusterSpec, judged: tuple[str, 
     storage = f"{{data: '{cluster.storage.data}', runs: '{cluster.storage.runs}'}}"
     (tmp_path / "cluster.yaml").write_text(f"name: here\nworkers: {{count: 1, accelerator: cpu}}\nstorage: {storage}\n")
     command = ["average", "parent-0", "parent-1", "--name", "by-command", "--cluster", str(tmp_path)]
-    shown = CliRunner().invoke(app, [*command, "--method", "greedy", "--probe", "linear_probe"])
+    shown = CliRunner().invoke(app, [*command, "--method", "greedy"])
     assert shown.exit_code == 0, shown.output
     assert "by-command: greedy average" in shown.output
     assert "accuracy" in shown.output

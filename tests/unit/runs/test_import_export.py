@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
 
 from foreign import CAPTIONS, CONTEXT, noise_images, save_clip, small_clip
 from orchestrator.data.tokens import CaptionTokenizer
 from orchestrator.errors import ModelSourceError, RunConflictError
 from orchestrator.models.layouts.open_clip import to_open_clip
+from orchestrator.models.source import HEAD_FILE
 from orchestrator.objectives.clip import ClipObjective
 from orchestrator.runs.export import export_run
 from orchestrator.runs.folder import open_run
@@ -21,6 +23,7 @@ from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.training.checkpoint import load_weights
 from orchestrator.training.checkpoint_folders import find_stored
 from orchestrator.training.parts import block_format, build_plan_objective
+from orchestrator.wordnet.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parents[3]
 PEERS = os.environ.get("VLO_PEERS_PYTHON", str(ROOT / ".venv-peers/bin/python"))
@@ -153,3 +156,30 @@ def test_a_tokenizer_is_named_where_none_lies_beside_the_weights(
     torch.save(to_open_clip(CLIPModel.from_pretrained(clip_folder).state_dict()), tmp_path / "lone.pt")
     with pytest.raises(ModelSourceError, match=r"brings no tokenizer.*--tokenizer"):
         import_weights(str(tmp_path / "lone.pt"), "lone", cluster)
+
+
+def test_a_catlip_model_goes_out_and_in_with_its_classifier_and_concepts(
+    tmp_path: Path, cluster: ClusterSpec, clip_folder: Path
+) -> None:
+    """As its export lies there: a vision tower of `transformers`, the classifier beside it, and whose rows it has."""
+    source = tmp_path / "catlip"
+    tower = CLIPModel.from_pretrained(clip_folder).vision_model
+    tower.save_pretrained(source)
+    offsets = (2084071, 2121620, 2958343)  # dog, cat, car
+    (source / "concepts.parquet").write_bytes(Vocabulary(offsets, (30, 20, 10), 100, 5).to_bytes())
+    head = {"classifier.weight": torch.randn(3, tower.config.hidden_size), "classifier.bias": torch.randn(3)}
+    save_file(head, source / HEAD_FILE)
+    made = import_weights(str(source), "catlip-in", cluster)
+    assert (made.plan.objective.name, made.plan.model.preset) == ("catlip", "vit_nano_32")
+    export_run(run_uri(cluster, "catlip-in"), str(tmp_path / "export"), cluster)
+    back = AutoModel.from_pretrained(tmp_path / "export")
+    assert all(torch.equal(tensor, tower.state_dict()[name]) for name, tensor in back.state_dict().items())
+    assert load_file(tmp_path / "export" / HEAD_FILE).keys() == head.keys()
+    import_weights(str(tmp_path / "export"), "catlip-again", cluster)
+    first, again = weights_of(cluster, "catlip-in"), weights_of(cluster, "catlip-again")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    with pytest.raises(ModelSourceError, match=r"open_clip's format holds a CLIP, .*CLIPVisionModel with classifier"):
+        export_run(run_uri(cluster, "catlip-in"), str(tmp_path / "no"), cluster, format="open_clip")
+    (source / "concepts.parquet").unlink()
+    with pytest.raises(ModelSourceError, match=r"has a classifier but no concepts\.parquet.*--vocabulary"):
+        import_weights(str(source), "catlip-without", cluster)

@@ -1,0 +1,19 @@
+"""What a run's weights start from."""
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from orchestrator.spec.section import Section
+
+
+class InitSpec(Section):
+    """Weights that exist, instead of random ones. A run that goes on from its own checkpoint does not read them."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    from_: str = Field(alias="from", min_length=1)
+    """A run's name or URI (trained, imported or averaged: its last checkpoint), or weights of another program: a file
+    or folder by its absolute path on every node, or a name on the Hugging Face hub."""
+    towers: tuple[Literal["vision", "text"], ...] | None = None
+    """Which towers start from there; none: all that both have. What lies in no tower starts from there if it fits."""
