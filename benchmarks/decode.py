@@ -41,7 +41,8 @@ from orchestrator.data.index import load_index, save_index
 from orchestrator.data.indexing import index_dataset
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 from orchestrator.data.shards_reader import ShardsBlockReader, ShardsSource
-from orchestrator.spec.job import AugmentationSpec, ShardsSpec
+from orchestrator.spec.augmentation import AugmentationSpec
+from orchestrator.spec.job import ShardsSpec
 from orchestrator.storage.store import open_store
 
 CROPS = {"open_clip": (0.9, 1.0), "CatLIP": (0.08, 1.0)}

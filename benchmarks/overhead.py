@@ -26,8 +26,8 @@ import torch.multiprocessing as mp
 from orchestrator import columns
 from orchestrator.models.towers import ModelBuild, TokenLayout
 from orchestrator.objectives.table import build_objective
-from orchestrator.spec.job import OptimizerSpec, ScheduleSpec
 from orchestrator.spec.objective import ClipSpec
+from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
 from orchestrator.spec.plan import BatchPlan
 from orchestrator.spec.presets import PRESETS
 from orchestrator.training.step import BareEngine, Engine, to_device, train_step

@@ -15,12 +15,12 @@ import time
 import numpy as np
 import torch
 
-from orchestrator.models.flops import text_flops, vision_flops
 from orchestrator.models.towers import ModelBuild, TokenLayout
 from orchestrator.objectives.objective import Objective
 from orchestrator.objectives.table import OBJECTIVES, build_objective
-from orchestrator.spec.job import OptimizerSpec, ScheduleSpec
+from orchestrator.spec.flops import text_flops, vision_flops
 from orchestrator.spec.objective import CatlipSpec, ClipSpec
+from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
 from orchestrator.spec.presets import PRESETS
 from orchestrator.training.step import BareEngine, Batch, to_device, train_step
 

@@ -11,6 +11,7 @@ IMAGE = "image"  # uint8 [B, H, W, 3], RGB
 TOKENS = "tokens"  # int32 [B, T], padded behind the end token
 CONCEPTS = "concepts"  # int32 [B, K], indices into the vocabulary, -1 behind the last
 CAPTION = "caption"  # str, evaluation only
+KEPT_PATCHES = "kept_patches"  # int64 [B, n], patches that go through the vision tower; made on the worker
 
 # Content that was computed ahead of training and lies beside the shards (data/annotations.py). By kind of column:
 AnnotationKind = Literal["number", "labels", "embedding", "depth", "normals", "mask"]

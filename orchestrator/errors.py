@@ -8,6 +8,7 @@
     │   ├── DatasetError          no shards, no samples, an index that does not match its shards
     │   ├── AnnotationError       an annotation that is absent, of another kind, or made for other shards
     │   ├── ModelSourceError      weights or a tokenizer that do not load
+    │   ├── CompilerMissingError  torch.compile on a machine without a compiler
     │   ├── RunConflictError      the run name belongs to another plan
     │   ├── RunHeldError          the run is live elsewhere
     │   └── RunNotFoundError      no such run or checkpoint
@@ -65,6 +66,10 @@ class AnnotationError(UserError):
 
 class ModelSourceError(UserError):
     """Weights or a tokenizer that do not load from where the job says."""
+
+
+class CompilerMissingError(UserError):
+    """The job asks for compiled layers, and a worker has no compiler."""
 
 
 class RunConflictError(UserError):

@@ -57,16 +57,16 @@ def plan(
 def run(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOption = None) -> None:
     """Run a job here and now. The same name again goes on from the run's last checkpoint."""
     from orchestrator.spec.job import EvaluateSpec, PrepareSpec
-    from orchestrator.spec.load import join_uri
 
     spec, place = _load(job, cluster, overrides)
     if isinstance(spec, EvaluateSpec):
-        from orchestrator.runs.evaluate import evaluate_run
+        from orchestrator.runs.evaluate import evaluate_job
 
-        run_uri = join_uri(place.storage.runs, spec.run)
         with terminal.err.status(f"judging {spec.run}"):
-            results = evaluate_run(run_uri, place, evaluation=spec.evaluation)
-        print_evaluation(results)
+            results = evaluate_job(spec, place)
+        for weights, of_weights in results.items():
+            terminal.out.print("averaged weights" if weights == "ema" else "trained weights", style="bold")
+            print_evaluation(of_weights)
         return
     if isinstance(spec, PrepareSpec):
         run_prepare(spec, place)

@@ -25,6 +25,7 @@ _LEDGER_COUNTS = (
     "repeated",
     "skipped",
     "substituted",
+    "left_out",
     "filtered",
     "missing",
     "unplanned",

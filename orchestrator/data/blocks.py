@@ -20,6 +20,7 @@ from orchestrator.data.dataset_order import VisitRows
 from orchestrator.data.order import BlockLayout
 from orchestrator.data.tokens import CaptionTokenizer
 from orchestrator.spec.annotation import AnnotationPlan
+from orchestrator.spec.resolution import ImageSizes
 from orchestrator.wordnet.vocabulary import Vocabulary
 
 Uint8Array = npt.NDArray[np.uint8]
@@ -59,6 +60,7 @@ class BlockFormat:
     Args:
         content: names from ``orchestrator.columns`` that the objective reads.
         image_size: pixels a side.
+        image_sizes: of each step, where it is not the same for all.
         context: tokens of a caption (T).
         max_concepts: concepts of a row (K); what is beyond is the rarest and is left out.
         annotations: what is joined to the rows; all of their columns are in a block.
@@ -71,10 +73,19 @@ class BlockFormat:
     tokenizer: CaptionTokenizer | None
     labeller: Labeller | None
     annotations: tuple[AnnotationPlan, ...] = ()
+    image_sizes: ImageSizes | None = None
+
+    def size_at(self, step: int) -> int:
+        """Pixels a side in ``step`` (from 0)."""
+        return self.image_sizes.at(step) if self.image_sizes else self.image_size
+
+    @property
+    def _largest_size(self) -> int:
+        return self.image_sizes.all[-1] if self.image_sizes else self.image_size
 
     def pack(self, rows: Sequence[Row], stamp: tuple[int, int, int]) -> pa.Table:
         """Rows to one table: content, provenance and stamp columns."""
-        arrays = {columns.IMAGE: _pack_images([row.image_HWC for row in rows], self.image_size)}
+        arrays = {columns.IMAGE: _pack_images([row.image_HWC for row in rows], self._largest_size)}
         captions = [row.caption for row in rows]
         if columns.TOKENS in self.content:
             assert self.tokenizer is not None, "an objective that reads tokens has a tokenizer"
@@ -130,13 +141,14 @@ class SyntheticBlockReader:
     def _make_block(self, block: int) -> pa.Table:
         generator = np.random.Generator(np.random.Philox(key=[self.seed, block]))
         start, stop = self.layout.positions(block)
-        size, pixels = self.layout.micro_size, self.format.image_size
+        stamp = self.layout.stamp(block)
+        size, pixels = self.layout.micro_size, self.format.size_at(stamp[0])
         images = generator.integers(0, 256, (size, pixels, pixels, 3), dtype=np.uint8)
         rows = [
             Row(image, f"noise {position % 97}", (0, position // self.num_samples, 0, position % self.num_samples))
             for image, position in zip(images, range(start, stop), strict=True)
         ]
-        return self.format.pack(rows, self.layout.stamp(block))
+        return self.format.pack(rows, stamp)
 
 
 def unpack_block(block: pa.Table, image_size: int) -> dict[str, npt.NDArray[np.generic]]:
@@ -151,7 +163,8 @@ def unpack_block(block: pa.Table, image_size: int) -> dict[str, npt.NDArray[np.g
         if pa.types.is_fixed_size_binary(values.type):
             width = values.type.byte_width
             flat = np.frombuffer(values.buffers()[1], np.uint8, len(values) * width, values.offset * width)
-            arrays[name] = flat.reshape(-1, image_size, image_size, 3)
+            pixels = flat.reshape(len(values), width)[:, : 3 * image_size**2]
+            arrays[name] = pixels.reshape(-1, image_size, image_size, 3)
         elif pa.types.is_fixed_size_list(values.type):
             flat = values.flatten().to_numpy()
             if flat.itemsize < 4:
@@ -164,10 +177,13 @@ def unpack_block(block: pa.Table, image_size: int) -> dict[str, npt.NDArray[np.g
     return arrays
 
 
-def _pack_images(images: Sequence[Uint8Array], size: int) -> pa.Array:
-    packed_BHWC = np.stack(images)
-    buffers = [None, pa.py_buffer(packed_BHWC)]
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(3 * size * size), len(images), buffers)
+def _pack_images(images: Sequence[Uint8Array], largest_size: int) -> pa.Array:
+    # Smaller ones are filled up: Ray merges blocks that are smaller than those that the stream was told of.
+    packed_BN = np.zeros((len(images), 3 * largest_size**2), np.uint8)
+    packed_BN[:, : images[0].size] = np.stack(images).reshape(len(images), -1)
+    return pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(packed_BN.shape[1]), len(images), [None, pa.py_buffer(packed_BN)]
+    )
 
 
 def _pack_rows(values_BN: IntArray) -> pa.Array:

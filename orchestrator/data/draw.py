@@ -5,9 +5,15 @@ bijection of good avalanche: no generator to save, restore or share, and a sampl
 worker, in whatever order, before and after a resume. Not for secrets.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator import columns
 
 _MASK = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -54,3 +60,35 @@ def _mix(value: int) -> int:
 @lru_cache(maxsize=256)
 def _purpose_bits(purpose: str) -> int:
     return int.from_bytes(blake2b(purpose.encode(), digest_size=8).digest(), "big")  # the same in every process
+
+
+@dataclass(frozen=True, eq=False)
+class BlockDraws:
+    """The draws of many samples at once: row b draws what ``SampleDraw`` of its sample draws.
+
+    Legend: B rows.
+    """
+
+    states_B: npt.NDArray[np.uint64]
+
+    @classmethod
+    def of_block(cls, seed: int, block: Mapping[str, npt.NDArray[np.generic]]) -> "BlockDraws":
+        """From a block's provenance columns."""
+        states_B = _mix_array(np.full(len(block[columns.INDEX]), seed, np.uint64))
+        for name in (columns.EPOCH, columns.DATASET, columns.SHARD, columns.INDEX):
+            states_B = _mix_array(states_B ^ block[name].astype(np.uint64))
+        return cls(states_B)
+
+    def uniform(self, purpose: str, count: int) -> npt.NDArray[np.float64]:
+        """Numbers in [0, 1) [B, count]: the first ``count`` attempts of ``SampleDraw.uniform``."""
+        steps = np.arange(count, dtype=np.uint64) * np.uint64(_GOLDEN)
+        hashes = _mix_array((self.states_B ^ np.uint64(_purpose_bits(purpose)))[:, None] + steps)
+        return (hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mix_array(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """``_mix`` of each; unsigned arrays wrap by themselves."""
+    values = values + np.uint64(_GOLDEN)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

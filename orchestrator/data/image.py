@@ -19,7 +19,8 @@ from orchestrator.data.crop import Crop
 from orchestrator.data.decode import JpegImage, PixelImage, Uint8Array, open_image
 from orchestrator.data.draw import SampleDraw
 from orchestrator.data.sample import BadSampleError, RawSample
-from orchestrator.spec.job import AugmentationSpec, ShardsSpec
+from orchestrator.spec.augmentation import AugmentationSpec
+from orchestrator.spec.job import ShardsSpec
 
 Decode = Literal["fast", "exact"]
 Box = tuple[int, int, int, int]

@@ -1,11 +1,12 @@
 """The ledger: which samples entered an optimizer step, counted from the rows themselves, never from the plan.
 
-A row is (data set, epoch, shard, index). Of every epoch in use a ledger keeps two bits a sample, trained and skipped,
-and counts what is beyond: samples that were trained again, rows that stood in for a bad one, samples skipped by reason.
+A row is (data set, epoch, shard, index). Of every epoch in use a ledger keeps two bits a sample, trained and skipped
+(or left out, with its step), and counts what is beyond: samples that were trained again, rows that stood in for a bad
+one, samples skipped by reason, samples left out.
 An epoch of which every sample is accounted for is closed: its counts stay, its bits go. What should have been trained
 is asked of the order, afterwards, by ``report``.
 
-A ledger may hold a part of the chunks only, so that ranks can share one (``training/ledgers.py``); parts add up.
+A ledger may hold a part of the chunks only, so that ranks can share one (``training/shared_ledger.py``); parts add up.
 
 Size: 16 bytes a chunk of 64 samples in memory, and stored about a bit a chunk, since nearly all chunks are whole or
 untouched.
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 
 from orchestrator import columns
 from orchestrator.data.dataset_order import Masks
-from orchestrator.data.ledger_events import SUBSTITUTED, TRAINED, UNANNOTATED, Events, Integers
+from orchestrator.data.ledger_events import LEFT_OUT, SUBSTITUTED, TRAINED, UNANNOTATED, Events, Integers
 from orchestrator.errors import CheckpointError
 
 EpochKey = tuple[int, int]
@@ -57,6 +58,7 @@ class EpochCounts:
     """Different samples; what came again is ``repeated``."""
     repeated: int = 0
     substituted: int = 0
+    left_out: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     unannotated: int = 0
     """Rows trained without one of the annotations that the objective reads, substitutes included."""
@@ -66,6 +68,7 @@ class EpochCounts:
         self.trained += other.trained
         self.repeated += other.repeated
         self.substituted += other.substituted
+        self.left_out += other.left_out
         self.skipped.update(other.skipped)
         self.unannotated += other.unannotated
 
@@ -174,17 +177,20 @@ class Ledger:
     def _add_to_epoch(self, key: EpochKey, events: Events) -> None:
         is_new = key not in self.counts
         counts = self.counts.setdefault(key, EpochCounts())
-        trained, skipped = events.kind == TRAINED, events.is_skip
+        trained, skipped, left_out = events.kind == TRAINED, events.is_skip, events.kind == LEFT_OUT
         counts.substituted += int((events.kind == SUBSTITUTED).sum())
         counts.unannotated += int((events.kind == UNANNOTATED).sum())
+        num_had_their_turn = int((trained | skipped | left_out).sum())
         if not is_new and key not in self.bits:
-            counts.repeated += int((trained | skipped).sum())
+            counts.repeated += num_had_their_turn
             return
         bits = self._open(key)
         num_trained = _set_bits(bits.trained, bits.first_chunk, events.where(trained))
         num_skipped = _set_bits(bits.skipped, bits.first_chunk, events.where(skipped))
+        num_left_out = _set_bits(bits.skipped, bits.first_chunk, events.where(left_out))
         counts.trained += num_trained
-        counts.repeated += int((trained | skipped).sum()) - num_trained - num_skipped
+        counts.left_out += num_left_out
+        counts.repeated += num_had_their_turn - num_trained - num_skipped - num_left_out
         for reason, number in zip(*np.unique(events.kind[skipped], return_counts=True), strict=True):
             counts.skipped[columns.SKIP_REASONS[reason]] += int(number)
 

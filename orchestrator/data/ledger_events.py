@@ -16,6 +16,8 @@ TRAINED = 0
 a row that was trained without one of its annotations is ``UNANNOTATED`` beside."""
 SUBSTITUTED = 255
 UNANNOTATED = 254
+LEFT_OUT = 253
+"""Of a step that was not taken."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Events:
 
     @property
     def is_skip(self) -> npt.NDArray[np.bool_]:
-        """Which events are samples that were skipped."""
-        return (self.kind != TRAINED) & (self.kind < UNANNOTATED)
+        """Which events are bad samples that were skipped."""
+        return (self.kind != TRAINED) & (self.kind < LEFT_OUT)
 
     @classmethod
     def stack(cls, parts: Sequence["Events"]) -> "Events":
@@ -53,20 +55,24 @@ class Events:
         return Events(*(getattr(self, name)[chosen] for name in self.names()))
 
 
-def block_events(block: Mapping[str, npt.NDArray[np.generic]], first_chunks: Sequence[Integers]) -> Events:
-    """The events of a block that entered a step, from its provenance columns.
+def block_events(
+    block: Mapping[str, npt.NDArray[np.generic]], first_chunks: Sequence[Integers], left_out: bool = False
+) -> Events:
+    """The events of a block that came to a step, from its provenance columns.
 
     Args:
         first_chunks: of each data set, ``ChunkTable.first_chunk``.
+        left_out: whether the step was not taken; then a substitute, whose sample has a place of its own, is no event.
     """
     reason = block[columns.SKIP_REASON].astype(np.int64)
     replaced = reason != 0
     planned = [block[name].astype(np.int64)[replaced] for name in columns.SKIPPED]
     trained = [block[name].astype(np.int64) for name in columns.PROVENANCE]
-    parts = [
-        _events(trained, np.where(replaced, SUBSTITUTED, TRAINED), first_chunks),
-        _events(planned, reason[replaced], first_chunks),
-    ]
+    skipped = _events(planned, reason[replaced], first_chunks)
+    if left_out:
+        kept = [values[~replaced] for values in trained]
+        return Events.stack([_events(kept, np.full(len(kept[0]), LEFT_OUT), first_chunks), skipped])
+    parts = [_events(trained, np.where(replaced, SUBSTITUTED, TRAINED), first_chunks), skipped]
     if presence := [block[name].astype(bool) for name in block if columns.is_presence(name)]:
         lacking = ~np.logical_and.reduce(presence)
         without = [values[lacking] for values in trained]

@@ -12,15 +12,16 @@ from orchestrator.data.order import SampleOrder
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """One epoch of one data set, in samples; ``trained_once + skipped + filtered + missing == expected``.
+    """One epoch of one data set, in samples.
 
+    ``trained_once + left_out + skipped + filtered + missing == expected``.
     Healthy: nothing repeated, missing or unplanned.
     """
 
     dataset: int
     epoch: int
     expected: int
-    """Planned so far, and those that the selection left out."""
+    """Planned so far, and those that are not in the selection."""
     trained_once: int
     repeated: int
     """Trained or skipped again."""
@@ -28,10 +29,12 @@ class LedgerRow:
     """Bad samples by reason."""
     substituted: int = 0
     """Rows that stood in for a skipped sample; their sample is also trained in its own place."""
+    left_out: int = 0
+    """Of steps that were not taken (a gradient that is not finite, a spike)."""
     filtered: int = 0
-    """Left out by the selection; told once a pass."""
+    """Not in the selection; told once a pass."""
     missing: int = 0
-    """Planned so far, and neither trained nor skipped."""
+    """Planned so far, and neither trained, left out nor skipped."""
     unplanned: int = 0
     """Trained or skipped before their turn."""
     unannotated: int = 0
@@ -95,6 +98,7 @@ def _row(
         repeated=counts.repeated,
         skipped=dict(counts.skipped),
         substituted=counts.substituted,
+        left_out=counts.left_out,
         filtered=filtered,
         missing=missing,
         unplanned=unplanned,

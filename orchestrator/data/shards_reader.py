@@ -64,8 +64,9 @@ class ShardsBlockReader:
             window = _WindowReader(self, indexes, unpack_visits(task.visits), pool)
             window.prefetch(chain.from_iterable(positions))
             for block, places in zip(task.blocks, positions, strict=True):
-                rows = [window.read_row(place) for place in places]
-                yield self.format.pack(rows, self.layout.stamp(block))
+                stamp = self.layout.stamp(block)
+                rows = [window.read_row(place, self.format.size_at(stamp[0])) for place in places]
+                yield self.format.pack(rows, stamp)
 
 
 class _Chunk(NamedTuple):
@@ -100,15 +101,15 @@ class _WindowReader:
         for position in positions:
             self._chunk(self._visits[self._visit_at(position)])
 
-    def read_row(self, position: int) -> Row:
-        """The row at ``position``, or the next good one of its window if its content is bad."""
+    def read_row(self, position: int, size: int) -> Row:
+        """The row at ``position`` with ``size`` pixels a side, or the next good one of its window."""
         skipped = NOTHING_SKIPPED
         for candidate in self._candidates(position):
             at = self._visit_at(candidate)
             visit = self._visits[at]
             index = self._places[at][candidate - visit.start]
             try:
-                return self._decode(visit, index, skipped)
+                return self._decode(visit, index, size, skipped)
             except BadSampleError as error:
                 if skipped == NOTHING_SKIPPED:
                     skipped = (visit.dataset, visit.epoch, visit.shard, index, error.code)
@@ -144,8 +145,8 @@ class _WindowReader:
             )
         return self._chunks[key]
 
-    def _decode(self, visit: ChunkVisit, index: int, skipped: tuple[int, int, int, int, int]) -> Row:
-        spec, size = self._reader.spec, self._reader.format.image_size
+    def _decode(self, visit: ChunkVisit, index: int, size: int, skipped: tuple[int, int, int, int, int]) -> Row:
+        spec = self._reader.spec
         chunk = self._chunk(visit)
         samples, annotations = chunk.samples.result(), chunk.annotations.result()
         sample = samples[index - samples[0].index]

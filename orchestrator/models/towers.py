@@ -23,6 +23,7 @@ from transformers import (
 from orchestrator.errors import ModelSourceError
 from orchestrator.models.conv_stem import ConvStem
 from orchestrator.models.initialization import initialize_tower
+from orchestrator.models.patches import use_patch_embeddings
 from orchestrator.spec.plan import ModelPlan
 from orchestrator.spec.presets import PRESETS, VARIANTS, ModelSize, TowerVariant, TransformerSize
 
@@ -50,6 +51,8 @@ class ModelBuild:
     seed: int
     tokens: TokenLayout | None = None
     activation_checkpointing: bool = False
+    attention: str = "sdpa"
+    """Which of `transformers`' implementations."""
     variant: TowerVariant = VARIANTS["clip"]
 
 
@@ -65,7 +68,13 @@ def model_build(plan: ModelPlan, seed: int) -> ModelBuild:
             pad_id=plan.tokenizer.pad_id,
         )
     return ModelBuild(
-        PRESETS[plan.preset], plan.image_size, seed, tokens, plan.activation_checkpointing, VARIANTS[plan.variant]
+        PRESETS[plan.preset],
+        plan.image_size,
+        seed,
+        tokens,
+        plan.activation_checkpointing,
+        plan.attention,
+        VARIANTS[plan.variant],
     )
 
 
@@ -165,8 +174,9 @@ def _check_token_ids(tokens: TokenLayout) -> None:
 def _finish(tower_class: Any, config: Any, build: ModelBuild) -> Any:
     # The constructor draws from torch's global generator; whoever calls us keeps theirs.
     with torch.random.fork_rng(devices=[]):
-        tower = tower_class._from_config(config, attn_implementation="sdpa")
+        tower = tower_class._from_config(config, attn_implementation=build.attention)
         if isinstance(config, CLIPVisionConfig):
+            use_patch_embeddings(tower)
             _apply_variant(tower, build)
     initialize_tower(tower, config, build.seed)
     if build.activation_checkpointing:

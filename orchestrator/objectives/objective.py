@@ -14,6 +14,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from orchestrator import columns
+from orchestrator.models.patches import keeping
+
 Features = dict[str, Tensor]
 """What ``encode`` makes of a micro batch; each tensor has its B rows first."""
 
@@ -70,7 +73,10 @@ class Objective(nn.Module, ABC):
 
     def forward(self, payload: Any, stage: Literal["encode", "loss"]) -> Any:
         """``encode`` of a batch or ``loss`` of features: one door, since ZeRO-3 gathers weights at this call only."""
-        return self.encode(payload) if stage == "encode" else self.loss(payload)
+        if stage == "loss":
+            return self.loss(payload)
+        with keeping(self.towers().values(), payload.get(columns.KEPT_PATCHES)):
+            return self.encode(payload)
 
 
 class ZeroShotObjective(Objective):

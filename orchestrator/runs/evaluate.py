@@ -15,14 +15,14 @@ from orchestrator.runs.prepare import check_evaluation_set
 from orchestrator.runs.recorder import record_evaluation
 from orchestrator.runs.target import run_target
 from orchestrator.spec.cluster import ClusterSpec
-from orchestrator.spec.job import EvaluationSpec
+from orchestrator.spec.job import EvaluateSpec, EvaluationSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.plan import Plan
 from orchestrator.storage.store import Store, open_store
 from orchestrator.tracking.mlflow.open import open_tracker
 from orchestrator.training.checkpoint import load_weights
 from orchestrator.training.checkpoint_folders import StoredCheckpoint, find_stored
-from orchestrator.training.judge import JudgedObjective, judge
+from orchestrator.training.judge import JudgedObjective, judge, judged_weights
 from orchestrator.training.parts import block_format, build_plan_objective
 from orchestrator.training.reports import Weights
 
@@ -48,6 +48,16 @@ def evaluate_run(
     record_evaluation(tracker, plan, stored.record.uri, stored.record.step, results, weights)
     tracker.close()
     return results
+
+
+def evaluate_job(job: EvaluateSpec, cluster: ClusterSpec) -> dict[Weights, list[ProbeResult]]:
+    """What an evaluate job asks for, by the weights that were judged; raises as ``evaluate_run`` does."""
+    run_uri = join_uri(cluster.storage.runs, job.run)
+    _, plan, _ = open_run(run_uri, cluster.storage.s3)
+    return {
+        weights: evaluate_run(run_uri, cluster, evaluation=job.evaluation, weights=weights)
+        for weights in judged_weights(job.evaluation, has_average=plan.ema is not None)
+    }
 
 
 def find_checkpoint_of(store: Store) -> StoredCheckpoint:

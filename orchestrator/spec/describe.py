@@ -1,7 +1,11 @@
 """A Plan as text for people: what runs, with the arithmetic said aloud. Pure; how it is printed is the CLI's."""
 
+from collections.abc import Iterator
+
+from orchestrator.spec.augmentation import AugmentationSpec
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import ShardsFacts
+from orchestrator.spec.flops import vision_flops
 from orchestrator.spec.job import CheckpointSpec, EvaluateSpec, PrepareSpec, ShardsSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.objective import CatlipSpec
@@ -76,7 +80,20 @@ def _describe_data(plan: Plan) -> str:
             f"{_count(sum(facts.num_shards for facts in shards), 'shard')}; a sample without it: {annotation.missing}"
         )
     lines.append(f"images decoded {data.spec.decode} by {data.decoder}")
+    if changes := _describe_augmentation(data.spec.augmentation):
+        lines.append(f"augmented on the training device: {changes}")
     return "\n".join(lines)
+
+
+def _describe_augmentation(augmentation: AugmentationSpec) -> str:
+    changes = []
+    if jitter := augmentation.color_jitter:
+        changes.append(f"color jitter of {jitter.probability:.0%}")
+    if augmentation.grayscale:
+        changes.append(f"{augmentation.grayscale:.0%} without color")
+    if operations := augmentation.rand_augment:
+        changes.append(f"{_count(operations.num_operations, 'operation')} of magnitude {operations.magnitude:g}")
+    return ", ".join(changes)
 
 
 def _describe_shards(role: str, shards: ShardsFacts) -> str:
@@ -94,8 +111,13 @@ def _describe_model(plan: Plan) -> str:
     patches = (model.image_size // size.patch_size) ** 2
     lines = [
         f"vision: {size.vision.num_layers} layers, width {size.vision.width}, {model.image_size} pixels "
-        f"in {patches} patches of {size.patch_size}"
+        f"in {patches} patches of {size.patch_size}",
+        *_describe_resolutions(plan),
     ]
+    if model.patch_dropout:
+        lines.append(f"{model.patch_dropout:.0%} of the patches are left out in training")
+    if model.compile or model.attention != "sdpa":
+        lines.append(f"attention {model.attention}{', layers compiled by torch.compile' if model.compile else ''}")
     if isinstance(plan.objective, CatlipSpec):
         concepts = f"{model.vocabulary.size:,} concepts" if model.vocabulary else "concepts counted when the job runs"
         labels = f"labels: {plan.objective.mode}, {plan.objective.labels}; without any: {plan.objective.no_concept}"
@@ -113,6 +135,19 @@ def _describe_start(plan: Plan) -> str:
     if init is None:
         return f"random weights of seed {plan.seed.model}"
     return f"{', '.join(init.towers) if init.towers else 'all towers'} from {init.from_}"
+
+
+def _describe_resolutions(plan: Plan) -> Iterator[str]:
+    """What each phase of other image sizes costs; nothing where there is none."""
+    sizes, preset, start = plan.model.image_sizes, PRESETS[plan.model.preset], 0
+    ends = [*((phase.stop_step, phase.image_sizes) for phase in sizes.phases), (plan.steps, (sizes.final,))]
+    for stop, pixels in ends if sizes.phases else []:
+        flops = [vision_flops(preset, one, projection=False) / 1e9 for one in (min(pixels), max(pixels))]
+        yield (
+            f"steps {start:,} to {stop:,}: {', '.join(map(str, pixels))} pixels, {flops[0]:,.3g}"
+            f"{f' to {flops[1]:,.3g}' if len(pixels) > 1 else ''} GFLOP forward an image"
+        )
+        start = stop
 
 
 def _describe_batch(plan: Plan) -> str:
@@ -176,7 +211,24 @@ def _describe_schedule(plan: Plan) -> str:
         text += f"; decay over the last {_count(round(schedule.decay_fraction * plan.steps), 'step')}"
     if schedule.kind != "constant":
         text += f"; ends at {schedule.final_fraction * optimizer.learning_rate:g}"
-    return text + (f"; EMA {plan.ema.decay:g}" if plan.ema else "")
+    text += f"; EMA {plan.ema.decay:g}" if plan.ema else ""
+    return "\n".join([text, *_describe_treatments(plan)])
+
+
+def _describe_treatments(plan: Plan) -> Iterator[str]:
+    """What is not trained like the rest, and what is watched."""
+    optimizer, guard = plan.optimizer, plan.optimizer.guard
+    for tower, decay in optimizer.layer_decay.items():
+        yield f"{tower}: the learning rate falls by {decay:g} with each layer from the top down"
+    for tower, freeze in optimizer.freeze.items():
+        what = "whole" if freeze.layers is None else f"embeddings and {_count(freeze.layers, 'layer')}"
+        until = freeze.until_fraction
+        yield f"{tower}: {what} frozen" + (f" for {_count(round(until * plan.steps), 'step')}" if until else "")
+    watched = [("loss", guard.loss_factor), ("gradient norm", guard.norm_factor)]
+    for name, factor in watched:
+        if factor is not None:
+            act = "left out" if guard.on_spike == "skip" else "warned of"
+            yield f"steps with a {name} of more than {factor:g} medians of {guard.window} steps are {act}"
 
 
 def _describe_checkpoints(checkpoint: CheckpointSpec) -> str:
@@ -194,7 +246,9 @@ def _describe_evaluation(plan: Plan) -> str:
         return "none"
     every = plan.evaluation.every_steps
     when = f"every {_count(every, 'step')} and at the end" if every else "at the end"
-    return f"{', '.join(plan.evaluation.probes)} {when} on {', '.join(plan.evaluation_uris)}"
+    weights = {"raw": "trained", "ema": "averaged", "both": "trained and averaged"}[plan.evaluation.weights]
+    of = f"{weights if plan.ema else 'trained'} weights"
+    return f"{', '.join(plan.evaluation.probes)} of the {of} {when} on {', '.join(plan.evaluation_uris)}"
 
 
 def _describe_places(plan: Plan) -> str:

@@ -5,8 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from orchestrator.spec.augmentation import AugmentationSpec
 from orchestrator.spec.init import InitSpec
 from orchestrator.spec.objective import ConceptsSpec, ObjectiveSpec
+from orchestrator.spec.optimizer import EmaSpec, OptimizerSpec, ScheduleSpec
 from orchestrator.spec.section import Section
 from orchestrator.spec.selection import SelectionSpec
 
@@ -20,27 +22,6 @@ class SeedSpec(Section):
     """Order of the samples, crops, flips and the choice among captions."""
     model: int = Field(default=0, ge=0, lt=2**31)
     """Initial weights and dropout."""
-
-
-class AugmentationSpec(Section):
-    """What happens to an image before it reaches the model; drawn from (seed, epoch, sample)."""
-
-    crop_scale: tuple[float, float] = (0.9, 1.0)
-    """Share of the image's area that a random-resized crop keeps (open_clip's CLIP recipe; CatLIP 0.08-1)."""
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Aspect ratio of that crop, as least and greatest width over height."""
-    flip: bool = False
-    """Mirror half of the images left to right; off, since captions name sides."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "AugmentationSpec":
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"crop_scale is [{low}, {high}]; wanted 0 < least <= greatest <= 1")
-        low, high = self.crop_ratio
-        if not 0 < low <= high:
-            raise ValueError(f"crop_ratio is [{low}, {high}]; wanted 0 < least <= greatest")
-        return self
 
 
 class SourceSpec(Section):
@@ -136,6 +117,15 @@ class SyntheticSpec(Section):
 DataSpec = Annotated[ShardsSpec | SyntheticSpec, Field(discriminator="kind")]
 
 
+class ResolutionPhase(Section):
+    """A first or middle part of the run at other image sizes than the model's own."""
+
+    until_fraction: float = Field(gt=0, le=1)
+    """The share of the budget at which it ends; phases rise."""
+    image_sizes: tuple[Annotated[int, Field(ge=8, le=2048)], ...] = Field(min_length=1)
+    """Pixels a side; of several, one is drawn for each step, the same on all workers."""
+
+
 class ModelSpec(Section):
     """Towers by preset name; their weights start at random or from a folder."""
 
@@ -148,8 +138,23 @@ class ModelSpec(Section):
     (a stem of three convolutions, pixels in [0, 1]). Weights of one variant make no sense in another."""
     image_size: int | None = Field(default=None, ge=8, le=2048)
     """Pixels a side; none: the preset's own."""
+    resolutions: tuple[ResolutionPhase, ...] = ()
+    """Other sizes to train at; after the last phase, and in evaluation, it is ``image_size``."""
+    patch_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an image's patches that are left out in training (arXiv 2212.00794); the class token stays."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """torch's fused attention, or plain matrix products."""
+    compile: bool = False
+    """Compile the towers' layers with torch.compile; needs a C++ compiler on the workers, and ZeRO 0 to 2."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    @model_validator(mode="after")
+    def _rising_phases(self) -> "ModelSpec":
+        ends = [phase.until_fraction for phase in self.resolutions]
+        if ends != sorted(set(ends)):
+            raise ValueError(f"the phases of resolutions end at {ends}; wanted rising shares of the budget")
+        return self
 
 
 class TextSpec(Section):
@@ -190,41 +195,6 @@ class BudgetSpec(Section):
         return self
 
 
-class OptimizerSpec(Section):
-    """AdamW; norms, biases and scalars are never decayed."""
-
-    learning_rate: float = Field(gt=0)
-    """The peak, after the warm-up."""
-    betas: tuple[float, float] = (0.9, 0.98)
-    """Decay of the first and the second moment (the CLIP paper's for vision transformers)."""
-    eps: float = Field(default=1e-6, gt=0)
-    """Added to the root of the second moment."""
-    weight_decay: float = Field(default=0.2, ge=0)
-    """Decoupled decay of matrices, times the learning rate."""
-    gradient_clip: float = Field(default=1.0, ge=0)
-    """Greatest norm of the whole gradient; 0 turns clipping off."""
-
-
-class ScheduleSpec(Section):
-    """The learning rate as a function of the share of the budget that is spent."""
-
-    kind: Literal["cosine", "constant", "wsd"] = "cosine"
-    """``wsd``: warm-up, stable, linear decay."""
-    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
-    """The share of the budget, at its start, over which the rate rises from zero."""
-    decay_fraction: float = Field(default=0.2, gt=0, le=1)
-    """``wsd`` only: the share of the budget, at its end, over which the rate falls."""
-    final_fraction: float = Field(default=0.0, ge=0, le=1)
-    """Where the rate ends, as a share of its peak."""
-
-
-class EmaSpec(Section):
-    """An exponential moving average of the fp32 master weights."""
-
-    decay: float = Field(default=0.9995, gt=0, lt=1)
-    """Greatest decay; warmed up as min(decay, (1 + n) / (10 + n)) at update n."""
-
-
 class CheckpointSpec(Section):
     """When checkpoints are written, and which are kept. The last step always writes one."""
 
@@ -245,6 +215,8 @@ class EvaluationSpec(Section):
     """Folders of labelled shards: URIs, or paths below the cluster's ``storage.data``."""
     probes: tuple[Literal["zero_shot", "linear_probe"], ...] = ("zero_shot", "linear_probe")
     """What judges: prompts against images, a linear classifier on frozen features."""
+    weights: Literal["raw", "ema", "both"] = "both"
+    """Judge the trained weights, their moving average, or both; without ``ema`` in the job there are only raw ones."""
     every_steps: int | None = Field(default=None, ge=1)
     """Steps between evaluations; none: at the end only."""
     max_samples: int | None = Field(default=None, ge=10)
@@ -256,8 +228,8 @@ class FaultsSpec(Section):
 
     max_attempts: int = Field(default=4, ge=1)
     """Attempts without a new checkpoint in between; a committed checkpoint refills them."""
-    max_nonfinite_steps: int = Field(default=20, ge=0)
-    """Steps in a row that may be skipped because loss or gradient is not finite."""
+    max_left_out_steps: int = Field(default=20, ge=0)
+    """Steps in a row that may be left out because loss or gradient is not finite, or a spike (optimizer.guard)."""
 
 
 class PretrainSpec(Section):

@@ -11,22 +11,21 @@ from pydantic import Field, ValidationError
 
 from orchestrator.errors import PlanError
 from orchestrator.spec.annotation import AnnotationPlan
+from orchestrator.spec.augmentation import AugmentationSpec
 from orchestrator.spec.cluster import CacheSpec, S3Spec
 from orchestrator.spec.facts import MachineFacts, ShardsFacts, TokenizerFacts, VocabularyFacts
 from orchestrator.spec.init import InitSpec
 from orchestrator.spec.job import (
-    AugmentationSpec,
     CheckpointSpec,
-    EmaSpec,
     EvaluationSpec,
     FaultsSpec,
-    OptimizerSpec,
-    ScheduleSpec,
     SeedSpec,
     ShardsSpec,
     SyntheticSpec,
 )
 from orchestrator.spec.objective import ObjectiveSpec
+from orchestrator.spec.optimizer import EmaSpec, OptimizerSpec, ScheduleSpec
+from orchestrator.spec.resolution import ImageSizes
 from orchestrator.spec.section import Section
 
 # Where labels and what makes them come from; the vocabulary's digest says whether they are the same.
@@ -104,6 +103,11 @@ class ModelPlan(Section):
     preset: str
     variant: str = "clip"
     image_size: int
+    image_sizes: ImageSizes
+    """Of each step, where phases of the run have others."""
+    patch_dropout: float
+    attention: Literal["sdpa", "eager"]
+    compile: bool
     activation_checkpointing: bool
     context: int
     trained_tokenizer_size: int
@@ -196,6 +200,8 @@ class Plan(Section):
             "model.variant": self.model.variant,
             "model.image_size": self.model.image_size,
             "init": self.init.model_dump(mode="json") if self.init else None,
+            "model.resolutions": self.model.image_sizes.model_dump(mode="json"),
+            "model.patch_dropout": self.model.patch_dropout,
             "text.context": self.model.context,
             "tokenizer": self.model.tokenizer.digest if self.model.tokenizer else None,
             "optimizer": self.optimizer.model_dump(mode="json"),

@@ -18,15 +18,14 @@ from orchestrator.spec.load import join_uri
 from orchestrator.spec.plan import (
     BatchPlan,
     DataPlan,
-    ModelPlan,
     Plan,
     SourcePlan,
     StreamPlan,
     TrackingPlan,
     WorkersPlan,
 )
-from orchestrator.spec.presets import PRESETS
 from orchestrator.spec.resolve_annotations import resolve_annotations
+from orchestrator.spec.resolve_model import check_dense_annotations, resolve_model
 
 MAX_BLOCK_BYTES = 64 * 2**20  # a block is one micro batch; larger ones stall the splitter
 STORE_BLOCKS_PER_WORKER = 8  # below that the measured block rate falls three- to sevenfold
@@ -46,10 +45,11 @@ def resolve_plan(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> Plan:
     num_samples = _num_samples(job, sources)
     workers = _resolve_workers(job, cluster, facts.machine)
     batch = _resolve_batch(job, workers.count)
-    image_size = job.model.image_size or PRESETS[job.model.preset].image_size
-    _check_patches(job, image_size)
+    steps = _resolve_steps(job, num_samples)
     _check_precision(job, workers)
+    model = resolve_model(job, facts, steps)
     annotations = resolve_annotations(job, facts.train, facts.heldout)
+    check_dense_annotations(model, annotations)
     return Plan(
         name=job.name,
         run_uri=join_uri(cluster.storage.runs, job.name),
@@ -63,22 +63,15 @@ def resolve_plan(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> Plan:
             decoder=facts.machine.decoder,
             annotations=annotations,
         ),
-        model=ModelPlan(
-            preset=job.model.preset,
-            variant=job.model.variant,
-            image_size=image_size,
-            activation_checkpointing=job.model.activation_checkpointing,
-            context=job.text.context,
-            trained_tokenizer_size=job.text.trained_size,
-            tokenizer=facts.tokenizer,
-            vocabulary=facts.vocabulary,
-        ),
+        model=model,
         init=_resolve_init(job, cluster),
         batch=batch,
         workers=workers,
         machine=facts.machine,
-        stream=_resolve_stream(job, cluster, facts.machine, workers, batch, image_size, sources, annotations),
-        steps=_resolve_steps(job, num_samples),
+        stream=_resolve_stream(
+            job, cluster, facts.machine, workers, batch, model.image_sizes.all[-1], sources, annotations
+        ),
+        steps=steps,
         optimizer=job.optimizer,
         schedule=job.schedule,
         precision=job.precision,
@@ -198,16 +191,6 @@ def _resolve_batch(job: PretrainSpec, num_workers: int) -> BatchPlan:
     return BatchPlan(
         global_size=job.batch.global_size, worker_size=worker_size, micro_size=micro_size, num_micro=num_micro
     )
-
-
-def _check_patches(job: PretrainSpec, image_size: int) -> None:
-    patch = PRESETS[job.model.preset].patch_size
-    if image_size % patch:
-        near = max(1, round(image_size / patch)) * patch
-        raise PlanError(
-            f"model.image_size {image_size} does not divide into the {patch} pixel patches of "
-            f"{job.model.preset}; the nearest that does is {near}"
-        )
 
 
 def _check_precision(job: PretrainSpec, workers: WorkersPlan) -> None:

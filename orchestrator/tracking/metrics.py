@@ -37,6 +37,10 @@ DATA_WAIT_FRACTION = _metric("train/data_wait_fraction", "share", "part of step_
 GRAD_NORM = _metric("train/grad_norm/global", "L2", "gradient norm over all parameters, before clipping")
 _GRAD_NORM_OF = _metric("train/grad_norm/<tower>", "L2", "gradient norm of one tower, before clipping")
 CLIPPED_STEP_FRACTION = _metric("train/clipped_step_fraction", "share", "steps since the last record that were clipped")
+NONFINITE_STEPS = _metric(
+    "train/nonfinite_steps", "steps", "steps so far whose loss or gradient was not finite; left out"
+)
+SPIKE_STEPS = _metric("train/spike_steps", "steps", "steps so far that the guard called a spike, left out or not")
 MEMORY_BYTES = _metric(
     "train/memory_bytes", "bytes", "peak memory of the worker: device memory, on a CPU resident memory"
 )

@@ -102,9 +102,7 @@ class Checkpoints:
             engine=_engine_state(engine, ema),
         )
         local = Path(tempfile.mkdtemp(prefix=f"checkpoint-{step}-"))
-        pieces = pieces_of(engine.partition, ema)
-        if engine.partition.is_replicated:  # every rank holds all: each writes its share
-            pieces = pieces[self._rank :: self._world_size]
+        pieces = self._own_pieces(engine, ema)
         name = f"{self._attempt}-{self._rank:05d}"
         layout = write_pieces(local / f"{name}.safetensors", pieces)
         for file, content in (attachments or {}).items():
@@ -138,6 +136,7 @@ class Checkpoints:
         engine.partition.num_updates = state.num_updates
         engine.steps_taken = state.steps_taken
         engine.loss_scale = state.loss_scale
+        engine.guard.restore(state.guard)
         if ema is not None and state.ema_updates is not None:
             ema.num_updates = state.ema_updates
         engine.partition.refresh()
@@ -149,6 +148,14 @@ class Checkpoints:
         self._uploader.shutdown(wait=True)
         if self._pending is not None and (error := self._pending.exception()):
             logger.warning("the last checkpoint is not complete: %s", error)
+
+    def _own_pieces(self, engine: DeepSpeedEngine, ema: Ema | None) -> list[Piece]:
+        """What this rank writes: all that it alone holds, and its share of what every rank holds."""
+        alone: list[Piece] = []
+        shared: list[Piece] = []
+        for fragment, piece in zip(engine.partition.fragments, pieces_of(engine.partition, ema), strict=True):
+            (shared if fragment.is_shared else alone).append(piece)
+        return alone + shared[self._rank :: self._world_size]
 
     def _finish_upload(self) -> None:
         pending, self._pending = self._pending, None
@@ -257,6 +264,7 @@ def _engine_state(engine: DeepSpeedEngine, ema: Ema | None) -> EngineState:
         loss_scale=engine.loss_scale,
         ema_updates=None if ema is None else ema.num_updates,
         shapes=engine.shapes,
+        guard=engine.guard.state(),
     )
 
 

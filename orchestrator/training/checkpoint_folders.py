@@ -15,7 +15,7 @@ import math
 import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class EngineState:
     ema_updates: int | None
     shapes: dict[str, list[int]]
     """Of each parameter, whole."""
+    guard: dict[str, Any] = field(default_factory=dict)
+    """What ``training/guard.py`` goes on from."""
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,20 @@ class Ema:
         self.num_updates = 0
         self.averages = [fragment.master.clone() for fragment in partition.fragments]
         """fp32, one per fragment and of its length."""
+        self._moving = [
+            (average, fragment.master)
+            for average, fragment in zip(self.averages, partition.fragments, strict=True)
+            if not fragment.is_frozen
+        ]
 
     @torch.no_grad()
     def update(self) -> None:
-        """After each step: moves towards the masters by 1 - min(decay, (1 + n) / (10 + n)) at update n = 1, 2..."""
+        """After a step taken: moves towards the masters by 1 - min(decay, (1 + n) / (10 + n)) at update n = 1, 2..."""
         self.num_updates += 1
         decay = min(self._decay, (1 + self.num_updates) / (10 + self.num_updates))
-        masters = [fragment.master for fragment in self._partition.fragments]
-        if masters:  # a rank of a small model may hold nothing
-            torch._foreach_lerp_(self.averages, masters, 1 - decay)
+        if self._moving:  # a rank of a small model may hold nothing
+            averages, masters = map(list, zip(*self._moving, strict=True))
+            torch._foreach_lerp_(averages, masters, 1 - decay)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
@@ -43,8 +48,8 @@ class Ema:
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        for fragment, average in zip(self._partition.fragments, self.averages, strict=True):
-            raw = fragment.master.clone()
-            fragment.master.copy_(average)
+        for average, master in self._moving:
+            raw = master.clone()
+            master.copy_(average)
             average.copy_(raw)
         self._partition.refresh()

@@ -1,8 +1,8 @@
 """The engine that trains over workers: DeepSpeed at ZeRO 0-3 behind the protocol of ``training/step.py``.
 
 The only file that imports deepspeed, and only once an engine is built. Owns its configuration, the place of the
-learning rate, clipping, clamping, gradient norms and the decision to leave a step out. What ranks hold of the master
-weights is in ``partition.py``; averaging over time in ``ema.py``; storage in ``checkpoint.py``.
+learning rate, clipping, clamping, gradient norms and the leaving out of a step (``guard.py`` judges it). What ranks
+hold of the master weights is in ``partition.py``; averaging over time in ``ema.py``; storage in ``checkpoint.py``.
 
 Precision. At ZeRO 1-3 the weights are bf16 (fp16) and their fp32 masters lie apart, spread over ranks. At ZeRO 0 the
 weights are the fp32 masters and run under autocast: deepspeed's own optimizers for that case add up and reduce
@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
 from orchestrator.objectives.objective import Features, Objective
-from orchestrator.spec.job import OptimizerSpec, ScheduleSpec
+from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
 from orchestrator.spec.plan import BatchPlan
-from orchestrator.training.optimizer import build_optimizer, parameter_groups
+from orchestrator.training.guard import StepGuard
+from orchestrator.training.optimizer import build_optimizer, freeze_parameters, parameter_groups, set_learning_rates
 from orchestrator.training.partition import FlatPartition, Partition, ReplicatedPartition, ShardedPartition
 from orchestrator.training.schedule import factor_at_step
 
@@ -38,7 +39,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 class DeepSpeedEngine:
     """An objective spread over the ranks of the default process group; all ranks call the same methods in step.
 
-    A step whose averaged gradient is not finite on any rank is left out on all of them, and counted.
+    A step whose loss or averaged gradient is not finite on any rank is left out on all of them, and counted; so is one
+    that the guard calls a spike. The weights, their moments and, unless it made the step fail, the loss scale stay.
     """
 
     def __init__(
@@ -57,14 +59,19 @@ class DeepSpeedEngine:
         ``num_steps``: the whole budget, over which ``schedule`` runs.
         """
         self.objective = objective
+        self.guard = StepGuard(optimizer.guard, is_speaker=dist.get_rank() == 0)
+        self.was_left_out = False
+        """Whether the last step changed nothing."""
         self.num_skipped_steps = 0
         self.steps_taken = 0
         """Batches that were stepped on, left-out ones included: the schedule's position."""
         self._spec, self._schedule, self._num_steps = optimizer, schedule, num_steps
         self._num_micro, self._num_backwards = batch.num_micro, 0
         self._bounds = objective.bounds()
+        self._losses: list[Tensor] = []
         self._norms: dict[str, Tensor] = {}
-        groups = parameter_groups(objective, optimizer.weight_decay)
+        freeze_parameters(objective, optimizer)
+        groups = parameter_groups(objective, optimizer)
         self._adamw = build_optimizer(groups, optimizer)
         self._tower_of = {id(parameter): group["tower"] for group in groups for parameter in group["params"]}
         initial = {name: parameter.detach().clone() for name, parameter in objective.named_parameters()}
@@ -80,8 +87,9 @@ class DeepSpeedEngine:
 
     @property
     def learning_rate(self) -> float:
-        """Of the last step; before any, of the first."""
-        return self._learning_rate_at(max(self.steps_taken - 1, 0))
+        """Of the last step, where no layer decay lowers it; before any, of the first."""
+        step = max(self.steps_taken - 1, 0)
+        return self._spec.learning_rate * factor_at_step(self._schedule, step, self._num_steps)
 
     @property
     def num_clipped_steps(self) -> int:
@@ -108,6 +116,7 @@ class DeepSpeedEngine:
 
     def loss(self, features: Sequence[Features]) -> tuple[Tensor, dict[str, Tensor]]:
         loss: tuple[Tensor, dict[str, Tensor]] = self._deepspeed(features, stage="loss")
+        self._losses.append(loss[0].detach())
         return loss
 
     def backward(self, loss: Tensor) -> None:
@@ -120,14 +129,13 @@ class DeepSpeedEngine:
     def step(self) -> None:
         assert self._num_backwards == self._num_micro, "a step follows its last micro batch"
         self._num_backwards = 0
-        for group in self._adamw.param_groups:
-            group["lr"] = self._learning_rate_at(self.steps_taken)
-        self._norms = self._measure()
-        is_updated = self._step_replicated() if self.partition.is_replicated else self._step_sharded()
-        if not is_updated:
-            self.num_skipped_steps += 1
-            logger.warning("step %s left out: its gradient is not finite", f"{self.steps_taken + 1:,}")
-        if is_updated and self._spec.gradient_clip > 0:
+        set_learning_rates(self._adamw.param_groups, self._spec, self._schedule, self.steps_taken, self._num_steps)
+        loss, self._norms = self._measure()
+        values = dict(zip(["loss", *self._norms], torch.stack([loss, *self._norms.values()]).tolist(), strict=True))
+        is_allowed = self.guard.allows(self.steps_taken + 1, values.pop("loss"), values)
+        self.was_left_out = not self._take_or_leave(is_allowed, math.isfinite(values["total"]))
+        self.num_skipped_steps += self.was_left_out
+        if not self.was_left_out and self._spec.gradient_clip > 0:
             self._num_clipped_steps += self._norms["total"] > self._spec.gradient_clip
         self.partition.clamp(self._bounds)
         self.steps_taken += 1
@@ -153,23 +161,23 @@ class DeepSpeedEngine:
         """Gives back hooks and buffers; the engine is of no use afterwards."""
         self._deepspeed.destroy()
 
-    def _learning_rate_at(self, step: int) -> float:
-        return self._spec.learning_rate * factor_at_step(self._schedule, step, self._num_steps)
-
-    def _measure(self) -> dict[str, Tensor]:
-        """Norms of the averaged gradient, from this rank's fragments and one small collective."""
+    def _measure(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and the norms of the averaged gradient, over all ranks, in one small collective."""
         towers = sorted(set(self._tower_of.values()))
         gradients: dict[str, list[Tensor]] = {tower: [] for tower in towers}
         self._unscale_replicated()
-        for fragment in self.partition.fragments:
+        for fragment in self.partition.trained:
             gradient = self.partition.gradient(fragment)
             if gradient is not None:
                 gradients[self._tower_of[id(fragment.parameter)]].append(gradient)
         squares = torch.stack([self._sum_of_squares(gradients[tower]) for tower in towers])
+        loss = torch.stack(self._losses).mean().float() / dist.get_world_size()
+        self._losses.clear()
+        sums = loss.reshape(1) if self.partition.is_replicated else torch.cat([loss.reshape(1), squares])
+        dist.all_reduce(sums)
         if not self.partition.is_replicated:
-            dist.all_reduce(squares)
-            squares /= self.loss_scale**2
-        return {**dict(zip(towers, squares.sqrt(), strict=True)), "total": squares.sum().sqrt()}
+            squares = sums[1:] / self.loss_scale**2
+        return sums[0], {**dict(zip(towers, squares.sqrt(), strict=True)), "total": squares.sum().sqrt()}
 
     def _sum_of_squares(self, gradients: list[Tensor]) -> Tensor:
         if not gradients:  # a rank may hold nothing of a tower
@@ -180,23 +188,19 @@ class DeepSpeedEngine:
         if scaler := self._deepspeed.torch_autocast_z0_gradscaler:
             scaler.unscale_(self._adamw)
 
-    def _step_replicated(self) -> bool:
-        """At ZeRO 0 deepspeed would write what is not finite into the weights, so it is decided here."""
+    def _take_or_leave(self, is_allowed: bool, is_finite: bool) -> bool:
+        """Whether the step was taken. What is not finite in fp16 goes to deepspeed, which lowers the loss scale."""
         scaler = self._deepspeed.torch_autocast_z0_gradscaler
-        is_finite = bool(self._norms["total"].isfinite())
-        if not is_finite and scaler is None:
-            self._deepspeed.zero_grad()
+        has_scale = scaler is not None or self._deepspeed.fp16_enabled()
+        if not is_allowed and (is_finite or not has_scale):
+            self.partition.drop_gradients()
+            if scaler is not None:
+                scaler.update()  # else it takes the next gradient for one that it has unscaled already
             return False
-        if is_finite and self._spec.gradient_clip > 0:
+        if is_finite and self.partition.is_replicated and self._spec.gradient_clip > 0:
             clip_grads_with_norm_(self.objective.parameters(), self._spec.gradient_clip, self._norms["total"])
-        self._deepspeed.step()  # with a scaler, which leaves the step out by itself and lowers the scale
-        return is_finite
-
-    def _step_sharded(self) -> bool:
-        # Deepspeed leaves a step out on all ranks together when its norm, taken over all of them, is not finite.
         self._deepspeed.step()
-        is_updated: bool = self._deepspeed.was_step_applied()
-        return is_updated
+        return is_allowed and bool(self._deepspeed.was_step_applied())
 
     @contextmanager
     def _whole(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from orchestrator.objectives.objective import Objective, ZeroShotObjective
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.job import EvaluationSpec
 from orchestrator.storage.store import open_store
+from orchestrator.training.reports import Weights
 
 _BATCH_SIZE = 256
 
@@ -51,6 +52,13 @@ class JudgedObjective:
         if isinstance(self._objective, ZeroShotObjective):
             features[EMBEDDING] = self._objective.image_embedding(image_BHWC)
         return features
+
+
+def judged_weights(evaluation: EvaluationSpec, has_average: bool) -> tuple[Weights, ...]:
+    """Which weights to judge, in order; the trained ones where there is no average."""
+    if not has_average:
+        return ("raw",)
+    return ("raw", "ema") if evaluation.weights == "both" else (evaluation.weights,)
 
 
 def judge(

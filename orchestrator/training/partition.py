@@ -3,7 +3,9 @@
 DeepSpeed's optimizers each keep them in their own place; this file finds them and gives them back as one kind of
 thing: fragments. A fragment is a run of elements of one flattened parameter. Whatever needs the master weights
 (clamping, averaging, gradient norms, checkpoints) works on fragments alone, so it is the same at ZeRO 0-3 and costs
-no communication. Does not import deepspeed: it reads attributes of the optimizers that it is handed.
+no communication. Weights that are never trained are fragments too, without moments: deepspeed keeps no fp32 copy of
+them, and a checkpoint must hold all. Does not import deepspeed: it reads attributes of the optimizers that it is
+handed.
 
 Trade-off: those attributes are not public, hence the narrow version range of deepspeed; the distributed tests hold
 every one of them at every stage.
@@ -29,7 +31,14 @@ class Fragment:
     start: int
     master: Tensor
     moments: dict[str, Tensor]
-    """AdamW's state by the names that torch gives it."""
+    """AdamW's state by the names that torch gives it; empty for what is never trained."""
+    is_shared: bool = False
+    """Whether every rank holds these elements; otherwise one does."""
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether it is never trained."""
+        return not self.moments
 
     @property
     def numel(self) -> int:
@@ -40,13 +49,18 @@ class Partition(ABC):
     """This rank's fragments, and what depends on the kind of optimizer that holds them."""
 
     is_replicated = False
-    """Whether every rank holds all elements; otherwise each element is held by exactly one rank."""
+    """Whether every rank holds all that is trained; otherwise each element is held by exactly one rank."""
 
     def __init__(self, module: nn.Module, adamw: torch.optim.Optimizer) -> None:
         """``adamw``: the torch optimizer itself, after deepspeed has put its master tensors into it."""
         self._adamw = adamw
-        self._parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
+        self._parameters = dict(module.named_parameters())
         self.fragments = list(self._find())
+
+    @property
+    def trained(self) -> list[Fragment]:
+        """The fragments that the optimizer updates."""
+        return [fragment for fragment in self.fragments if not fragment.is_frozen]
 
     @property
     def num_updates(self) -> int:
@@ -66,11 +80,15 @@ class Partition(ABC):
 
     @abstractmethod
     def gradient(self, fragment: Fragment) -> Tensor | None:
-        """The fragment's gradient [numel], averaged over ranks, still loss-scaled; None: it has none in this step."""
+        """A trained fragment's gradient [numel], averaged over ranks, still loss-scaled; None: there is none."""
 
     @abstractmethod
     def refresh(self) -> None:
         """Makes the weights that the forward pass reads from the master weights. A collective at ZeRO 1-3."""
+
+    @abstractmethod
+    def drop_gradients(self) -> None:
+        """Forgets the gradient of a step that is left out, as if it had never been computed."""
 
     @torch.no_grad()
     def clamp(self, bounds: Mapping[str, tuple[float, float]]) -> None:
@@ -92,7 +110,9 @@ class Partition(ABC):
     def _forward_copies(self, parameter: nn.Parameter) -> list[Tensor]:
         return [parameter.data]
 
-    def _fragment(self, name: str, start: int, owner: Tensor, offset: int, numel: int) -> Fragment:
+    def _fragment(
+        self, name: str, start: int, owner: Tensor, offset: int, numel: int, is_shared: bool = False
+    ) -> Fragment:
         state = self._adam_state(owner)
         return Fragment(
             name=name,
@@ -100,6 +120,7 @@ class Partition(ABC):
             start=start,
             master=owner.detach().view(-1).narrow(0, offset, numel),
             moments={key: state[key].view(-1).narrow(0, offset, numel) for key in MOMENTS},
+            is_shared=is_shared,
         )
 
     def _adam_state(self, owner: Tensor) -> dict[str, Tensor]:
@@ -123,9 +144,15 @@ class ReplicatedPartition(Partition):
     def refresh(self) -> None:
         pass
 
+    def drop_gradients(self) -> None:
+        self._adamw.zero_grad()
+
     def _find(self) -> Iterator[Fragment]:
         for name, parameter in self._parameters.items():
-            yield self._fragment(name, 0, parameter, 0, parameter.numel())
+            if parameter.requires_grad:
+                yield self._fragment(name, 0, parameter, 0, parameter.numel(), is_shared=True)
+            else:
+                yield Fragment(name, parameter, 0, parameter.detach().view(-1), {}, is_shared=True)
 
 
 class FlatPartition(Partition):
@@ -140,11 +167,29 @@ class FlatPartition(Partition):
         gradient: Tensor = parameter._hp_mapping.get_lp_grad_fragment(parameter._index_in_param_group)
         return gradient.view(-1)
 
+    @torch.no_grad()
     def refresh(self) -> None:
         self._zero_optimizer.update_lp_params()
+        for fragment in self.fragments:
+            if fragment.is_frozen:
+                fragment.parameter.copy_(fragment.master.view_as(fragment.parameter))
+
+    def drop_gradients(self) -> None:
+        # What its own step does with a gradient that overflowed.
+        zero = self._zero_optimizer
+        zero.micro_step_id = -1
+        zero.zero_grad(set_to_none=True)
+        zero._release_preflattened_grad_buffers()
+        for gradients in (zero.averaged_gradients, zero.all_grad_tensors):
+            gradients.update(dict.fromkeys(gradients))
 
     def _find(self) -> Iterator[Fragment]:
         for name, parameter in self._parameters.items():
+            if not parameter.requires_grad:
+                # Whole on every rank, as the parameter is, but where it costs no device memory.
+                master = torch.empty(parameter.numel(), dtype=torch.float32, device="cpu")
+                yield Fragment(name, parameter, 0, master, {}, is_shared=True)
+                continue
             mapping: Any = getattr(parameter, "_hp_mapping", None)
             if mapping is not None:  # None: this rank holds no element of the parameter
                 owner = self._adamw.param_groups[mapping.param_group_index]["params"][0]
@@ -164,23 +209,42 @@ class ShardedPartition(Partition):
         gradient: Tensor = self._zero_optimizer.get_local_fp32_grad_for_param(fragment.parameter)
         return gradient.view(-1).narrow(0, 0, fragment.numel)
 
+    @torch.no_grad()
     def refresh(self) -> None:
         zero = self._zero_optimizer
         zero._partition_all_parameters()
+        for fragment in self.fragments:
+            if fragment.is_frozen:
+                described: Any = fragment.parameter
+                described.ds_tensor.view(-1)[: fragment.numel].copy_(fragment.master)
         for group in range(len(zero.fp16_groups)):
             zero._reassign_or_swap_out_partitioned_parameters(group)
         if zero.persistent_parameters:  # small ones that stay whole on every rank
             zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
 
+    def drop_gradients(self) -> None:
+        # What its own step does with a gradient that overflowed.
+        zero = self._zero_optimizer
+        zero._pre_step()
+        zero._partition_all_parameters()
+        zero.zero_grad(set_to_none=True)
+        zero.averaged_gradients = {}
+
     def _find(self) -> Iterator[Fragment]:
         zero = self._zero_optimizer
         for name, parameter in self._parameters.items():
             described: Any = parameter
-            group, offset, piece = zero.grad_position[zero.get_param_id(parameter)]
+            piece = described.ds_tensor.ds_numel
             start = self._rank * piece
             numel = min(piece, described.ds_numel - start)
-            if numel > 0:
+            if numel <= 0:
+                continue
+            if parameter.requires_grad:
+                group, offset, _ = zero.grad_position[zero.get_param_id(parameter)]
                 yield self._fragment(name, start, zero.fp32_partitioned_groups_flat[group], offset, numel)
+            else:
+                master = torch.empty(numel, dtype=torch.float32, device="cpu")
+                yield Fragment(name, parameter, start, master, {})
 
     def _forward_copies(self, parameter: nn.Parameter) -> list[Tensor]:
         described: Any = parameter

@@ -5,6 +5,7 @@ import numpy as np
 from orchestrator.data.blocks import BlockFormat
 from orchestrator.data.concepts import Labeller, open_labeller
 from orchestrator.data.tokens import open_tokenizer
+from orchestrator.models.compilation import compile_layers
 from orchestrator.models.towers import model_build
 from orchestrator.objectives.objective import Objective
 from orchestrator.objectives.table import OBJECTIVES, build_objective
@@ -13,6 +14,7 @@ from orchestrator.spec.job import ShardsSpec
 from orchestrator.spec.objective import CatlipSpec
 from orchestrator.spec.plan import Plan
 from orchestrator.storage.store import open_store
+from orchestrator.training.engine import DeepSpeedEngine
 from orchestrator.wordnet.vocabulary import Vocabulary
 
 
@@ -20,6 +22,26 @@ def build_plan_objective(plan: Plan, vocabulary: Vocabulary | None) -> Objective
     """The plan's objective with fresh weights, on the CPU, the same on every rank."""
     fractions = None if vocabulary is None else np.array(vocabulary.counts) / vocabulary.num_captions
     return build_objective(plan.objective, model_build(plan.model, plan.seed.model), fractions)
+
+
+def build_plan_engine(plan: Plan, objective: Objective) -> DeepSpeedEngine:
+    """The plan's engine over an objective that has its first weights; a collective.
+
+    Raises:
+        CompilerMissingError: the plan compiles, and this machine has no compiler.
+    """
+    if plan.model.compile:
+        compile_layers(objective, plan.workers.accelerator)
+    return DeepSpeedEngine(
+        objective,
+        plan.optimizer,
+        plan.schedule,
+        plan.steps,
+        plan.precision,
+        plan.zero_stage,
+        plan.batch,
+        plan.workers.accelerator,
+    )
 
 
 def block_format(plan: Plan) -> BlockFormat:
@@ -33,6 +55,7 @@ def block_format(plan: Plan) -> BlockFormat:
         tokenizer=open_tokenizer(tokenizer, plan.s3) if tokenizer else None,
         labeller=_open_labeller(plan, vocabulary) if vocabulary else None,
         annotations=plan.data.annotations,
+        image_sizes=plan.model.image_sizes,
     )
 
 

@@ -49,10 +49,10 @@ class RunLedger:
         self._shared, self._order, self._store = shared, order, store
         self._shards, self._global_size = shards, global_size
 
-    def add(self, block: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """A block that entered a step."""
+    def add(self, block: Mapping[str, npt.NDArray[np.generic]], left_out: bool) -> None:
+        """A block that came to a step, which was taken or left out."""
         if self._shards:
-            self._shared.add(block)
+            self._shared.add(block, left_out)
 
     def skipped(self) -> dict[str, int]:
         """Bad samples so far, by reason; a collective."""

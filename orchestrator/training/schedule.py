@@ -5,7 +5,7 @@ Shares instead of steps: the same schedule fits a smoke run and a full one.
 
 import math
 
-from orchestrator.spec.job import ScheduleSpec
+from orchestrator.spec.optimizer import ScheduleSpec
 
 
 def learning_rate_factor(schedule: ScheduleSpec, progress: float) -> float:
@@ -30,9 +30,14 @@ def learning_rate_factor(schedule: ScheduleSpec, progress: float) -> float:
     return 1 - (1 - schedule.final_fraction) * fall
 
 
-def factor_at_step(schedule: ScheduleSpec, step: int, num_steps: int) -> float:
-    """The factor for step ``step`` (from 0) of ``num_steps``: at the middle of the share that the step spends.
+def progress_at_step(step: int, num_steps: int) -> float:
+    """The share of the budget at step ``step`` (from 0) of ``num_steps``: the middle of what the step itself spends.
 
     So neither the first step of a warm-up nor the last of a decay has the rate zero and does nothing.
     """
-    return learning_rate_factor(schedule, (step + 0.5) / num_steps)
+    return (step + 0.5) / num_steps
+
+
+def factor_at_step(schedule: ScheduleSpec, step: int, num_steps: int) -> float:
+    """The factor for step ``step`` (from 0) of ``num_steps``."""
+    return learning_rate_factor(schedule, progress_at_step(step, num_steps))

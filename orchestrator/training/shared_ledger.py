@@ -39,9 +39,9 @@ class SharedLedger:
         self._waiting: list[Events] = []
         self._skips: list[Events] = []
 
-    def add(self, block: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """A block that entered a step, as arrays by column; counted at the next exchange."""
-        self._waiting.append(block_events(block, self._first_chunks))
+    def add(self, block: Mapping[str, npt.NDArray[np.generic]], left_out: bool = False) -> None:
+        """A block that came to a step, as arrays by column; counted at the next exchange."""
+        self._waiting.append(block_events(block, self._first_chunks, left_out))
 
     def exchange(self) -> None:
         """Send the rows since the last exchange to the ranks that count them; a collective."""

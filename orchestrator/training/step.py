@@ -17,9 +17,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from orchestrator.collectives import rank_and_world_size
 from orchestrator.objectives.objective import Features, Objective
-from orchestrator.spec.job import OptimizerSpec, ScheduleSpec
-from orchestrator.training.optimizer import build_optimizer, parameter_groups
-from orchestrator.training.schedule import factor_at_step
+from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
+from orchestrator.training.optimizer import build_optimizer, freeze_parameters, parameter_groups, set_learning_rates
 
 Batch = dict[str, Tensor]
 
@@ -86,7 +85,7 @@ def _to_device(column: NDArray[np.generic], device: torch.device) -> Tensor:
 
 
 class BareEngine:
-    """Plain torch: AdamW over fp32 master weights, gradients averaged over ranks if there are several.
+    """Plain torch: AdamW over fp32 master weights, gradients averaged over ranks if there are several; no guard.
 
     With bf16 the module's weights are bf16 and the masters a copy apart, as under DeepSpeed; with fp32 they are one.
     """
@@ -104,7 +103,8 @@ class BareEngine:
         self._spec, self._schedule, self._num_steps = optimizer, schedule, num_steps
         self._steps_taken = 0
         self._norms: dict[str, Tensor] = {}
-        groups = parameter_groups(objective, optimizer.weight_decay)
+        freeze_parameters(objective, optimizer)
+        groups = parameter_groups(objective, optimizer)
         self._weights = [weight for group in groups for weight in group["params"]]
         if precision == "bf16":
             groups = [{**group, "params": [weight.detach().clone() for weight in group["params"]]} for group in groups]
@@ -142,9 +142,7 @@ class BareEngine:
         self._norms = self._measure()
         if self._spec.gradient_clip > 0:
             clip_grads_with_norm_(self._masters, self._spec.gradient_clip, self._norms["total"])
-        factor = factor_at_step(self._schedule, self._steps_taken, self._num_steps)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._spec.learning_rate * factor
+        set_learning_rates(self._optimizer.param_groups, self._spec, self._schedule, self._steps_taken, self._num_steps)
         self._optimizer.step()
         self._optimizer.zero_grad()
         for master, low, high in self._bounded:

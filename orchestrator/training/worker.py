@@ -6,7 +6,7 @@ at a logged step, at a checkpoint and at the end. All ranks pass the same points
 
 import logging
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 import pyarrow as pa
@@ -18,23 +18,23 @@ from orchestrator.data.blocks import unpack_block
 from orchestrator.data.order import BlockLayout, SampleOrder
 from orchestrator.data.stream import BlockStream
 from orchestrator.env import setup_logging
-from orchestrator.errors import BadSampleLimitError, DivergedError
+from orchestrator.errors import BadSampleLimitError
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.spec.plan import Plan, load_plan
 from orchestrator.storage.store import open_store
 from orchestrator.tracking import metrics
 from orchestrator.training.agreement import Agreement, Decision
+from orchestrator.training.batches import TrainingBatches
 from orchestrator.training.checkpoint import Checkpoints
 from orchestrator.training.checkpoint_folders import LEDGER_FILE, CheckpointRecord, find_checkpoint, read_attachment
 from orchestrator.training.data_parts import block_reader, chunk_tables, load_indexes, sample_order
 from orchestrator.training.ema import Ema
-from orchestrator.training.engine import DeepSpeedEngine
 from orchestrator.training.heldout import heldout_loss, read_heldout_batches
 from orchestrator.training.initial_weights import initialize_from
-from orchestrator.training.judge import JudgedObjective, judge
+from orchestrator.training.judge import JudgedObjective, judge, judged_weights
 from orchestrator.training.meter import Meter, memory_bytes
 from orchestrator.training.nodes import NodeRanks
-from orchestrator.training.parts import block_format, build_plan_objective
+from orchestrator.training.parts import block_format, build_plan_engine, build_plan_objective
 from orchestrator.training.reports import (
     CheckpointReport,
     DriverLink,
@@ -47,7 +47,7 @@ from orchestrator.training.reports import (
 )
 from orchestrator.training.run_ledger import RunLedger
 from orchestrator.training.shared_ledger import SharedLedger
-from orchestrator.training.step import StepResult, to_device, train_step
+from orchestrator.training.step import StepResult, train_step
 
 logger = logging.getLogger(__name__)
 
@@ -83,17 +83,9 @@ class _Run:
         objective = build_plan_objective(plan, self._format.vocabulary)
         if plan.init is not None and find_checkpoint(self._store) is None:
             initialize_from(objective, plan.init, plan)
-        self._engine = DeepSpeedEngine(
-            objective,
-            plan.optimizer,
-            plan.schedule,
-            plan.steps,
-            plan.precision,
-            plan.zero_stage,
-            plan.batch,
-            plan.workers.accelerator,
-        )
+        self._engine = build_plan_engine(plan, objective)
         self._device = self._engine.device
+        self._batches = TrainingBatches(plan, self._format.content, self._device)
         self._ema = Ema(self._engine.partition, plan.ema.decay) if plan.ema else None
         self._checkpoints = Checkpoints(self._store, plan.checkpoint, rank, world_size)
         self._nodes = NodeRanks(rank, world_size)
@@ -103,7 +95,6 @@ class _Run:
         self._heldout = self._read_heldout()
         self._evaluation: dict[Weights, list[dict[str, Any]]] = {}
         self._last_clipped = 0
-        self._nonfinite_in_a_row, self._skipped_steps = 0, 0
         self._samples_per_s = 0.0
         self._checkpoint_s = 0.0
 
@@ -125,9 +116,9 @@ class _Run:
         """The loop: steps [first_step, plan.steps), unless the driver asks to stop."""
         with closing(self._stream().blocks(first_step, self._plan.steps)) as blocks:
             for step in range(first_step, self._plan.steps):
-                result = self._step(blocks)
+                result = self._step(blocks, self._format.size_at(step))
                 self._meter.add({**result.metrics, "loss": result.loss})
-                self._check_finite(step + 1)
+                self._engine.guard.check(self._plan.faults.max_left_out_steps)
                 if self._pause_after(step + 1):
                     return self._finish(step + 1, stopped=True)
         return self._finish(self._plan.steps, stopped=False)
@@ -137,14 +128,13 @@ class _Run:
         self._checkpoints.close()
         self._engine.close()
 
-    def _step(self, blocks: Iterator[pa.Table]) -> StepResult:
+    def _step(self, blocks: Iterator[pa.Table], image_size: int) -> StepResult:
         with self._meter.waiting_for_data():
-            arrays = [unpack_block(next(blocks), self._format.image_size) for _ in range(self._plan.batch.num_micro)]
-        names = self._engine.objective.columns
-        result = train_step(self._engine, [to_device(one, names, self._device) for one in arrays])
+            arrays = [unpack_block(next(blocks), image_size) for _ in range(self._plan.batch.num_micro)]
+        result = train_step(self._engine, [self._batches.prepare(one) for one in arrays])
         for one in arrays:
-            self._ledger.add(one)
-        if self._ema is not None:
+            self._ledger.add(one, left_out=self._engine.was_left_out)
+        if self._ema is not None and not self._engine.was_left_out:
             self._ema.update()
         return result
 
@@ -194,6 +184,8 @@ class _Run:
             metrics.LEARNING_RATE: self._engine.learning_rate,
             metrics.GRAD_NORM: float(norms["total"]),
             metrics.CLIPPED_STEP_FRACTION: clipped / max(num_steps, 1),
+            metrics.NONFINITE_STEPS: float(self._engine.guard.num_nonfinite),
+            metrics.SPIKE_STEPS: float(self._engine.guard.num_spikes),
             metrics.MEMORY_BYTES: float(memory_bytes(self._device)),
             metrics.CHECKPOINT_S: self._checkpoint_s,
         }
@@ -238,11 +230,10 @@ class _Run:
             return {metrics.HELDOUT_LOSS: heldout_loss(objective, self._heldout, self._device)}
 
     def _evaluate(self, step: int) -> None:
-        """Judge the weights, and their average where there is one; all ranks take part."""
-        self._judge(step, "raw")
-        if self._ema is not None:
-            with self._ema.swapped():
-                self._judge(step, "ema")
+        """Judge the weights that the plan wants judged; all ranks take part."""
+        for weights in judged_weights(self._plan.evaluation, has_average=self._ema is not None):
+            with self._ema.swapped() if weights == "ema" and self._ema else nullcontext():
+                self._judge(step, weights)
 
     def _judge(self, step: int, weights: Weights) -> None:
         plan = self._plan
@@ -289,17 +280,6 @@ class _Run:
             return []
         store = open_store(data.heldout.uri, self._plan.s3)
         return read_heldout_batches(store, data.spec, self._format, self._plan.batch.worker_size)
-
-    def _check_finite(self, done: int) -> None:
-        skipped = self._engine.num_skipped_steps
-        self._nonfinite_in_a_row = self._nonfinite_in_a_row + 1 if skipped > self._skipped_steps else 0
-        self._skipped_steps = skipped
-        if self._nonfinite_in_a_row > self._plan.faults.max_nonfinite_steps:
-            raise DivergedError(
-                f"loss or gradient was not finite in {self._nonfinite_in_a_row} steps in a row, up to step {done:,} "
-                f"(faults.max_nonfinite_steps); lower optimizer.learning_rate, lengthen schedule.warmup_fraction, "
-                f"or set a smaller optimizer.gradient_clip"
-            )
 
     def _check_skipped(self, samples_seen: int, reasons: dict[str, int]) -> None:
         num_skipped = sum(count for reason, count in reasons.items() if reason != columns.NO_CONCEPT)

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from orchestrator.spec.job import OptimizerSpec, ScheduleSpec
+from orchestrator.spec.optimizer import FreezeSpec, GuardSpec, OptimizerSpec, ScheduleSpec
 from orchestrator.training.ema import Ema
 from orchestrator.training.engine import DeepSpeedEngine, Precision
 from orchestrator.training.step import BareEngine, train_step
@@ -28,6 +28,13 @@ CASES = [("clip", 1), ("catlip", 2)]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 BAD_LOSSES = {"fp32": math.inf, "bf16": math.nan, "fp16": math.nan}
 OPTIMIZER, SCHEDULE = OptimizerSpec(learning_rate=1e-3, gradient_clip=1.0), ScheduleSpec(warmup_fraction=0.5)
+PARTLY = OPTIMIZER.model_copy(
+    update={
+        "freeze": {"vision": FreezeSpec(layers=1), "text": FreezeSpec(until_fraction=0.5)},
+        "layer_decay": {"vision": 0.5},
+    }
+)
+SPIKE = OPTIMIZER.model_copy(update={"guard": GuardSpec(loss_factor=2, window=2)})
 DECAY = 0.3
 LOSS_SCALE = 1024.0
 
@@ -42,8 +49,10 @@ def allow_fp16() -> None:
     type(get_accelerator()).is_fp16_supported = lambda accelerator: True
 
 
-def start_engine(name: str, num_micro: int, precision: Precision, stage: Stage) -> DeepSpeedEngine:
-    engine = build_engine(build_tiny(name), OPTIMIZER, SCHEDULE, NUM_STEPS, precision, stage, num_micro)
+def start_engine(
+    name: str, num_micro: int, precision: Precision, stage: Stage, optimizer: OptimizerSpec = OPTIMIZER
+) -> DeepSpeedEngine:
+    engine = build_engine(build_tiny(name), optimizer, SCHEDULE, NUM_STEPS, precision, stage, num_micro)
     engine.loss_scale = LOSS_SCALE  # deepspeed starts at a scale that makes fp16 overflow, and leaves steps out
     return engine
 
@@ -85,6 +94,45 @@ def record_training(name: str, num_micro: int, precision: Precision, stage: Stag
     return record
 
 
+def record_partly(precision: Precision, stage: Stage) -> Record:
+    """Some layers never trained, a tower trained later, slower towards the bottom."""
+    engine = start_engine("clip", 1, precision, stage, PARTLY)
+    before = whole_masters(engine)
+    first = train_step(engine, micro_batches(0))
+    after_first = whole_masters(engine)
+    for step in range(1, NUM_STEPS):
+        train_step(engine, micro_batches(step))
+    record = {"before": before, "after_first": after_first, "raw": whole_masters(engine), "loss": float(first.loss)}
+    engine.close()
+    return record
+
+
+def record_spike(precision: Precision, stage: Stage) -> Record:
+    """Two steps, one whose loss is a multiple of theirs on one rank, and one more; and the same without the spike."""
+    weights = []
+    for has_spike in (True, False):
+        engine = start_engine("catlip", 2, precision, stage, SPIKE)
+        left_out, scales = [], []
+        for step, is_spike in [(0, False), (1, False), (0, True), (2, False)]:
+            if is_spike and not has_spike:
+                continue
+            engine.steps_taken = step  # the place in the schedule
+            for batch in micro_batches(step, 2):
+                loss, _ = engine.loss([engine.encode(batch)])
+                if is_spike and dist.get_rank() == 1:
+                    engine._losses[-1] *= 100
+                    loss = loss * 100
+                engine.backward(loss / 2)
+            engine.step()
+            left_out.append(engine.was_left_out)
+            scales.append(engine.loss_scale)
+        weights.append(whole_masters(engine))
+        if has_spike:
+            record = {"left_out": left_out, "scales": scales, "spikes": engine.guard.num_spikes}
+        engine.close()
+    return {**record, "with_spike": weights[0], "without": weights[1]}
+
+
 def features(engine: DeepSpeedEngine) -> Tensor:
     """Ranks may call differently often, and different methods."""
     batch = global_batch(0)
@@ -122,6 +170,8 @@ def run_rank(folder: Path) -> None:
                 for name, num_micro in CASES:
                     records[stage, precision, name, num_micro] = record_training(name, num_micro, precision, stage)
                 records[stage, precision, "nonfinite"] = record_nonfinite(precision, stage)
+                records[stage, precision, "partly"] = record_partly(precision, stage)
+                records[stage, precision, "spike"] = record_spike(precision, stage)
     leave_record(folder, records)
 
 
@@ -136,12 +186,13 @@ def records(run_ranks: Callable[..., list[Any]], tmp_path_factory: pytest.TempPa
 def reference() -> Iterator[dict[Any, Record]]:
     """One process with the global batch, in bare torch."""
     before, _ = torch.get_num_threads(), torch.set_num_threads(1)
-    yield {(name, precision): train_alone(name, precision) for name in ("clip", "catlip") for precision in PRECISIONS}
+    alone = {(name, precision): train_alone(name, precision) for name in ("clip", "catlip") for precision in PRECISIONS}
+    yield {**alone, "partly": train_alone("clip", "fp32", PARTLY)}
     torch.set_num_threads(before)
 
 
-def train_alone(name: str, precision: str) -> Record:
-    engine = BareEngine(build_tiny(name), OPTIMIZER, SCHEDULE, NUM_STEPS, precision)
+def train_alone(name: str, precision: str, optimizer: OptimizerSpec = OPTIMIZER) -> Record:
+    engine = BareEngine(build_tiny(name), optimizer, SCHEDULE, NUM_STEPS, precision)
     names = {id(weight): name for name, weight in engine.objective.named_parameters()}
     masters = {names[id(w)]: master for w, master in zip(engine._weights, engine._masters, strict=True)}
     average = {name: master.detach().flatten().clone() for name, master in masters.items()}
@@ -216,6 +267,32 @@ def test_a_loss_that_is_not_finite_on_one_rank_changes_no_weight_on_any(records,
     assert (record["skipped"], record["skipped_later"], record["updates"]) == (1, 1, 2)
     assert all(value.isfinite().all() for value in record["later"].values())
     assert any(not torch.equal(record["later"][name], value) for name, value in record["before"].items())
+
+
+@every_stage
+@every_precision
+def test_frozen_layers_stay_bit_for_bit_and_a_tower_is_taken_up_later(records, reference, stage, precision):
+    record = records[stage, precision, "partly"]
+    moved_first = {key for key, value in record["before"].items() if not torch.equal(record["after_first"][key], value)}
+    moved = {key for key, value in record["before"].items() if not torch.equal(record["raw"][key], value)}
+    never = {key for key in record["before"] if key.startswith("vision.") and "layers.1." not in key}
+    never -= {key for key in never if "post_layernorm" in key or "projection" in key.split(".")[1]}
+    assert never
+    assert not moved & never
+    assert not any(key.startswith("text.") for key in moved_first)
+    assert any(key.startswith("text.") for key in moved)
+    if precision == "fp32":
+        alone = reference["partly"]["raw"]
+        torch.testing.assert_close({key: record["raw"][key] for key in alone}, alone, rtol=0, atol=1e-5)
+
+
+@every_stage
+@every_precision
+def test_a_spike_on_one_rank_is_left_out_on_all_and_leaves_no_trace(records, stage, precision):
+    record = records[stage, precision, "spike"]
+    assert (record["left_out"], record["spikes"]) == ([False, False, True, False], 1)
+    assert len(set(record["scales"])) == 1
+    torch.testing.assert_close(record["with_spike"], record["without"], rtol=0, atol=0)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from orchestrator.collectives import all_reduce_mean, gather_with_gradient, rank_and_world_size
-from orchestrator.spec.job import OptimizerSpec, ScheduleSpec
+from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
 from orchestrator.training.step import BareEngine, train_step
 from ranks import leave_record, micro_batches, process_group
 from tiny import build_tiny

@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 import torch
 
-from orchestrator.spec.job import OptimizerSpec, ScheduleSpec
+from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
 from orchestrator.training.step import BareEngine, train_step
 from tiny import build_tiny, global_batch
 

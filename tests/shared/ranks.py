@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from orchestrator.collectives import rank_and_world_size
 from orchestrator.objectives.objective import Objective
-from orchestrator.spec.job import OptimizerSpec, ScheduleSpec
+from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
 from orchestrator.spec.plan import BatchPlan
 from orchestrator.training import engine as engine_module
 from orchestrator.training.engine import DeepSpeedEngine, Precision

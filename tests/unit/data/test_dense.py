@@ -13,7 +13,8 @@ from orchestrator.data.draw import SampleDraw
 from orchestrator.data.image import augment_image
 from orchestrator.data.sample import BadSampleError
 from orchestrator.errors import AnnotationError
-from orchestrator.spec.job import AugmentationSpec, ShardsSpec
+from orchestrator.spec.augmentation import AugmentationSpec
+from orchestrator.spec.job import ShardsSpec
 
 DEPTH = AnnotationColumn("depth", "depth", scale=0.001)
 NORMALS = AnnotationColumn("normals", "normals")

@@ -16,7 +16,8 @@ from orchestrator.data.decode import JpegImage, Uint8Array, decoder_version, ope
 from orchestrator.data.draw import SampleDraw
 from orchestrator.data.image import augment_image, center_image, crop_box, find_image
 from orchestrator.data.sample import BadSampleError, RawSample
-from orchestrator.spec.job import AugmentationSpec, ShardsSpec
+from orchestrator.spec.augmentation import AugmentationSpec
+from orchestrator.spec.job import ShardsSpec
 
 MAX_PIXELS = 10**6
 LEAST_DB = {"exact": 45.0, "fast": 25.0}

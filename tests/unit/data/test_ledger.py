@@ -123,6 +123,25 @@ def test_rows_before_their_turn_are_unplanned() -> None:
     assert (totals["missing"], totals["unplanned"]) == (0, 16)
 
 
+def test_rows_of_a_step_that_was_left_out_are_counted_as_such_and_not_missing() -> None:
+    order = build_order()
+    ledger = empty_ledger(order)
+    first_chunks = [dataset.table.first_chunk for dataset in order.datasets]
+    train(ledger, order, 0, 32)
+    rows = rows_at(order, 32, 48)
+    standing_in = rows.copy()
+    standing_in[3] = rows[4]
+    block = block_of(standing_in, {3: (tuple(rows[3]), 2)})
+    ledger.add(block_events(block, first_chunks, left_out=True))
+    train(ledger, order, 48, 64)
+    report = report_ledger(Ledger.from_bytes(ledger.to_bytes(), ledger._num_chunks, "here"), order, 64)
+    assert all(row.is_healthy for row in report)
+    counts = {"expected": 64, "trained_once": 48, "left_out": 15, "skipped": 1, "substituted": 0}
+    assert total_rows(report) | counts == total_rows(report)
+    ledger.add(block_events(block, first_chunks, left_out=True))
+    assert total_rows(report_ledger(ledger, order, 64))["repeated"] == 16
+
+
 def test_a_skipped_sample_and_its_substitute_are_told_apart() -> None:
     order = build_order()
     ledger = empty_ledger(order)

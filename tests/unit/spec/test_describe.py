@@ -59,8 +59,45 @@ def test_options_of_schedule_checkpoints_and_evaluation_are_said(resolve: Resolv
         "AdamW, learning rate 0.001, wsd; warm-up 39 steps; decay over the last 117 steps; ends at 0.0001; EMA 0.99"
     )
     assert said["checkpoints"] == "every 100 steps, at the end; the newest 2 are kept"
-    assert said["evaluation"] == ("zero_shot, linear_probe every 50 steps and at the end on file:///data/scenes/eval")
+    assert said["evaluation"] == (
+        "zero_shot, linear_probe of the trained and averaged weights every 50 steps and at the end "
+        "on file:///data/scenes/eval"
+    )
     assert said["data"] == "5,000 synthetic samples an epoch, made on the fly"
+
+
+def test_what_changes_training_is_said_with_its_price(resolve: Resolve) -> None:
+    phases = [{"until_fraction": 0.5, "image_sizes": [32]}, {"until_fraction": 0.75, "image_sizes": [48, 64]}]
+    augmentation = {"color_jitter": {}, "grayscale": 0.2, "rand_augment": {}}
+    guard = {"norm_factor": 10, "on_spike": "warn"}
+    job = {
+        "budget": {"steps": 100},
+        "data": {"kind": "shards", "train": "scenes/train", "augmentation": augmentation},
+        "model": {"preset": "vit_tiny_64", "resolutions": phases, "patch_dropout": 0.5, "compile": True},
+        "optimizer": {
+            "learning_rate": 1e-3,
+            "layer_decay": {"vision": 0.8},
+            "freeze": {"vision": {"layers": 2}, "text": {"until_fraction": 0.1}},
+            "guard": guard,
+        },
+    }
+    said = dict(describe_plan(resolve(job)))
+    assert said["model"].splitlines()[1:6] == [
+        "steps 0 to 50: 32 pixels, 0.0281 GFLOP forward an image",
+        "steps 50 to 75: 48, 64 pixels, 0.0628 to 0.114 GFLOP forward an image",
+        "steps 75 to 100: 64 pixels, 0.114 GFLOP forward an image",
+        "50% of the patches are left out in training",
+        "attention sdpa, layers compiled by torch.compile",
+    ]
+    assert said["schedule"].splitlines()[1:] == [
+        "vision: the learning rate falls by 0.8 with each layer from the top down",
+        "vision: embeddings and 2 layers frozen",
+        "text: whole frozen for 10 steps",
+        "steps with a gradient norm of more than 10 medians of 100 steps are warned of",
+    ]
+    assert said["data"].splitlines()[-1] == (
+        "augmented on the training device: color jitter of 80%, 20% without color, 2 operations of magnitude 9"
+    )
 
 
 def test_an_evaluate_job_says_whose_checkpoint_it_judges(cluster_document: dict[str, Any]) -> None:

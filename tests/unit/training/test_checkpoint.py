@@ -18,12 +18,14 @@ from torch import nn
 
 from orchestrator.errors import CheckpointError, StorageAccessError
 from orchestrator.spec.job import CheckpointSpec
+from orchestrator.spec.optimizer import GuardSpec
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.store import Store
 from orchestrator.training import checkpoint as checkpoint_module
 from orchestrator.training.checkpoint import Checkpoints, load_weights
 from orchestrator.training.checkpoint_folders import find_checkpoint, find_stored, read_attachment
 from orchestrator.training.ema import Ema
+from orchestrator.training.guard import StepGuard
 from orchestrator.training.partition import ReplicatedPartition
 
 
@@ -36,6 +38,7 @@ class PlainEngine:
         self.partition = ReplicatedPartition(module, torch.optim.AdamW(module.parameters()))
         self.shapes = {name: list(parameter.shape) for name, parameter in module.named_parameters()}
         self.steps_taken, self.loss_scale = 0, 1.0
+        self.guard = StepGuard(GuardSpec())
 
     def fill(self, value: float) -> None:
         for fragment in self.partition.fragments:

@@ -12,8 +12,10 @@ def partition() -> ReplicatedPartition:
     return ReplicatedPartition(module, torch.optim.AdamW([p for p in module.parameters() if p.requires_grad]))
 
 
-def test_fragments_are_views_of_what_is_trained(partition):
-    assert [(f.name, f.start, f.numel) for f in partition.fragments] == [("0.weight", 0, 6), ("0.bias", 0, 3)]
+def test_fragments_are_views_of_the_parameters(partition):
+    assert [(f.name, f.start, f.numel) for f in partition.trained] == [("0.weight", 0, 6), ("0.bias", 0, 3)]
+    (frozen,) = [f for f in partition.fragments if f.is_frozen]
+    assert (frozen.name, frozen.numel, frozen.moments) == ("1.weight", 3, {})
     partition.fragments[1].master.fill_(2.0)
     assert partition.fragments[1].parameter.tolist() == [2.0, 2.0, 2.0]
 

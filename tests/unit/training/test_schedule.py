@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.spec.job import ScheduleSpec
+from orchestrator.spec.optimizer import ScheduleSpec
 from orchestrator.training.schedule import factor_at_step, learning_rate_factor
 
 KINDS = ("cosine", "constant", "wsd")

@@ -11,8 +11,8 @@ import torch
 from orchestrator.models.towers import ModelBuild, TokenLayout
 from orchestrator.objectives.objective import Objective
 from orchestrator.objectives.table import build_objective
-from orchestrator.spec.job import OptimizerSpec, ScheduleSpec
 from orchestrator.spec.objective import CatlipSpec, ClipSpec
+from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
 from orchestrator.spec.presets import PRESETS
 from orchestrator.training.step import BareEngine, Batch, to_device, train_step
 
@@ -92,6 +92,21 @@ def test_micro_batches_take_the_step_of_their_whole(precision: str) -> None:
         assert many.metrics[name].item() == pytest.approx(value.item(), rel=tolerance, abs=tolerance)
     for name, norm in engines[0].gradient_norms().items():
         assert engines[1].gradient_norms()[name].item() == pytest.approx(norm.item(), rel=tolerance)
+
+
+@pytest.mark.parametrize("make", [clip, catlip])
+def test_left_out_patches_and_other_sizes_are_of_the_step_alone(make: object) -> None:
+    objective = make()
+    batch = random_batch(objective)
+    seen = objective.vision_features(batch["image"])
+    first, _ = objective.loss([objective({**batch, "kept_patches": torch.arange(8).expand(8, -1)}, stage="encode")])
+    whole, _ = objective.loss([objective(batch, stage="encode")])
+    assert not torch.equal(first, whole)
+    assert torch.equal(objective.vision_features(batch["image"]), seen)
+    engine = engine_of(objective)
+    for image in (batch["image"][:, ::2, ::2].contiguous(), batch["image"]):
+        kept = torch.arange(3).expand(8, -1)
+        assert train_step(engine, [{**batch, "image": image, "kept_patches": kept}]).loss.isfinite()
 
 
 def test_a_contrastive_objective_refuses_micro_batches() -> None:
@@ -176,7 +191,7 @@ sys.meta_path.insert(0, Refuse())
 import numpy as np, torch
 from orchestrator.models.towers import ModelBuild, TokenLayout
 from orchestrator.objectives.table import build_objective
-from orchestrator.spec.job import OptimizerSpec, ScheduleSpec
+from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
 from orchestrator.spec.objective import ClipSpec
 from orchestrator.spec.presets import PRESETS
 from orchestrator.training.step import BareEngine, to_device, train_step

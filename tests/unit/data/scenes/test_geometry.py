@@ -23,7 +23,8 @@ from orchestrator.data.scenes.write import write_scenes
 from orchestrator.data.shards_reader import ShardsBlockReader, ShardsSource
 from orchestrator.runs.annotations import read_annotation_facts
 from orchestrator.spec.annotation import AnnotationPlan
-from orchestrator.spec.job import AugmentationSpec, ShardsSpec
+from orchestrator.spec.augmentation import AugmentationSpec
+from orchestrator.spec.job import ShardsSpec
 from orchestrator.storage.store import open_store
 
 NUM_SCENES, IMAGE_SIZE, SIZE = 24, 96, 64

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.models.flops import text_flops, vision_flops
+from orchestrator.spec.flops import text_flops, vision_flops
 from orchestrator.spec.presets import PRESETS
 
 
