@@ -23,6 +23,7 @@ from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.training.checkpoint import load_weights
 from orchestrator.training.checkpoint_folders import find_stored
 from orchestrator.training.parts import block_format, build_plan_objective
+from orchestrator.wordnet.captions import packaged_finder
 from orchestrator.wordnet.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parents[3]
@@ -166,7 +167,9 @@ def test_a_catlip_model_goes_out_and_in_with_its_classifier_and_concepts(
     tower = CLIPModel.from_pretrained(clip_folder).vision_model
     tower.save_pretrained(source)
     offsets = (2084071, 2121620, 2958343)  # dog, cat, car
-    (source / "concepts.parquet").write_bytes(Vocabulary(offsets, (30, 20, 10), 100, 5).to_bytes())
+    finder = packaged_finder()
+    vocabulary = Vocabulary(offsets, (30, 20, 10), num_captions=100, min_count=5, finder=finder.version, data=())
+    (source / "concepts.parquet").write_bytes(vocabulary.to_bytes(finder.table))
     head = {"classifier.weight": torch.randn(3, tower.config.hidden_size), "classifier.bias": torch.randn(3)}
     save_file(head, source / HEAD_FILE)
     made = import_weights(str(source), "catlip-in", cluster)
