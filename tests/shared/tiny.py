@@ -10,6 +10,7 @@ from orchestrator.objectives.table import build_objective
 from orchestrator.spec.objective import CatlipSpec, ClipSpec
 from orchestrator.spec.plan import ModelPlan
 from orchestrator.spec.presets import PRESETS
+from orchestrator.spec.resolution import ImageSizes
 from orchestrator.training.step import Batch, to_device
 
 GLOBAL_SIZE = 12
@@ -19,6 +20,10 @@ TOKENS = TokenLayout(num_tokens=64, context=8, begin_id=1, end_id=3, pad_id=0)
 TINY_PLAN = ModelPlan(
     preset="vit_nano_32",
     image_size=32,
+    image_sizes=ImageSizes(final=32, phases=(), seed=0),
+    patch_dropout=0.0,
+    attention="sdpa",
+    compile=False,
     activation_checkpointing=False,
     context=TOKENS.context,
     trained_tokenizer_size=TOKENS.num_tokens,
