@@ -17,9 +17,10 @@ import torch
 
 from orchestrator.models.towers import ModelBuild, TokenLayout
 from orchestrator.objectives.objective import Objective
-from orchestrator.objectives.table import OBJECTIVES, build_objective
+from orchestrator.objectives.table import build_objective
 from orchestrator.spec.flops import text_flops, vision_flops
-from orchestrator.spec.objective import CatlipSpec, ClipSpec
+from orchestrator.spec.installed import own_names
+from orchestrator.spec.objective import CatlipSpec, ClipSpec, SiglipSpec
 from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
 from orchestrator.spec.presets import PRESETS
 from orchestrator.training.step import BareEngine, Batch, to_device, train_step
@@ -77,7 +78,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--objective", choices=sorted(OBJECTIVES), default="clip")
+    parser.add_argument("--objective", choices=own_names(), default="clip")
     parser.add_argument("--model", choices=list(PRESETS), default="vit_b16")
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--steps", type=int, default=10, help="steps that are measured (the median counts)")
@@ -93,9 +94,10 @@ def build(name: str, preset: str, activation_checkpointing: bool) -> tuple[Objec
     size = PRESETS[preset]
     tokens = TokenLayout(NUM_TOKENS, CONTEXT, BEGIN_ID, END_ID, PAD_ID)
     model = ModelBuild(size, size.image_size, 0, tokens, activation_checkpointing)
-    if name == "clip":
+    if name in ("clip", "siglip"):  # on the same towers, so that only the loss differs
+        spec = ClipSpec(name="clip") if name == "clip" else SiglipSpec(name="siglip", towers="clip")
         flops = vision_flops(size, size.image_size, projection=True) + text_flops(size, CONTEXT)
-        return build_objective(ClipSpec(name="clip"), model), flops
+        return build_objective(spec, model), flops
     flops = vision_flops(size, size.image_size, projection=False) + 2 * size.vision.width * NUM_CONCEPTS
     return build_objective(CatlipSpec(name="catlip"), model, np.full(NUM_CONCEPTS, 1e-3)), flops
 

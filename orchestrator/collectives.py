@@ -6,7 +6,7 @@ tensors of equal shape; nothing here checks that, since the check would itself b
 Legend: B rows of a worker batch, G rows of the global batch, D any width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,20 @@ def gather_with_gradient(local_BD: Tensor) -> Tensor:
     if rank_and_world_size()[1] == 1:
         return local_BD
     return _GatherWithGradient.apply(local_BD)  # type: ignore[no-untyped-call]
+
+
+def shift_to_next_rank(blocks: Sequence[Tensor]) -> list[Tensor]:
+    """Hands ``blocks`` on to the next rank of the ring and returns the previous rank's; without gradient."""
+    rank, world_size = rank_and_world_size()
+    if world_size == 1:
+        return list(blocks)
+    received = [torch.empty_like(block) for block in blocks]
+    following, previous = (rank + 1) % world_size, (rank - 1) % world_size
+    operations = [dist.P2POp(dist.isend, block.contiguous(), following) for block in blocks]
+    operations += [dist.P2POp(dist.irecv, block, previous) for block in received]
+    for request in dist.batch_isend_irecv(operations):
+        request.wait()
+    return received
 
 
 def all_reduce_mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Names, types and shapes of batch columns: the only thing that ``data`` and ``objectives`` share.
 
-Legend: B rows of a micro batch, H W image, T tokens, K most concepts of a caption, N width of an annotation's column.
+Legend: B rows of a micro batch, H W image, T tokens, K most concepts of an image, N width of an annotation's column.
 An objective declares the content columns it needs; the stream produces those, the provenance and the stamp.
 """
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 # Content.
 IMAGE = "image"  # uint8 [B, H, W, 3], RGB
-TOKENS = "tokens"  # int32 [B, T], padded behind the end token
+TOKENS = "tokens"  # int32 [B, n T]: the image's n captions one after the other, each padded behind its end token
 CONCEPTS = "concepts"  # int32 [B, K], indices into the vocabulary, -1 behind the last
 CAPTION = "caption"  # str, evaluation only
 KEPT_PATCHES = "kept_patches"  # int64 [B, n], patches that go through the vision tower; made on the worker

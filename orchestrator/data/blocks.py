@@ -43,10 +43,11 @@ NOTHING_SKIPPED = (-1, -1, -1, -1, 0)
 @dataclass(frozen=True)
 class Row:
     """One row of a block before it is packed. ``skipped`` is the place and the reason of what it stands in for,
-    ``annotations`` what ``annotation_join`` gave, ``labels`` what the caption means where that is known already."""
+    ``annotations`` what ``annotation_join`` gave, ``labels`` what the captions mean where that is known already. All
+    rows of a block have as many captions."""
 
     image_HWC: Uint8Array
-    caption: str
+    captions: tuple[str, ...]
     place: Place
     skipped: tuple[int, int, int, int, int] = NOTHING_SKIPPED
     annotations: Values = field(default_factory=dict)
@@ -86,10 +87,10 @@ class BlockFormat:
     def pack(self, rows: Sequence[Row], stamp: tuple[int, int, int]) -> pa.Table:
         """Rows to one table: content, provenance and stamp columns."""
         arrays = {columns.IMAGE: _pack_images([row.image_HWC for row in rows], self._largest_size)}
-        captions = [row.caption for row in rows]
         if columns.TOKENS in self.content:
             assert self.tokenizer is not None, "an objective that reads tokens has a tokenizer"
-            arrays[columns.TOKENS] = _pack_rows(self.tokenizer.encode(captions, self.context))
+            captions = [caption for row in rows for caption in row.captions]
+            arrays[columns.TOKENS] = _pack_rows(self.tokenizer.encode(captions, self.context).reshape(len(rows), -1))
         if columns.CONCEPTS in self.content:
             arrays[columns.CONCEPTS] = _pack_rows(self._encode_concepts(rows))
         for annotation in self.annotations:
@@ -110,7 +111,7 @@ class BlockFormat:
         assert self.labeller is not None, "an objective that reads concepts has a labeller"
         concepts_BK = np.full((len(rows), self.max_concepts), -1, np.int32)
         for number, row in enumerate(rows):
-            labels = self.labeller.labels(row.caption) if row.labels is None else row.labels
+            labels = self.labeller.labels_of_all(row.captions) if row.labels is None else row.labels
             kept = labels[: self.max_concepts]
             concepts_BK[number, : len(kept)] = kept
         return concepts_BK
@@ -145,7 +146,7 @@ class SyntheticBlockReader:
         size, pixels = self.layout.micro_size, self.format.size_at(stamp[0])
         images = generator.integers(0, 256, (size, pixels, pixels, 3), dtype=np.uint8)
         rows = [
-            Row(image, f"noise {position % 97}", (0, position // self.num_samples, 0, position % self.num_samples))
+            Row(image, (f"noise {position % 97}",), (0, position // self.num_samples, 0, position % self.num_samples))
             for image, position in zip(images, range(start, stop), strict=True)
         ]
         return self.format.pack(rows, stamp)

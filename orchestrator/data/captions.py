@@ -3,7 +3,7 @@
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, cycle, islice
 from types import MappingProxyType
 
 from orchestrator.data.draw import SampleDraw
@@ -13,33 +13,42 @@ from orchestrator.data.sample import BadSampleError, RawSample
 _BROKEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]")
 
 
-def draw_caption(
+def draw_captions(
     sample: RawSample,
     caption_fields: Sequence[str],
     draw: SampleDraw,
     weights: Mapping[str, float] = MappingProxyType({}),
-) -> tuple[str, str]:
-    """Field and text of one of the captions that are there and not blank, without white space around it.
+    count: int = 1,
+) -> tuple[tuple[str, str], ...]:
+    """Field and text of ``count`` captions that are there and not blank, without white space around; no field twice.
+
+    Where there are fewer, those that were drawn are repeated in their order.
 
     Args:
-        weights: how often a field is drawn relative to the others that are there; 1 where it is not named.
+        weights: how often a field is drawn relative to the others that are left; 1 where it is not named.
 
-    Raises BadSampleError: ``caption_missing`` when there is none, ``caption_undecodable`` when the one that was
-    drawn is not UTF-8.
+    Raises BadSampleError: ``caption_missing`` when there is none, ``caption_undecodable`` when one that was drawn is
+    not UTF-8.
     """
-    captions = {field: data for field in caption_fields if (data := sample.members.get(field, b"").strip())}
-    sums = list(accumulate(weights.get(field, 1.0) for field in captions))
-    if not captions or sums[-1] == 0:
+    left = {field: data for field in caption_fields if (data := sample.members.get(field, b"").strip())}
+    drawn: list[tuple[str, bytes]] = []
+    while len(drawn) < count:
+        sums = list(accumulate(weights.get(field, 1.0) for field in left))
+        if not left or sums[-1] == 0:
+            break
+        field = list(left)[bisect_right(sums, draw.uniform("caption", attempt=len(drawn)) * sums[-1])]
+        drawn.append((field, left.pop(field)))
+    if not drawn:
         raise BadSampleError("caption_missing")
-    field, chosen = list(captions.items())[bisect_right(sums, draw.uniform("caption") * sums[-1])]
     try:
-        return field, chosen.decode("utf-8")
+        captions = [(field, data.decode("utf-8")) for field, data in drawn]
     except UnicodeDecodeError as error:
         raise BadSampleError("caption_undecodable") from error
+    return tuple(islice(cycle(captions), count))
 
 
 def read_captions(sample: RawSample, caption_fields: Sequence[str]) -> tuple[dict[str, str], int]:
-    """The captions that ``draw_caption`` can draw, by field; and how many are not UTF-8."""
+    """The captions that ``draw_captions`` can draw, by field; and how many are not UTF-8."""
     captions, num_undecodable = {}, 0
     for field in caption_fields:
         if data := sample.members.get(field, b"").strip():

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -64,6 +64,10 @@ class Labeller:
         if digest not in _LABELLINGS:
             _LABELLINGS[digest] = open_finder(self.finder, self.s3).labelling(self.vocabulary.index_of)
         return _LABELLINGS[digest](caption)
+
+    def labels_of_all(self, captions: Iterable[str]) -> list[int]:
+        """Outputs that any of the captions names, ascending."""
+        return sorted({label for caption in captions for label in self.labels(caption)})
 
 
 def open_labeller(

@@ -17,7 +17,7 @@ import pyarrow as pa
 from orchestrator import columns
 from orchestrator.data.annotation_join import ChunkAnnotations, read_chunk_annotations
 from orchestrator.data.blocks import NOTHING_SKIPPED, BlockFormat, BlockTask, Row
-from orchestrator.data.captions import draw_caption
+from orchestrator.data.captions import draw_captions
 from orchestrator.data.concept_labels import ChunkConcepts, read_chunk_concepts
 from orchestrator.data.dataset_order import ChunkVisit, unpack_visits
 from orchestrator.data.draw import SampleDraw
@@ -152,21 +152,24 @@ class _WindowReader:
         sample = samples[index - samples[0].index]
         annotations.check_presence(sample)
         draw = SampleDraw(self._reader.shuffle.seed, visit.epoch, visit.dataset, visit.shard, index)
-        field, caption = draw_caption(sample, spec.caption_fields, draw, spec.caption_weights)
-        labels = self._labels(chunk, sample, field, caption)
+        drawn = draw_captions(sample, spec.caption_fields, draw, spec.caption_weights, spec.captions_per_image)
+        labels = self._labels(chunk, sample, drawn)
         pixels, crop = augment_image(find_image(sample, spec.image_fields), spec, size, draw)
         values = annotations.values(sample, crop, size, spec.max_image_pixels)
-        return Row(pixels, caption, (visit.dataset, visit.epoch, visit.shard, index), skipped, values, labels)
+        captions = tuple(caption for _, caption in drawn)
+        return Row(pixels, captions, (visit.dataset, visit.epoch, visit.shard, index), skipped, values, labels)
 
-    def _labels(self, chunk: _Chunk, sample: RawSample, field: str, caption: str) -> list[int] | None:
-        """Of the caption that was drawn; None where the objective reads none."""
+    def _labels(self, chunk: _Chunk, sample: RawSample, drawn: Sequence[tuple[str, str]]) -> list[int] | None:
+        """Of all captions that were drawn, each once; None where the objective reads none."""
         labeller = self._reader.format.labeller
         if labeller is None:
             return None
         if chunk.concepts is None:
-            labels = labeller.labels(caption)
+            labels = labeller.labels_of_all(caption for _, caption in drawn)
         else:
-            labels = labeller.vocabulary.indices(chunk.concepts.result().of(sample, field))
+            stored = chunk.concepts.result()
+            concepts = {concept for field, _ in drawn for concept in stored.of(sample, field)}
+            labels = labeller.vocabulary.indices(concepts)
         if not labels and labeller.resamples:
             raise BadSampleError(columns.NO_CONCEPT)
         return labels

@@ -18,11 +18,21 @@ from orchestrator.errors import EvaluationError
 from orchestrator.evaluation.exchange import share_work
 from orchestrator.evaluation.features import EvaluationBatch, FeatureSet, extract_features
 from orchestrator.evaluation.linear_probe import linear_probe, majority_share, split_rows
-from orchestrator.evaluation.results import EMBEDDING, POOLED, Probe, ProbeResult
+from orchestrator.evaluation.results import EMBEDDING, POOLED, SYNSET_ROWS, Probe, ProbeResult
 from orchestrator.evaluation.targets import TargetSpec
-from orchestrator.evaluation.zero_shot import class_embeddings, zero_shot
+from orchestrator.evaluation.zero_shot import ZeroShotResult, class_embeddings, zero_shot, zero_shot_by_rows
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SynsetRows:
+    """A linear classifier of K classes over F pooled features, fp32 on the CPU."""
+
+    weight_KF: Tensor
+    bias_K: Tensor
+    num_unmatched: int
+    """Classes that no concept stands for; their bias is minus infinity."""
 
 
 class JudgedModel(Protocol):
@@ -30,7 +40,11 @@ class JudgedModel(Protocol):
 
     @property
     def encode_texts(self) -> Callable[[list[str]], Tensor] | None:
-        """Prompts to embeddings [B, D]; none: the objective trains no text tower, so zero-shot does not apply."""
+        """Prompts to embeddings [B, D]; none: the objective trains no text tower."""
+
+    @property
+    def match_synsets(self) -> Callable[[list[str]], SynsetRows] | None:
+        """Names of classes to a classifier of "pooled"; none: the objective trains no classifier of concepts."""
 
     def encode_images(self, image_BHWC: Tensor) -> dict[str, Tensor]:
         """uint8 on the CPU to "pooled" [B, D], and "embedding" [B, E] of length one if the objective has one."""
@@ -120,25 +134,43 @@ def _label_indices(set_name: str, name: str, target: TargetSpec, rows: FeatureSe
 
 def _prepare_zero_shot(judged: JudgedModel, question: _Question) -> Callable[[], ProbeResult]:
     """Encodes the prompts at once, on all ranks; what is left to do needs no model."""
-    if judged.encode_texts is None or EMBEDDING not in question.rows.features:
-        reason = "the objective has no text tower"
-    elif not question.target.templates:
-        reason = "the target has no prompt templates"
-    else:
-        class_KD = class_embeddings(judged.encode_texts, question.target)
-        return partial(_run_zero_shot, question, class_KD)
+    target = question.target
+    if judged.encode_texts is not None and EMBEDDING in question.rows.features:
+        if not target.templates:
+            return partial(question.result, "zero_shot", EMBEDDING, reason="the target has no prompt templates")
+        return partial(_run_zero_shot, question, class_embeddings(judged.encode_texts, target))
+    if judged.match_synsets is not None:
+        rows = judged.match_synsets([target.words_of(label) for label in target.classes])
+        if rows.num_unmatched == len(target.classes):
+            reason = "no class of the target is near a concept of the vocabulary"
+            return partial(question.result, "zero_shot", SYNSET_ROWS, reason=reason)
+        return partial(_run_zero_shot_by_rows, question, rows)
+    reason = "the objective has neither a text tower nor a classifier of concepts"
     return partial(question.result, "zero_shot", EMBEDDING, reason=reason)
 
 
 def _run_zero_shot(question: _Question, class_KD: Tensor) -> ProbeResult:
-    found = zero_shot(question.rows.features[EMBEDDING], question.labels, class_KD)
+    return _zero_shot_result(
+        question, EMBEDDING, zero_shot(question.rows.features[EMBEDDING], question.labels, class_KD)
+    )
+
+
+def _run_zero_shot_by_rows(question: _Question, rows: SynsetRows) -> ProbeResult:
+    found = zero_shot_by_rows(question.rows.features[POOLED], question.labels, rows.weight_KF, rows.bias_K)
+    return _zero_shot_result(question, SYNSET_ROWS, found, {"classes_without_synset": rows.num_unmatched})
+
+
+def _zero_shot_result(
+    question: _Question, feature: str, found: ZeroShotResult, details: dict[str, float] | None = None
+) -> ProbeResult:
+    top5 = {} if found.top5_accuracy is None else {"top5_accuracy": found.top5_accuracy}
     return question.result(
         "zero_shot",
-        EMBEDDING,
+        feature,
         accuracy=found.accuracy,
         chance=majority_share(question.labels),
         num_test=len(question.labels),
-        details={} if found.top5_accuracy is None else {"top5_accuracy": found.top5_accuracy},
+        details=top5 | (details or {}),
     )
 
 

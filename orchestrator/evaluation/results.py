@@ -9,6 +9,7 @@ from typing import Any, Literal
 Probe = Literal["zero_shot", "linear_probe"]
 POOLED = "pooled"  # the vision tower's pooled output, before any projection or classifier
 EMBEDDING = "embedding"  # where images and texts meet, of length one
+SYNSET_ROWS = "synset_rows"  # the pooled output through rows of a concept classifier: zero-shot without a text tower
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class ProbeResult:
     num_test: int = 0
     """Rows that were judged."""
     details: dict[str, float] = field(default_factory=dict)
-    """Further numbers: ``top5_accuracy``; ``inverse_penalty``, ``validation_accuracy``, ``num_train``."""
+    """Further numbers: ``top5_accuracy``, ``classes_without_synset`` (never the answer of a zero-shot probe through
+    synset rows); ``inverse_penalty``, ``validation_accuracy``, ``num_train``."""
     reason: str = ""
 
     def metric_name(self) -> str:
@@ -44,7 +46,9 @@ class ProbeResult:
 
 
 def probe_name(probe: Probe, feature: str) -> str:
-    """A probe's name with its feature, unless that is the one the probe is meant for: ``linear_probe.embedding``."""
+    """A probe's name with its feature, unless that is the one the probe is meant for: ``linear_probe.embedding``,
+    ``zero_shot.synset_rows``.
+    """
     usual = {"zero_shot": EMBEDDING, "linear_probe": POOLED}[probe]
     return probe if feature == usual else f"{probe}.{feature}"
 

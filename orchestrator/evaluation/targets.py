@@ -42,9 +42,13 @@ class TargetSpec(Section):
             raise ValueError(f"hypernyms names {unknown}, which are not in classes")
         return self
 
+    def words_of(self, label: str) -> str:
+        """What captions call one class."""
+        return self.hypernyms.get(label, label)
+
     def prompts_of(self, label: str) -> list[str]:
         """The prompts of one class, in the order of the templates."""
-        words = self.hypernyms.get(label, label)
+        words = self.words_of(label)
         return [template.replace(PLACEHOLDER, words) for template in self.templates]
 
 

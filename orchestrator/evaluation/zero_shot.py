@@ -4,7 +4,10 @@ Source: CLIP (arXiv 2103.00020), section 3.1: prompts of a class are encoded, no
 The classifier is computed afresh each time: one kept from other weights would judge the wrong model.
 Classes that share all their prompts (one hypernym for both) cannot be told apart: the first of them is taken.
 
-Legend: B prompts of a call, P distinct prompts, T templates, N images, K classes, D embedding.
+A model without a text tower may have a classifier of concepts instead, whose rows stand in for the prompts
+(``objectives/synset_rows.py``).
+
+Legend: B prompts of a call, P distinct prompts, T templates, N images, K classes, D embedding, F pooled features.
 """
 
 from collections.abc import Callable
@@ -46,8 +49,16 @@ def class_embeddings(encode_texts: Callable[[list[str]], Tensor], target: Target
 
 def zero_shot(image_ND: Tensor, labels_N: Tensor, class_KD: Tensor) -> ZeroShotResult:
     """Judges image embeddings (fp32, any length) against class embeddings; labels are int64 indices of classes."""
-    similarity_NK = normalize(image_ND, dim=-1) @ class_KD.T
-    ranking_NK = similarity_NK.argsort(dim=1, descending=True, stable=True)
+    return _judge_scores(normalize(image_ND, dim=-1) @ class_KD.T, labels_N)
+
+
+def zero_shot_by_rows(pooled_NF: Tensor, labels_N: Tensor, weight_KF: Tensor, bias_K: Tensor) -> ZeroShotResult:
+    """Judges pooled features by the logits of a classifier that was never trained on the classes."""
+    return _judge_scores(pooled_NF @ weight_KF.T + bias_K, labels_N)
+
+
+def _judge_scores(score_NK: Tensor, labels_N: Tensor) -> ZeroShotResult:
+    ranking_NK = score_NK.argsort(dim=1, descending=True, stable=True)
     hit_NK = ranking_NK == labels_N[:, None]
-    top5 = hit_NK[:, :5].any(dim=1).double().mean().item() if len(class_KD) > 5 else None
+    top5 = hit_NK[:, :5].any(dim=1).double().mean().item() if score_NK.shape[1] > 5 else None
     return ZeroShotResult(accuracy=hit_NK[:, 0].double().mean().item(), top5_accuracy=top5)

@@ -18,6 +18,7 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
     CLIPVisionModelWithProjection,
+    SiglipVisionConfig,
 )
 
 from orchestrator.errors import ModelSourceError
@@ -80,12 +81,12 @@ def model_build(plan: ModelPlan, seed: int) -> ModelBuild:
 
 def build_vision_tower(build: ModelBuild) -> CLIPVisionModel:
     """A vision transformer that ends in its pooled class token [B, width]; same seed, same weights."""
-    return _finish(CLIPVisionModel, vision_config(build), build)
+    return finish_tower(CLIPVisionModel, vision_config(build), build)
 
 
 def build_projected_vision_tower(build: ModelBuild) -> CLIPVisionModelWithProjection:
     """The same tower, and the same weights from the same seed, with a projection to the shared space."""
-    return _finish(CLIPVisionModelWithProjection, vision_config(build), build)
+    return finish_tower(CLIPVisionModelWithProjection, vision_config(build), build)
 
 
 def build_text_tower(build: ModelBuild) -> CLIPTextModelWithProjection:
@@ -93,13 +94,13 @@ def build_text_tower(build: ModelBuild) -> CLIPTextModelWithProjection:
 
     Raises ModelSourceError for token ids with which captions would be pooled at the wrong position.
     """
-    return _finish(CLIPTextModelWithProjection, text_config(build), build)
+    return finish_tower(CLIPTextModelWithProjection, text_config(build), build)
 
 
 def vision_config(build: ModelBuild) -> CLIPVisionConfig:
     """The configuration of the vision tower, as an export saves it."""
     return CLIPVisionConfig(
-        **_transformer(build.size.vision, build.variant),
+        **transformer_options(build.size.vision, build.variant),
         layer_norm_eps=build.variant.vision_norm_eps,
         image_size=build.image_size,
         patch_size=build.size.patch_size,
@@ -111,9 +112,9 @@ def text_config(build: ModelBuild) -> CLIPTextConfig:
     """The configuration of the text tower, as an export saves it; raises as ``build_text_tower`` does."""
     assert build.tokens is not None, "an objective that reads captions is built with its tokenizer's ids"
     tokens = build.tokens
-    _check_token_ids(tokens)
+    check_token_ids(tokens)
     return CLIPTextConfig(
-        **_transformer(build.size.text, build.variant),
+        **transformer_options(build.size.text, build.variant),
         vocab_size=tokens.num_tokens,
         max_position_embeddings=tokens.context,
         projection_dim=build.size.embedding_width,
@@ -141,7 +142,8 @@ def join_clip_model(
     return model
 
 
-def _transformer(size: TransformerSize, variant: TowerVariant) -> dict[str, Any]:
+def transformer_options(size: TransformerSize, variant: TowerVariant) -> dict[str, Any]:
+    """What configurations of all towers call a size."""
     return {
         "hidden_size": size.width,
         "intermediate_size": 4 * size.width,
@@ -151,7 +153,8 @@ def _transformer(size: TransformerSize, variant: TowerVariant) -> dict[str, Any]
     }
 
 
-def _check_token_ids(tokens: TokenLayout) -> None:
+def check_token_ids(tokens: TokenLayout) -> None:
+    """Raises ModelSourceError for token ids with which a text tower would fail, or pool at the wrong position."""
     ids = {"begin": tokens.begin_id, "end": tokens.end_id, "pad": tokens.pad_id}
     outside = {name: value for name, value in ids.items() if not 0 <= value < tokens.num_tokens}
     if outside:
@@ -171,23 +174,23 @@ def _check_token_ids(tokens: TokenLayout) -> None:
         )
 
 
-def _finish(tower_class: Any, config: Any, build: ModelBuild) -> Any:
+def finish_tower(tower_class: Any, config: Any, build: ModelBuild) -> Any:
+    """A tower of a `transformers` class with fresh weights."""
     # The constructor draws from torch's global generator; whoever calls us keeps theirs.
     with torch.random.fork_rng(devices=[]):
         tower = tower_class._from_config(config, attn_implementation=build.attention)
-        if isinstance(config, CLIPVisionConfig):
+        if isinstance(config, CLIPVisionConfig | SiglipVisionConfig):
             use_patch_embeddings(tower)
-            _apply_variant(tower, build)
+            tower.pixels = build.variant.pixels
+        if isinstance(config, CLIPVisionConfig) and build.variant.has_conv_stem:
+            _use_conv_stem(tower, build)
     initialize_tower(tower, config, build.seed)
     if build.activation_checkpointing:
         tower.activation_checkpointing_enable({"use_reentrant": False})
     return tower
 
 
-def _apply_variant(tower: Any, build: ModelBuild) -> None:
-    """What no configuration says of a vision tower: the pixels it reads, and a stem of convolutions."""
-    tower.pixels = build.variant.pixels
-    if build.variant.has_conv_stem:
-        inner = getattr(tower, "vision_model", tower)
-        inner.embeddings.patch_embedding = ConvStem(build.size.vision.width, build.size.patch_size)
-        inner.pre_layrnorm = nn.Identity()
+def _use_conv_stem(tower: Any, build: ModelBuild) -> None:
+    inner = getattr(tower, "vision_model", tower)
+    inner.embeddings.patch_embedding = ConvStem(build.size.vision.width, build.size.patch_size)
+    inner.pre_layrnorm = nn.Identity()

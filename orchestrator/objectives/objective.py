@@ -4,18 +4,21 @@ An objective owns its towers, heads and learnable scalars, its loss and its metr
 arrive with the columns it names, and text arrives through a ``tokenize`` callable. The gradient's way to the
 weights (averaging, clipping, the update) belongs to ``training``.
 
-Legend: B rows of a micro batch, H W image, T tokens, C classes, D embedding, F features of the vision tower.
+Legend: B rows of a micro batch, H W image, T tokens, V concepts, D embedding, F features of the vision tower.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from orchestrator import columns
 from orchestrator.models.patches import keeping
+from orchestrator.models.towers import ModelBuild
 
 Features = dict[str, Tensor]
 """What ``encode`` makes of a micro batch; each tensor has its B rows first."""
@@ -30,14 +33,32 @@ class Export(NamedTuple):
     """Trained tensors that have no place in that model."""
 
 
+class LinearClassifier(NamedTuple):
+    """Logits are ``features_BF @ weight_VF.T + bias_V``."""
+
+    weight_VF: Tensor
+    bias_V: Tensor
+
+
 class Objective(nn.Module, ABC):
     """One way to pre-train: two calls, ``encode`` per micro batch and ``loss`` over all of a step."""
 
     columns: ClassVar[tuple[str, ...]]
-    """Content columns (``orchestrator.columns``) that a batch must hold; those of annotations that its Spec asks for
-    are named by ``annotation_column`` and ``presence_column``."""
+    """Content columns that a batch must hold, as its spec says; those of annotations that the spec asks for are named
+    by ``annotation_column`` and ``presence_column``."""
     contrastive: ClassVar[bool]
-    """Whether rows of a batch serve as each other's negatives, so that micro batches would change the loss."""
+    """Whether rows of a batch serve as each other's negatives, as its spec says: ``loss`` then sees all of a step."""
+
+    @classmethod
+    @abstractmethod
+    def build(cls, spec: Any, model: ModelBuild, concept_fraction_V: NDArray[np.float64] | None) -> "Objective":
+        """With fresh weights, fp32, on the CPU, the same for the same seed.
+
+        Args:
+            spec: of the class that names this one as its ``implementation``.
+            model: sizes; with ``tokens`` if the objective reads captions.
+            concept_fraction_V: share of captions that name each concept, if the objective reads concepts.
+        """
 
     @abstractmethod
     def encode(self, batch: Mapping[str, Tensor]) -> Features:
@@ -66,6 +87,10 @@ class Objective(nn.Module, ABC):
     def bounds(self) -> dict[str, tuple[float, float]]:
         """Least and greatest value of parameters, by name, that the engine must clamp where it keeps them."""
         return {}
+
+    def concept_classifier(self) -> LinearClassifier | None:
+        """Of ``vision_features`` into the concepts of the vocabulary; None: the objective trains none."""
+        return None
 
     def image_embedding(self, image_BHW3: Tensor) -> Tensor:
         """Images as unit vectors [B, D], fp32: what nearest neighbours and retrieval compare."""

@@ -1,26 +1,37 @@
-"""The objectives there are, by the name a job gives. A new one adds a line in each of the two places below."""
+"""From an objective's spec to its code: ours and that of other packages in the same way."""
 
-from typing import assert_never
+from importlib import import_module
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.models.towers import (
-    ModelBuild,
-    build_projected_vision_tower,
-    build_text_tower,
-    build_vision_tower,
-)
-from orchestrator.objectives.catlip import CatlipObjective
-from orchestrator.objectives.clip import ClipObjective
+from orchestrator.errors import PlanError
+from orchestrator.models.towers import ModelBuild
 from orchestrator.objectives.objective import Objective
-from orchestrator.spec.objective import CatlipSpec, ClipSpec, ObjectiveSpec
+from orchestrator.spec.objective import ObjectiveSection
 
-OBJECTIVES: dict[str, type[Objective]] = {"clip": ClipObjective, "catlip": CatlipObjective}
+
+def objective_class(spec: ObjectiveSection | type[ObjectiveSection]) -> type[Objective]:
+    """What ``implementation`` of the spec names.
+
+    Raises:
+        PlanError: it does not import here, or is no Objective.
+    """
+    module, _, name = spec.implementation.partition(":")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise PlanError(
+            f"{spec.implementation}, the implementation of an objective, does not load on this machine ({error}); "
+            f"install its package on every node that trains"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Objective)):
+        raise PlanError(f"{spec.implementation} is no subclass of orchestrator.objectives.objective.Objective")
+    return found
 
 
 def build_objective(
-    spec: ObjectiveSpec, model: ModelBuild, concept_fraction_V: NDArray[np.float64] | None = None
+    spec: ObjectiveSection, model: ModelBuild, concept_fraction_V: NDArray[np.float64] | None = None
 ) -> Objective:
     """An objective with fresh weights: fp32, on the CPU, the same for the same seed.
 
@@ -28,11 +39,4 @@ def build_objective(
     name each concept, in the order of the vocabulary) for those that read concepts. Raises ModelSourceError for
     token ids that a text tower cannot use.
     """
-    match spec:
-        case ClipSpec():
-            return ClipObjective(spec, build_projected_vision_tower(model), build_text_tower(model))
-        case CatlipSpec():
-            assert concept_fraction_V is not None, "CatLIP is built with the vocabulary's frequencies"
-            return CatlipObjective(spec, build_vision_tower(model), concept_fraction_V, model.seed)
-        case _:
-            assert_never(spec)
+    return objective_class(spec).build(spec, model, concept_fraction_V)

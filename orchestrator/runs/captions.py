@@ -28,7 +28,6 @@ from orchestrator.spec.cluster import ClusterSpec, S3Spec
 from orchestrator.spec.facts import ShardsFacts, TokenizerFacts
 from orchestrator.spec.job import PretrainSpec, ShardsSpec
 from orchestrator.spec.load import join_uri
-from orchestrator.spec.objective import CatlipSpec
 from orchestrator.storage.store import ObjectNotFoundError, Store, open_store
 
 MOST_SAMPLES = 2_000_000
@@ -46,7 +45,7 @@ def read_tokenizer_facts(
     Raises:
         ModelSourceError: the tokenizer that the job names does not load.
     """
-    if isinstance(job.objective, CatlipSpec):
+    if not job.objective.reads_captions:
         return None
     if job.text.tokenizer is not None:
         name = job.text.tokenizer

@@ -79,7 +79,7 @@ def judge_weights(plan: Plan, state: Mapping[str, Tensor]) -> list[ProbeResult]:
     # What is no parameter (positions, priors) is as it was built.
     objective.load_state_dict(objective.state_dict() | dict(state))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    judged = JudgedObjective(objective.eval().to(device), format.tokenizer, plan.model.context, device)
+    judged = JudgedObjective(objective.eval().to(device), format, plan.evaluation.min_synset_similarity, device)
     with torch.no_grad():
         return judge(
             judged, plan.evaluation, plan.evaluation_uris, plan.s3, plan.model.image_size, rank=0, world_size=1

@@ -25,7 +25,7 @@ from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import Facts, TokenizerFacts
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.load import join_uri
-from orchestrator.spec.objective import ClipSpec
+from orchestrator.spec.objective import CatlipSpec
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.resolve import resolve_plan
 from orchestrator.storage.store import Store, open_store
@@ -75,7 +75,7 @@ def import_weights(
     check_free(store, name)
     model = read_model(source, variant)
     job, facts = _describe(model, name, cluster, evaluation_sets), Facts(machine=machine_facts(cluster))
-    if isinstance(job.objective, ClipSpec):
+    if not isinstance(job.objective, CatlipSpec):
         found = _find_tokenizer(model, tokenizer, cluster)
         checked = _check_tokens(model, tokenizer_facts(f"{run_uri}/{TOKENIZER_FILE}", found))
         store.write_bytes(TOKENIZER_FILE, found.json.encode())

@@ -79,7 +79,7 @@ def prepare_facts(job: PretrainSpec, cluster: ClusterSpec, on_progress: OnProgre
     if isinstance(job.objective, CatlipSpec):
         prepare_vocabulary(job, job.objective, cluster, indexed, on_progress)
         check_stored_labels(job, cluster, indexed)
-    elif job.text.tokenizer is None:
+    elif job.objective.reads_captions and job.text.tokenizer is None:
         prepare_tokenizer(job, cluster, indexed, on_progress)
     if isinstance(job.data, ShardsSpec):
         _ensure_selections(job.data, cluster, on_progress, find_label_rule(job, cluster, indexed))

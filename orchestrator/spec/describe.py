@@ -79,6 +79,8 @@ def _describe_data(plan: Plan) -> str:
             f"annotation {annotation.name} ({', '.join(annotation.columns)}) of {covered:,} of "
             f"{_count(sum(facts.num_shards for facts in shards), 'shard')}; a sample without it: {annotation.missing}"
         )
+    if data.spec.captions_per_image > 1:
+        lines.append(f"{data.spec.captions_per_image} captions of each image are its positives")
     lines.append(f"images decoded {data.spec.decode} by {data.decoder}")
     if changes := _describe_augmentation(data.spec.augmentation):
         lines.append(f"augmented on the training device: {changes}")
@@ -118,10 +120,14 @@ def _describe_model(plan: Plan) -> str:
         lines.append(f"{model.patch_dropout:.0%} of the patches are left out in training")
     if model.compile or model.attention != "sdpa":
         lines.append(f"attention {model.attention}{', layers compiled by torch.compile' if model.compile else ''}")
-    if isinstance(plan.objective, CatlipSpec):
+    if plan.objective.reads_concepts:
         concepts = f"{model.vocabulary.size:,} concepts" if model.vocabulary else "concepts counted when the job runs"
-        labels = f"labels: {plan.objective.mode}, {plan.objective.labels}; without any: {plan.objective.no_concept}"
-        return "\n".join([*lines, concepts, labels])
+        lines.append(concepts)
+    if isinstance(plan.objective, CatlipSpec):
+        spec = plan.objective
+        lines.append(f"labels: {spec.mode}, {spec.labels}; without any: {spec.no_concept}")
+    if not plan.objective.reads_captions:
+        return "\n".join(lines)
     lines.append(f"text: {size.text.num_layers} layers, width {size.text.width}, {model.context} tokens")
     if model.tokenizer is None:
         lines.append(f"tokenizer: trained when the job runs, at most {model.trained_tokenizer_size:,} tokens")
@@ -152,11 +158,14 @@ def _describe_resolutions(plan: Plan) -> Iterator[str]:
 
 def _describe_batch(plan: Plan) -> str:
     batch = plan.batch
-    return (
+    text = (
         f"{_count(plan.workers.count, 'worker')} x {_count(batch.num_micro, 'micro batch')} x {batch.micro_size:,} "
         f"= {batch.global_size:,} samples a step; {_count(plan.steps, 'step')} = {plan.samples:,} samples "
         f"= {plan.epochs:,.1f} epochs"
     )
+    if batch.num_micro > 1 and plan.objective.contrastive:
+        text += "\ntowers run forward twice: all captions are negatives, so features of all micro batches come first"
+    return text
 
 
 def _describe_workers(plan: Plan) -> str:

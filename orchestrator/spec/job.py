@@ -52,12 +52,14 @@ class ShardsSpec(Section):
     image_fields: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
     """Tar member extensions (or Parquet columns) that may hold the image; the first that is there counts."""
     caption_fields: tuple[str, ...] = ("txt",)
-    """Tar member extensions (or Parquet columns) that hold captions; with several, one is drawn per epoch."""
+    """Tar member extensions (or Parquet columns) that hold captions; ``captions_per_image`` of them are drawn."""
     caption_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """How often each of the caption fields is drawn, relative to the others that a sample has; 1 where not named."""
     annotations: dict[str, Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]] = Field(default_factory=dict)
     """Folder below ``_orchestrator`` of annotations that the objective reads, by the objective's word for each; one
     that is not named here lies in the folder of that name."""
+    captions_per_image: int = Field(default=1, ge=1, le=64)
+    """Captions that go along with an image, none twice, as its positives; too few are repeated, and counted."""
     augmentation: AugmentationSpec = AugmentationSpec()
     decode: Literal["fast", "exact"] = "fast"
     """``exact``: crops as Pillow's antialiased bicubic filter makes them of the whole image, to a grey level;
@@ -81,7 +83,10 @@ class ShardsSpec(Section):
         return tuple(field for field in self.caption_fields if self.caption_weights.get(field, 1.0) > 0)
 
     @model_validator(mode="after")
-    def _weighted_fields(self) -> "ShardsSpec":
+    def _captions(self) -> "ShardsSpec":
+        if self.captions_per_image > len(self.caption_fields):
+            fields = ", ".join(self.caption_fields)
+            raise ValueError(f"captions_per_image is {self.captions_per_image}; caption_fields has only {fields}")
         for field in self.caption_weights:
             if field not in self.caption_fields:
                 raise ValueError(
@@ -174,7 +179,8 @@ class BatchSpec(Section):
     global_size: int = Field(ge=1)
     """Samples of one step over all workers."""
     micro_size: int | None = Field(default=None, ge=1)
-    """Samples of one forward pass on one worker; none: the whole worker batch."""
+    """Samples of one forward pass on one worker; none: the whole worker batch. The step stays that of the whole batch:
+    for contrastive objectives features are cached, at the price of a second forward pass."""
 
 
 class BudgetSpec(Section):
@@ -221,6 +227,8 @@ class EvaluationSpec(Section):
     """Steps between evaluations; none: at the end only."""
     max_samples: int | None = Field(default=None, ge=10)
     """Read at most this many rows of a set; none: all."""
+    min_synset_similarity: float = Field(default=0.5, gt=0, le=1)
+    """CatLIP's zero-shot: WordNet path similarity from which a concept stands for a class (0.5: one step away)."""
 
 
 class FaultsSpec(Section):

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.errors import JobFileError
 from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.installed import find_installed, installed_names
 from orchestrator.spec.job import EvaluateSpec, Job, JobSpec, PrepareSpec, PretrainSpec
 from orchestrator.spec.section import Section
 
@@ -206,6 +207,8 @@ def _explain(detail: Any, path: tuple[Any, ...]) -> str:
         expected = detail["ctx"].get("expected_tags") or detail["ctx"].get("expected")
         given = detail["ctx"].get("tag", detail["input"])
         choices = [part.strip(" '") for part in str(expected).replace(" or ", ", ").split(",")]
+        if detail["type"] == "union_tag_invalid" and path == ("objective",):
+            choices += installed_names()
         near = difflib.get_close_matches(str(given), choices, n=1, cutoff=0.4)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         return f"{where}: '{given}' is none of {', '.join(choices)}{hint}"
@@ -237,7 +240,9 @@ def _sibling_keys(location: tuple[Any, ...]) -> list[str]:
     for part in location[:-1]:
         by_tag = [section for section in sections if _tag(section) == part]
         children = [child for section in sections for child in _children(section, str(part))]
-        sections = by_tag or children or sections  # else the name of a form, a key of the user's own, or a number
+        installed = find_installed(str(part)) if not by_tag and not children else None
+        # Else it is the name of a form, a key of the user's own, or a number.
+        sections = by_tag or children or ([installed] if installed else sections)
     return sorted({field.alias or name for section in sections for name, field in section.model_fields.items()})
 
 

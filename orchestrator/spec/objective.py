@@ -1,30 +1,81 @@
-"""The objectives a job can name, each with its own options; ``objectives/table.py`` holds their code."""
+"""The objectives a job can name, each with its own options.
 
-from typing import Annotated, Literal
+What an objective is planned by lies here, in its spec; its code is imported only where it is built. The union at the
+end is the table of them; objectives of other packages join it by an entry point (``spec/installed.py``).
+"""
 
-from pydantic import Field, model_validator
+from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import Field, SerializeAsAny, WrapValidator, model_validator
+from pydantic.functional_validators import ModelWrapValidatorHandler
+
+from orchestrator import columns as batch
 from orchestrator.spec.annotation import AnnotationNeed
 from orchestrator.spec.section import Section
 
 
 class ObjectiveSection(Section):
-    """The options of an objective."""
+    """What the spec of every objective says of it besides its options: enough to plan a run without its code."""
+
+    implementation: ClassVar[str]
+    """``package.module:Class`` of its ``Objective``; imported on workers."""
+    columns: ClassVar[tuple[str, ...]]
+    """Content columns (``orchestrator.columns``) that its batches hold."""
+    contrastive: ClassVar[bool]
+    """Whether rows of a batch serve as each other's negatives, so that a step must see all of them at once."""
+
+    name: str
+    """What a job calls it; each spec says ``Literal["..."]``."""
 
     @property
     def annotations(self) -> tuple[AnnotationNeed, ...]:
         """What it reads beside images and captions; the class in ``objectives`` names their columns as well."""
         return ()
 
+    @property
+    def reads_captions(self) -> bool:
+        """Whether captions reach it as tokens, so that it needs a tokenizer."""
+        return batch.TOKENS in self.columns
+
+    @property
+    def reads_concepts(self) -> bool:
+        """Whether captions reach it as concepts, so that it needs a vocabulary."""
+        return batch.CONCEPTS in self.columns
+
 
 class ClipSpec(ObjectiveSection):
     """CLIP: symmetric cross-entropy over all image-caption pairs of the global batch (arXiv 2103.00020)."""
+
+    implementation = "orchestrator.objectives.clip:ClipObjective"
+    columns = (batch.IMAGE, batch.TOKENS)
+    contrastive = True
 
     name: Literal["clip"]
     initial_scale: float = Field(default=1 / 0.07, gt=0, le=100)
     """Where exp(t), the factor on the cosine similarities, starts (the paper's 1 / 0.07)."""
     max_scale: float = Field(default=100.0, gt=0)
     """Where it is clamped, in the optimiser's own copy (the paper's 100)."""
+
+
+class SiglipSpec(ObjectiveSection):
+    """SigLIP: every image-caption pair of the global batch is judged on its own (arXiv 2303.15343)."""
+
+    implementation = "orchestrator.objectives.siglip:SiglipObjective"
+    columns = (batch.IMAGE, batch.TOKENS)
+    contrastive = True
+
+    name: Literal["siglip"]
+    towers: Literal["siglip", "clip"] = "siglip"
+    """``siglip``: the paper's, pooled by attention (images) and at the last position (captions);
+    ``clip``: those of objective ``clip``, with the same first weights, so that only the loss differs."""
+    initial_scale: float = Field(default=10.0, gt=0)
+    """Where exp(t'), the factor on the cosine similarities, starts (the paper's t' = log 10)."""
+    initial_bias: float = -10.0
+    """Where b, which is added to each logit, starts (the paper's -10: nearly all pairs are negative)."""
+    max_scale: float | None = Field(default=None, gt=0)
+    """Where exp(t') is clamped, in the optimiser's own copy; none: nowhere, as in the paper (open_clip: 100)."""
+    chunk_size: int = Field(default=1024, ge=1)
+    """Images of a worker whose logits are in memory at once, each with the captions of one worker."""
 
 
 ConceptMode = Literal["corenet", "nouns"]
@@ -58,6 +109,10 @@ class ConceptsSpec(Section):
 class CatlipSpec(ObjectiveSection, ConceptsSpec):
     """CatLIP: multi-label classification of the WordNet concepts in the caption (arXiv 2404.15653)."""
 
+    implementation = "orchestrator.objectives.catlip:CatlipObjective"
+    columns = (batch.IMAGE, batch.CONCEPTS)
+    contrastive = False
+
     name: Literal["catlip"]
     vocabulary: str | None = None
     """A vocabulary made before (``concepts.parquet``); none: what ``orchestrator label concepts`` counted with the same
@@ -81,4 +136,18 @@ class CatlipSpec(ObjectiveSection, ConceptsSpec):
         return self
 
 
-ObjectiveSpec = Annotated[ClipSpec | CatlipSpec, Field(discriminator="name")]
+def _or_installed(value: Any, validate: ModelWrapValidatorHandler[Any]) -> Any:
+    from orchestrator.spec.installed import validate_installed
+
+    if isinstance(value, ObjectiveSection):
+        return value
+    installed = validate_installed(value)
+    return validate(value) if installed is None else installed
+
+
+ObjectiveSpec = Annotated[
+    ClipSpec | SiglipSpec | CatlipSpec,
+    Field(discriminator="name"),
+    WrapValidator(_or_installed),
+    SerializeAsAny(),
+]

@@ -188,6 +188,7 @@ class Plan(Section):
             "data.augmentation": (shards.augmentation if shards else AugmentationSpec()).model_dump(mode="json"),
             "data.caption_fields": list(shards.caption_fields) if shards else [],
             "data.caption_weights": dict(shards.caption_weights) if shards else {},
+            "data.captions_per_image": shards.captions_per_image if shards else 1,
             "data.decoder": self.data.decoder,
             "data.decode": shards.decode if shards else None,
             "seed": self.seed.model_dump(mode="json"),

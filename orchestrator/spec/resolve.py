@@ -182,12 +182,6 @@ def _resolve_batch(job: PretrainSpec, num_workers: int) -> BatchPlan:
             f"({job.batch.global_size} over {num_workers} workers); the nearest that does is {near}"
         )
     num_micro = worker_size // micro_size
-    if num_micro > 1 and job.objective.name == "clip":
-        raise PlanError(
-            f"batch.micro_size {micro_size} makes {num_micro} micro batches a step, and plain accumulation would "
-            f"shrink the negatives of objective 'clip' to {micro_size * num_workers}; leave batch.micro_size out "
-            f"or lower batch.global_size"
-        )
     return BatchPlan(
         global_size=job.batch.global_size, worker_size=worker_size, micro_size=micro_size, num_micro=num_micro
     )
@@ -208,7 +202,9 @@ def _resolve_stream(
     sources: Sequence[SourcePlan],
     annotations: Sequence[AnnotationPlan],
 ) -> StreamPlan:
-    row_bytes = 3 * image_size**2 + 4 * max(job.text.context, _CONCEPTS_PER_ROW) + _ROW_OVERHEAD_BYTES
+    num_captions = job.data.captions_per_image if isinstance(job.data, ShardsSpec) else 1
+    num_ids = max(num_captions * job.text.context, _CONCEPTS_PER_ROW)
+    row_bytes = 3 * image_size**2 + 4 * num_ids + _ROW_OVERHEAD_BYTES
     row_bytes += sum(annotation.row_bytes(image_size) for annotation in annotations)
     block_bytes = batch.micro_size * row_bytes
     if block_bytes > MAX_BLOCK_BYTES:

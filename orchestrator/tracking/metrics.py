@@ -51,19 +51,27 @@ _LEDGER = _metric(
 )
 HELDOUT_LOSS = _metric("heldout/loss", "nats", "the objective's loss on the fixed held-out shards")
 
-LOGIT_SCALE = _metric("train/logit_scale", "1", "CLIP: factor on the similarities, exp of the learned temperature")
+LOGIT_SCALE = _metric("train/logit_scale", "1", "CLIP, SigLIP: factor on the similarities, exp of the temperature")
+LOGIT_BIAS = _metric("train/logit_bias", "1", "SigLIP: what is added to every logit")
 IMAGE_TO_TEXT_ACCURACY = _metric(
-    "train/image_to_text_accuracy", "share", "CLIP: images whose own caption is the most similar of the global batch"
+    "train/image_to_text_accuracy",
+    "share",
+    "CLIP, SigLIP: images whose own caption is the most similar of the global batch",
 )
 TEXT_TO_IMAGE_ACCURACY = _metric(
-    "train/text_to_image_accuracy", "share", "CLIP: captions whose own image is the most similar of the global batch"
+    "train/text_to_image_accuracy",
+    "share",
+    "CLIP, SigLIP: captions whose own image is the most similar of the global batch",
 )
-POSITIVE_SIMILARITY = _metric("train/positive_similarity", "cosine", "CLIP: mean similarity of matching pairs")
+POSITIVE_SIMILARITY = _metric("train/positive_similarity", "cosine", "CLIP, SigLIP: mean similarity of matching pairs")
 HARDEST_NEGATIVE_SIMILARITY = _metric(
-    "train/hardest_negative_similarity", "cosine", "CLIP: mean over images of the most similar foreign caption"
+    "train/hardest_negative_similarity", "cosine", "CLIP, SigLIP: mean over images of the most similar foreign caption"
 )
 TRUNCATED_CAPTION_FRACTION = _metric(
-    "train/truncated_caption_fraction", "share", "CLIP: captions cut to the context length"
+    "train/truncated_caption_fraction", "share", "CLIP, SigLIP: captions cut to the context length"
+)
+REPEATED_CAPTION_FRACTION = _metric(
+    "train/repeated_caption_fraction", "share", "CLIP, SigLIP: captions that an earlier one of their image equals"
 )
 LOSS_OVER_PRIOR = _metric(
     "train/loss_over_prior", "nats", "CatLIP: loss minus that of a model that knows only the concept frequencies"

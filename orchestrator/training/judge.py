@@ -8,14 +8,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from orchestrator.data.blocks import BlockFormat
+from orchestrator.data.concepts import open_finder
 from orchestrator.data.evaluation_set import read_evaluation_batches
 from orchestrator.data.index import load_index
-from orchestrator.data.tokens import CaptionTokenizer
 from orchestrator.errors import DatasetError
-from orchestrator.evaluation.evaluate import EvaluationSet, evaluate
+from orchestrator.evaluation.evaluate import EvaluationSet, SynsetRows, evaluate
 from orchestrator.evaluation.results import EMBEDDING, POOLED, ProbeResult
 from orchestrator.evaluation.targets import TARGETS_FILE, load_targets
 from orchestrator.objectives.objective import Objective, ZeroShotObjective
+from orchestrator.objectives.synset_rows import match_classes, only_matched, transfer_rows
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.job import EvaluationSpec
 from orchestrator.storage.store import open_store
@@ -28,22 +30,38 @@ class JudgedObjective:
     """An objective with whole weights on its device; implements ``JudgedModel``."""
 
     def __init__(
-        self, objective: Objective, tokenizer: CaptionTokenizer | None, context: int, device: torch.device
+        self, objective: Objective, format: BlockFormat, min_synset_similarity: float, device: torch.device
     ) -> None:
+        """``format``: what the objective's captions were read with."""
         self._objective = objective
-        self._tokenizer = tokenizer
-        self._context = context
+        self._format = format
+        self._min_synset_similarity = min_synset_similarity
         self._device = device
 
     @property
     def encode_texts(self) -> Callable[[list[str]], Tensor] | None:
         """Prompts to unit vectors [N, D]; ``None`` where the objective has no text tower."""
-        objective, tokenizer = self._objective, self._tokenizer
+        objective, tokenizer = self._objective, self._format.tokenizer
         if not isinstance(objective, ZeroShotObjective) or tokenizer is None:
             return None
         return lambda prompts: objective.text_embedding(
-            torch.from_numpy(tokenizer.encode(prompts, self._context)).to(self._device)
+            torch.from_numpy(tokenizer.encode(prompts, self._format.context)).to(self._device)
         )
+
+    @property
+    def match_synsets(self) -> Callable[[list[str]], SynsetRows] | None:
+        """Names of classes to rows of the concept classifier; ``None`` where the objective has none."""
+        classifier, labeller = self._objective.concept_classifier(), self._format.labeller
+        if classifier is None or labeller is None:
+            return None
+
+        def match(names: list[str]) -> SynsetRows:
+            finder = open_finder(labeller.finder, labeller.s3)
+            matches = match_classes(names, labeller.vocabulary, finder, self._min_synset_similarity)
+            weight_KF, bias_K = only_matched(transfer_rows(classifier, matches, seed=0), matches)
+            return SynsetRows(weight_KF.cpu(), bias_K.cpu(), sum(not match.outputs for match in matches))
+
+        return match
 
     def encode_images(self, image_BHWC: Tensor) -> dict[str, Tensor]:
         """uint8 images to the pooled output and, where there is one, the embedding."""

@@ -8,7 +8,7 @@ from orchestrator.data.tokens import open_tokenizer
 from orchestrator.models.compilation import compile_layers
 from orchestrator.models.towers import model_build
 from orchestrator.objectives.objective import Objective
-from orchestrator.objectives.table import OBJECTIVES, build_objective
+from orchestrator.objectives.table import build_objective
 from orchestrator.spec.facts import VocabularyFacts
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.spec.objective import CatlipSpec
@@ -48,7 +48,7 @@ def block_format(plan: Plan) -> BlockFormat:
     """The columns that the plan's objective reads, and what makes them."""
     tokenizer, vocabulary = plan.model.tokenizer, plan.model.vocabulary
     return BlockFormat(
-        content=OBJECTIVES[plan.objective.name].columns,
+        content=plan.objective.columns,
         image_size=plan.model.image_size,
         context=plan.model.context,
         max_concepts=plan.stream.max_concepts_per_row,

@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from orchestrator.collectives import rank_and_world_size
 from orchestrator.objectives.objective import Features, Objective
 from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
+from orchestrator.training.micro_batches import features_for_losses
 from orchestrator.training.optimizer import build_optimizer, freeze_parameters, parameter_groups, set_learning_rates
 
 Batch = dict[str, Tensor]
@@ -57,13 +58,12 @@ class Engine(Protocol):
 def train_step(engine: Engine, micro_batches: Sequence[Mapping[str, Tensor]]) -> StepResult:
     """One update from one worker batch, given in micro batches of equal size on the engine's device.
 
-    A contrastive objective takes exactly one: several would shrink its negatives (the Plan refuses that).
+    The update is that of the whole worker batch at once, whatever the objective.
     """
     count = len(micro_batches)
-    assert count == 1 or not engine.objective.contrastive, "micro batches change a contrastive loss"
     results = []
-    for batch in micro_batches:
-        loss, metrics = engine.loss([engine.encode(batch)])
+    for features in features_for_losses(engine.encode, micro_batches, engine.objective.contrastive):
+        loss, metrics = engine.loss(features)
         engine.backward(loss / count)
         results.append({**metrics, "loss": loss.detach()})
     engine.step()

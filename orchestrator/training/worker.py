@@ -238,7 +238,7 @@ class _Run:
     def _judge(self, step: int, weights: Weights) -> None:
         plan = self._plan
         with self._engine.gathered() as objective:
-            judged = JudgedObjective(objective, self._format.tokenizer, plan.model.context, self._device)
+            judged = JudgedObjective(objective, self._format, plan.evaluation.min_synset_similarity, self._device)
             results = judge(
                 judged,
                 plan.evaluation,

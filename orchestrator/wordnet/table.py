@@ -87,15 +87,16 @@ class NounTable:
 
     def path_similarity(self, a: int, b: int) -> float:
         """1 / (1 + edges on the shortest path over a common hypernym), in (0, 1]; 0.0 where none is shared."""
-        distance_from_b = self._ancestor_distances(b)
+        distance_from_b = self.ancestor_distances(b)
         paths = [
             distance + distance_from_b[ancestor]
-            for ancestor, distance in self._ancestor_distances(a).items()
+            for ancestor, distance in self.ancestor_distances(a).items()
             if ancestor in distance_from_b
         ]
         return 1.0 / (1 + min(paths)) if paths else 0.0
 
-    def _ancestor_distances(self, offset: int) -> dict[int, int]:
+    def ancestor_distances(self, offset: int) -> dict[int, int]:
+        """Everything that the synset is a kind of, itself included, with the least number of edges to it."""
         distances = {offset: 0}
         queue = deque([offset])
         while queue:

@@ -56,6 +56,7 @@ class JudgedModel:
     """
 
     encode_texts: Callable[[list[str]], Tensor] | None
+    match_synsets = None
 
     def __init__(self, world_size: int) -> None:
         self.world_size = world_size

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from orchestrator.collectives import all_reduce_mean, gather_with_gradient, rank_and_world_size
+from orchestrator.collectives import all_reduce_mean, gather_with_gradient, rank_and_world_size, shift_to_next_rank
 from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
 from orchestrator.training.step import BareEngine, train_step
 from ranks import leave_record, micro_batches, process_group
@@ -23,7 +23,8 @@ from tiny import build_tiny
 NUM_STEPS = 3
 MAX_RANKS = 3
 WORLD_SIZES = (3, 2)
-CASES = [(name, precision) for name in ("clip", "catlip") for precision in ("fp32", "bf16")]
+NAMES = ("clip", "siglip", "catlip")
+CASES = [(name, precision) for name in NAMES for precision in ("fp32", "bf16")]
 
 Record = dict[str, Tensor]
 
@@ -60,6 +61,15 @@ def record_gather() -> Record:
     return {"gathered": gathered.detach(), "gradient": rows.grad}
 
 
+def record_shift() -> Record:
+    """Two blocks of other shapes, handed on as often as there are ranks but one."""
+    rank, world_size = rank_and_world_size()
+    blocks = [torch.full((2,), float(rank)), torch.full((3, 1), 10.0 * rank)]
+    for _ in range(world_size - 1):
+        blocks = shift_to_next_rank(blocks)
+    return {"first": blocks[0], "second": blocks[1]}
+
+
 def run_rank(folder: Path) -> None:
     records: dict[Any, Record] = {}
     for world_size in WORLD_SIZES:
@@ -67,6 +77,7 @@ def run_rank(folder: Path) -> None:
             continue
         with process_group(f"of-{world_size}", world_size):
             records["gather", world_size] = record_gather()
+            records["shift", world_size] = record_shift()
             for name, precision in CASES:
                 records[name, precision, world_size] = record_training(name, precision)
     leave_record(folder, records)
@@ -99,7 +110,16 @@ def test_rows_are_gathered_in_order_and_gradients_return_to_their_rank(
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
-@pytest.mark.parametrize("name", ["clip", "catlip"])
+def test_blocks_travel_around_the_ring(records: list[dict[Any, Record]], world_size: int) -> None:
+    for rank in range(world_size):
+        following = (rank + 1) % world_size  # whose block has gone all the way round
+        record = records[rank]["shift", world_size]
+        assert record["first"].tolist() == [following] * 2
+        assert record["second"].tolist() == [[10 * following]] * 3
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+@pytest.mark.parametrize("name", NAMES)
 def test_ranks_compute_what_one_process_computes(
     records: list[dict[Any, Record]], alone: dict[tuple[str, str], Record], name: str, world_size: int
 ) -> None:
@@ -114,7 +134,7 @@ def test_ranks_compute_what_one_process_computes(
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
-@pytest.mark.parametrize("name", ["clip", "catlip"])
+@pytest.mark.parametrize("name", NAMES)
 def test_ranks_in_bf16_differ_by_its_rounding_only(
     records: list[dict[Any, Record]], alone: dict[tuple[str, str], Record], name: str, world_size: int
 ) -> None:

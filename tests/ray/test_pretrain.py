@@ -145,16 +145,26 @@ def test_a_run_that_is_live_elsewhere_is_refused_by_its_holder(cluster: ClusterS
         run_pretrain(job, cluster)
 
 
-def test_catlip_runs_and_has_no_zero_shot(cluster: ClusterSpec, smoke_job: SmokeJob) -> None:
+def test_catlip_runs_and_is_judged_zero_shot_through_synset_rows(cluster: ClusterSpec, smoke_job: SmokeJob) -> None:
     result = run_pretrain(smoke_job("catlip", batch__micro_size=8), cluster)
     assert result.plan.batch.num_micro == 2
     names = set(recorded(result).data.metrics)
     assert {"train/loss_over_prior", "train/positives_per_image", "train/precision_at_5"} <= names
     assert "train/all_zero_fraction" in names
-    probes = {probe.probe: probe for probe in result.evaluation}
-    assert probes["zero_shot"].accuracy is None
-    assert "no text tower" in probes["zero_shot"].reason
-    assert probes["linear_probe"].accuracy is not None
+    zero_shot = [probe for probe in result.evaluation if probe.probe == "zero_shot"]
+    assert {probe.feature for probe in zero_shot} == {"synset_rows"}
+    assert any(probe.accuracy is not None for probe in zero_shot)
+    assert all(probe.accuracy is not None for probe in result.evaluation if probe.probe == "linear_probe")
+
+
+@pytest.mark.full
+def test_siglip_runs_in_micro_batches_and_classifies_by_names(cluster: ClusterSpec, smoke_job: SmokeJob) -> None:
+    result = run_pretrain(smoke_job("siglip"), cluster)
+    assert result.plan.batch.num_micro > 1
+    assert {"train/logit_bias", "train/logit_scale", "heldout/loss"} <= set(recorded(result).data.metrics)
+    zero_shot = [probe for probe in result.evaluation if probe.probe == "zero_shot"]
+    assert {probe.feature for probe in zero_shot} == {"embedding"}
+    assert any(probe.accuracy is not None for probe in zero_shot)
 
 
 def test_another_world_size_and_zero_stage_may_go_on(

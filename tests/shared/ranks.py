@@ -44,12 +44,12 @@ def leave_record(folder: Path, record: Any) -> None:
     torch.save(record, folder / f"rank-{os.environ['RANK']}.pt")
 
 
-def micro_batches(step: int, num_micro: int = 1) -> list[Batch]:
+def micro_batches(step: int, num_micro: int = 1, num_captions: int = 1) -> list[Batch]:
     """This rank's rows of the tiny global batch; all rows in a process without a group."""
     rank, world_size = rank_and_world_size()
     size = GLOBAL_SIZE // world_size // num_micro
     starts = [(rank * num_micro + index) * size for index in range(num_micro)]
-    batch = global_batch(step)
+    batch = global_batch(step, num_captions=num_captions)
     return [{name: column[start : start + size] for name, column in batch.items()} for start in starts]
 
 

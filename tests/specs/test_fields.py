@@ -40,4 +40,4 @@ def test_a_section_and_its_fields_are_described(section: type[Section]) -> None:
 
 def test_the_walk_reaches_the_leaves() -> None:
     names = {section.__name__ for section in all_sections()}
-    assert {"AugmentationSpec", "S3Spec", "CatlipSpec", "SyntheticSpec", "FaultsSpec"} <= names
+    assert {"AugmentationSpec", "S3Spec", "SiglipSpec", "SyntheticSpec", "FaultsSpec"} <= names

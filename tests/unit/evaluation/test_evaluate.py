@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import EvaluationError
-from orchestrator.evaluation.evaluate import EvaluationSet, evaluate
+from orchestrator.evaluation.evaluate import EvaluationSet, SynsetRows, evaluate
 from orchestrator.evaluation.results import Probe, ProbeResult
 from orchestrator.evaluation.targets import TargetSpec
 
@@ -41,6 +41,7 @@ class Contrastive:
     """Image and text embeddings both are the color."""
 
     encode_texts: Callable[[list[str]], Tensor] | None
+    match_synsets: Callable[[list[str]], SynsetRows] | None = None
 
     def __init__(self) -> None:
         self.encode_texts = lambda texts: torch.tensor([[float(c in text) for c in COLORS] for text in texts])
@@ -53,6 +54,7 @@ class Classifying:
     """An objective without a text tower and without an embedding, as CatLIP is."""
 
     encode_texts: Callable[[list[str]], Tensor] | None = None
+    match_synsets: Callable[[list[str]], SynsetRows] | None = None
 
     def encode_images(self, image_BHWC: Tensor) -> dict[str, Tensor]:
         return {"pooled": image_BHWC.float().flatten(1)}
@@ -85,8 +87,26 @@ def test_zero_shot_says_why_it_does_not_apply() -> None:
     for target in TARGETS:
         found = classifying["zero_shot", "embedding", target]
         assert (found.accuracy, found.chance, found.num_test) == (None, None, 0)
-        assert found.reason == "the objective has no text tower"
+        assert found.reason == "the objective has neither a text tower nor a classifier of concepts"
     assert classifying["linear_probe", "pooled", "color"].accuracy == 1.0
+
+
+def test_rows_of_a_concept_classifier_judge_without_a_text_tower() -> None:
+    judged = Classifying()
+    weight_KF = torch.eye(3).repeat(1, 4)  # each class sums its channel over the four pixels
+
+    def match(names: list[str]) -> SynsetRows:
+        known = torch.tensor([name in COLORS for name in names])
+        return SynsetRows(
+            weight_KF[: len(names)], torch.zeros(len(names)).masked_fill(~known, -torch.inf), int((~known).sum())
+        )
+
+    judged.match_synsets = match
+    found = by_key(evaluate(judged, [EvaluationSet("colors", TARGETS, read())], ["zero_shot"], 0, 1))
+    color = found["zero_shot", "synset_rows", "color"]
+    assert (color.accuracy, color.num_test, color.details["classes_without_synset"]) == (1.0, 120, 0)
+    assert color.metric_name() == "eval/colors/zero_shot.synset_rows/color/accuracy"
+    assert found["zero_shot", "synset_rows", "parity"].reason.startswith("no class of the target is near a concept")
 
 
 def test_only_the_probes_asked_for_run_and_sets_keep_their_order() -> None:

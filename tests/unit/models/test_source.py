@@ -92,7 +92,8 @@ def test_corenets_classifier_sees_here_what_it_sees_there(tmp_path: Path) -> Non
     ours = filled(build("catlip"), path)
     pixels = normalize_pixels(noise_images(), VARIANTS["corenet"].pixels)
     torch.testing.assert_close(ours.vision_features(noise_images()), theirs.features(pixels), atol=1e-5, rtol=1e-5)
-    logits = ours.encode({"image": noise_images(), "concepts": torch.zeros(3, 1)})["logits_BV"]
+    weight, bias = ours.concept_classifier()
+    logits = ours.vision_features(noise_images()) @ weight.T + bias
     torch.testing.assert_close(logits, theirs(pixels), atol=1e-5, rtol=1e-5)
 
 

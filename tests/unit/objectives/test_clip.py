@@ -46,7 +46,10 @@ def random_unit_rows(seed: int) -> Tensor:
 
 
 def features_of(image: Tensor, text: Tensor) -> dict[str, Tensor]:
-    return {"image_BD": image, "text_BD": text, "truncated_B": torch.zeros(len(image), dtype=torch.bool)}
+    """``text``: [B, D], or [B, K, D] for K captions an image."""
+    text_BKD = text if text.ndim == 3 else text.unsqueeze(1)
+    flags_BK = torch.zeros(text_BKD.shape[:2], dtype=torch.bool)
+    return {"image_BD": image, "text_BKD": text_BKD, "truncated_BK": flags_BK, "repeated_BK": flags_BK}
 
 
 def test_the_loss_and_its_gradient_are_those_of_the_definition(objective: ClipObjective) -> None:
@@ -69,6 +72,40 @@ def test_the_loss_and_its_gradient_are_those_of_the_definition(objective: ClipOb
                 assert tensor.grad[row, column].item() == pytest.approx(expected, abs=2e-6)
     values = [loss_by_loops(image.tolist(), text.tolist(), scale * math.exp(sign * step)) for sign in (1, -1)]
     assert objective.logit_scale.grad.item() == pytest.approx((values[0] - values[1]) / (2 * step), abs=2e-6)
+
+
+def loss_of_groups_by_loops(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """Float64, one pair at a time, for K captions an image; autograd gives its gradient."""
+    image, text, total = image.double(), text.double(), torch.zeros((), dtype=torch.float64)
+    texts = [caption for captions in text for caption in captions]
+    for own, captions in zip(image, text, strict=True):
+        among_texts = torch.stack([scale * (own @ caption) for caption in texts]).logsumexp(dim=0)
+        for caption in captions:
+            among_images = torch.stack([scale * (other @ caption) for other in image]).logsumexp(dim=0)
+            total = total + (among_texts + among_images - 2 * scale * (own @ caption)) / 2
+    return total / len(texts)
+
+
+def test_all_captions_of_an_image_are_its_positives(objective: ClipObjective) -> None:
+    image = random_unit_rows(0).requires_grad_()
+    text = torch.stack([random_unit_rows(seed) for seed in (1, 2, 3)], dim=1).requires_grad_()
+    leaves = (image, text, objective.logit_scale)
+    loss, metrics = objective.loss([features_of(image, text)])
+    expected = loss_of_groups_by_loops(image, text, objective.logit_scale.double().exp().squeeze())
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    gradients = (torch.autograd.grad(value, leaves) for value in (loss, expected))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=2e-6)
+    assert metrics["positive_similarity"].item() == pytest.approx((image.unsqueeze(1) * text).sum(-1).mean().item())
+
+
+def test_copies_of_a_caption_shift_the_loss_and_leave_its_gradient(objective: ClipObjective) -> None:
+    image, text = random_unit_rows(0).requires_grad_(), random_unit_rows(1)
+    one, _ = objective.loss([features_of(image, text)])
+    three, _ = objective.loss([features_of(image, text.unsqueeze(1).expand(-1, 3, -1))])
+    assert three.item() == pytest.approx(one.item() + math.log(3) / 2, rel=1e-6)
+    gradients = (torch.autograd.grad(value, image)[0] for value in (one, three))
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
 
 
 def test_features_of_several_micro_batches_are_one_batch(objective: ClipObjective) -> None:
@@ -100,7 +137,7 @@ def test_towers_that_collapsed_find_nothing(objective: ClipObjective) -> None:
 def test_captions_without_padding_count_as_truncated(objective: ClipObjective, batch: dict[str, Tensor]) -> None:
     with torch.no_grad():
         features = objective(batch, stage="encode")
-    assert features["truncated_B"].tolist() == [False, False, False, True, False, False]
+    assert features["truncated_BK"].flatten().tolist() == [False, False, False, True, False, False]
 
 
 def test_the_temperature_has_one_dimension_and_is_bounded_by_one_and_the_maximum(build: ModelBuild) -> None:
@@ -118,7 +155,7 @@ def test_bf16_weights_change_the_loss_by_their_rounding_only(
         objective.bfloat16()
         features = objective(batch, stage="encode")
         rounded, _ = objective([features], stage="loss")
-    assert features["image_BD"].dtype == features["text_BD"].dtype == rounded.dtype == torch.float32
+    assert features["image_BD"].dtype == features["text_BKD"].dtype == rounded.dtype == torch.float32
     assert rounded.item() == pytest.approx(exact.item(), rel=0.03)
 
 
@@ -155,6 +192,7 @@ def test_an_export_opens_in_transformers_and_says_the_same(
         pooled = CLIPVisionModel.from_pretrained(tmp_path).eval()(pixel_values=pixels).pooler_output
         torch.testing.assert_close(pooled, objective.vision_features(batch["image"]))
     torch.testing.assert_close(theirs.image_embeds, ours["image_BD"])
-    torch.testing.assert_close(theirs.text_embeds, ours["text_BD"])
-    expected = math.exp(3.0) * ours["image_BD"] @ ours["text_BD"].T
+    text_BD = ours["text_BKD"].squeeze(1)
+    torch.testing.assert_close(theirs.text_embeds, text_BD)
+    expected = math.exp(3.0) * ours["image_BD"] @ text_BD.T
     torch.testing.assert_close(theirs.logits_per_image, expected, atol=1e-4, rtol=1e-5)

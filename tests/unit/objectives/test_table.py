@@ -1,45 +1,45 @@
 """The table holds what a job can name, and every objective says what the loop must know."""
 
-from typing import get_args
-
 import numpy as np
 import pytest
 import torch
 
 from orchestrator import columns
+from orchestrator.errors import PlanError
 from orchestrator.models.towers import ModelBuild
 from orchestrator.objectives.objective import Objective, ZeroShotObjective
-from orchestrator.objectives.table import OBJECTIVES, build_objective
-from orchestrator.spec.objective import CatlipSpec, ClipSpec, ObjectiveSpec
+from orchestrator.objectives.table import build_objective, objective_class
+from orchestrator.spec.installed import own_names
+from orchestrator.spec.objective import CatlipSpec, ClipSpec, SiglipSpec
 
-SPECS = {"clip": ClipSpec(name="clip"), "catlip": CatlipSpec(name="catlip")}
+SPECS = {"clip": ClipSpec(name="clip"), "siglip": SiglipSpec(name="siglip"), "catlip": CatlipSpec(name="catlip")}
 
 
 def build_named(name: str, build: ModelBuild) -> Objective:
     return build_objective(SPECS[name], build, np.full(5, 0.2))
 
 
-def test_the_table_names_what_a_job_can_name() -> None:
-    union = get_args(get_args(ObjectiveSpec)[0])
-    assert set(OBJECTIVES) == {get_args(spec.model_fields["name"].annotation)[0] for spec in union}
+def test_every_objective_that_a_job_can_name_is_tested_here() -> None:
+    assert set(SPECS) == set(own_names())
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("name", sorted(SPECS))
 def test_an_objective_is_built_as_its_class_with_known_columns(name: str, build: ModelBuild) -> None:
     objective = build_named(name, build)
-    assert type(objective) is OBJECTIVES[name]
+    assert type(objective) is objective_class(SPECS[name])
+    assert (objective.columns, objective.contrastive) == (SPECS[name].columns, SPECS[name].contrastive)
     assert set(objective.columns) <= {columns.IMAGE, columns.TOKENS, columns.CONCEPTS}
     assert set(objective.bounds()) <= dict(objective.named_parameters()).keys()
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("name", sorted(SPECS))
 def test_no_parameter_has_zero_dimensions_and_all_are_fp32(name: str, build: ModelBuild) -> None:
     for parameter in build_named(name, build).parameters():
         assert parameter.ndim >= 1
         assert parameter.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("name", sorted(SPECS))
 def test_a_seed_is_all_that_weights_depend_on(name: str, build: ModelBuild) -> None:
     first, second = (build_named(name, build).state_dict() for _ in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -52,5 +52,29 @@ def test_objectives_share_the_start_of_their_vision_tower(build: ModelBuild) -> 
         torch.testing.assert_close(clip.vision_features(image), catlip.vision_features(image))
 
 
-def test_only_clip_classifies_by_names() -> None:
-    assert {name for name, kind in OBJECTIVES.items() if issubclass(kind, ZeroShotObjective)} == {"clip"}
+def test_siglip_on_clips_towers_starts_as_clip_does(build: ModelBuild) -> None:
+    clip = build_named("clip", build).state_dict()
+    siglip = build_objective(SiglipSpec(name="siglip", towers="clip"), build).state_dict()
+    assert siglip.keys() - clip.keys() == {"logit_bias"}
+    assert all(torch.equal(siglip[name], value) for name, value in clip.items() if name != "logit_scale")
+
+
+def test_objectives_with_a_text_tower_classify_by_names() -> None:
+    named = {name for name, spec in SPECS.items() if issubclass(objective_class(spec), ZeroShotObjective)}
+    assert named == {"clip", "siglip"}
+
+
+class _NoObjective(ClipSpec):
+    implementation = "orchestrator.spec.presets:ModelSize"
+
+
+class _NowhereInstalled(ClipSpec):
+    implementation = "package_that_is_not_here.code:Objective"
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"), [(_NoObjective, "no subclass of"), (_NowhereInstalled, "install its package on every node")]
+)
+def test_an_implementation_that_does_not_load_is_refused_by_name(spec: type[ClipSpec], words: str) -> None:
+    with pytest.raises(PlanError, match=rf"{spec.implementation}.*{words}"):
+        objective_class(spec)

@@ -29,6 +29,24 @@ def test_the_arithmetic_is_one_sentence(resolve: Resolve) -> None:
     assert "sqlite:////runs/mlflow.db" in said["places"]
 
 
+def test_what_micro_batches_cost_a_contrastive_objective_is_said(resolve: Resolve) -> None:
+    batch = {"global_size": 256, "micro_size": 32}
+    said = {
+        name: dict(describe_plan(resolve({"objective": {"name": name}, "batch": batch})))
+        for name in ("siglip", "catlip")
+    }
+    assert "towers run forward twice" in said["siglip"]["batch"]
+    assert "twice" not in said["catlip"]["batch"]
+
+
+def test_several_captions_of_an_image_are_said_and_take_their_room(resolve: Resolve) -> None:
+    data = {"kind": "shards", "train": "x", "caption_fields": ("a", "b"), "captions_per_image": 2}
+    one, two = resolve(), resolve({"data": data})
+    assert "2 captions of each image are its positives" in dict(describe_plan(two))["data"]
+    assert two.stream.block_bytes - one.stream.block_bytes == 128 * 4 * 77
+    assert two.identity["data.captions_per_image"] == 2
+
+
 def test_what_is_not_known_yet_is_said(resolve: Resolve) -> None:
     assert "trained when the job runs, at most 4,096 tokens" in dict(describe_plan(resolve()))["model"]
     catlip = dict(describe_plan(resolve({"objective": {"name": "catlip"}})))

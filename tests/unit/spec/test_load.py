@@ -61,7 +61,7 @@ def test_overrides_are_applied_in_order_and_read_as_yaml(job_file: Path) -> None
         ("batch:", "bacth:", ["bacth: unknown key 'bacth'; did you mean 'batch'?", "batch: this key is required"]),
         ("  global_size: 256", "  global_sise: 256", ["batch.global_sise: unknown key", "did you mean 'global_size'?"]),
         ("  train: scenes/train", "  trian: x", ["data.trian: unknown key 'trian'; did you mean 'train'?"]),
-        ("  name: clip", "  name: clap", ["objective: 'clap' is none of clip, catlip; did you mean 'clip'?"]),
+        ("  name: clip", "  name: clap", ["objective: 'clap' is none of clip, siglip, catlip; did you mean 'clip'?"]),
         ("  preset: vit_tiny_64", "  preset: vit_b_16", ["model.preset: 'vit_b_16'", "did you mean 'vit_b16'?"]),
         (
             "kind: pretrain",

@@ -46,6 +46,11 @@ def test_a_caption_weight_of_no_field_is_refused() -> None:
         ShardsSpec.model_validate({"kind": "shards", "train": "a", "caption_weights": {"alt": 2}})
 
 
+def test_more_captions_of_an_image_than_fields_that_hold_them_are_refused() -> None:
+    with pytest.raises(ValidationError, match="captions_per_image is 2; caption_fields has only txt"):
+        ShardsSpec.model_validate({"kind": "shards", "train": "a", "captions_per_image": 2})
+
+
 @pytest.mark.parametrize(
     ("shares", "weights"),
     [

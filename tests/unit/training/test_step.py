@@ -11,9 +11,10 @@ import torch
 from orchestrator.models.towers import ModelBuild, TokenLayout
 from orchestrator.objectives.objective import Objective
 from orchestrator.objectives.table import build_objective
-from orchestrator.spec.objective import CatlipSpec, ClipSpec
+from orchestrator.spec.objective import CatlipSpec, ClipSpec, SiglipSpec
 from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
 from orchestrator.spec.presets import PRESETS
+from orchestrator.training.micro_batches import features_for_losses
 from orchestrator.training.step import BareEngine, Batch, to_device, train_step
 
 TOKENS = TokenLayout(num_tokens=64, context=8, begin_id=1, end_id=3, pad_id=0)
@@ -29,6 +30,10 @@ def _one_thread() -> None:
 
 def clip(**options: float) -> Objective:
     return build_objective(ClipSpec(name="clip", **options), BUILD)
+
+
+def siglip() -> Objective:
+    return build_objective(SiglipSpec(name="siglip"), BUILD)
 
 
 def catlip() -> Objective:
@@ -53,7 +58,7 @@ def halves(batch: Batch) -> list[Batch]:
     return [{name: column[part] for name, column in batch.items()} for part in (slice(0, 4), slice(4, 8))]
 
 
-@pytest.mark.parametrize("make", [clip, catlip])
+@pytest.mark.parametrize("make", [clip, siglip, catlip])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_steps_on_one_batch_lower_its_loss(make: object, precision: str) -> None:
     objective = make()
@@ -80,9 +85,10 @@ def test_a_step_is_what_torch_alone_computes() -> None:
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("make", [clip, siglip, catlip])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_micro_batches_take_the_step_of_their_whole(precision: str) -> None:
-    whole, parts = catlip(), catlip()
+def test_micro_batches_take_the_step_of_their_whole(make: object, precision: str) -> None:
+    whole, parts = make(), make()
     batch = random_batch(whole)
     engines = engine_of(whole, precision, gradient_clip=0), engine_of(parts, precision, gradient_clip=0)
     one, many = train_step(engines[0], [batch]), train_step(engines[1], halves(batch))
@@ -91,10 +97,10 @@ def test_micro_batches_take_the_step_of_their_whole(precision: str) -> None:
     for name, value in one.metrics.items():
         assert many.metrics[name].item() == pytest.approx(value.item(), rel=tolerance, abs=tolerance)
     for name, norm in engines[0].gradient_norms().items():
-        assert engines[1].gradient_norms()[name].item() == pytest.approx(norm.item(), rel=tolerance)
+        assert engines[1].gradient_norms()[name].item() == pytest.approx(norm.item(), rel=2 * tolerance)
 
 
-@pytest.mark.parametrize("make", [clip, catlip])
+@pytest.mark.parametrize("make", [clip, siglip, catlip])
 def test_left_out_patches_and_other_sizes_are_of_the_step_alone(make: object) -> None:
     objective = make()
     batch = random_batch(objective)
@@ -109,10 +115,38 @@ def test_left_out_patches_and_other_sizes_are_of_the_step_alone(make: object) ->
         assert train_step(engine, [{**batch, "image": image, "kept_patches": kept}]).loss.isfinite()
 
 
-def test_a_contrastive_objective_refuses_micro_batches() -> None:
-    objective = clip()
-    with pytest.raises(AssertionError, match="contrastive"):
-        train_step(engine_of(objective), halves(random_batch(objective)))
+@pytest.mark.parametrize("make", [clip, siglip])
+def test_cached_features_leave_the_gradient_of_towers_and_scalars_exact(make: object) -> None:
+    objective = make()
+    batch = random_batch(objective)
+    quarters = [{name: column[start : start + 2] for name, column in batch.items()} for start in range(0, 8, 2)]
+    gradients = []
+    for micro_batches in ([batch], quarters):
+        objective.zero_grad()
+        for features in features_for_losses(objective.encode, micro_batches, contrastive=True):
+            loss, _ = objective.loss(features)
+            (loss / len(micro_batches)).backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in objective.named_parameters()})
+    whole, cached = gradients
+    assert whole["logit_scale"].abs() > 1e-4
+    torch.testing.assert_close(cached, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_chooses_the_same_in_both_passes_of_cached_features() -> None:
+    dropout = torch.nn.Dropout(0.5)
+    seen: list[torch.Tensor] = []
+
+    def encode(batch: Batch) -> Batch:
+        seen.append(dropout(batch["rows"]))
+        return {"rows": seen[-1]}
+
+    micro_batches = [{"rows": torch.ones(4, 8)} for _ in range(3)]
+    joined = [torch.cat([part["rows"] for part in parts]) for parts in features_for_losses(encode, micro_batches, True)]
+    first, second = seen[:3], seen[3:]
+    assert not torch.equal(first[0], first[1])
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all(torch.equal(rows, joined[0]) for rows in joined)
+    assert not torch.equal(dropout(torch.ones(4, 8)), first[0]), "the random numbers do not start anew"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
