@@ -50,6 +50,7 @@ bench: install
 # Other loaders in an environment of their own: what they pin does not go together with what we pin.
 bench-peers: install $(PEERS)/.installed
 	$(BIN)/python benchmarks/decode.py --peers $(PEERS)/bin/python
+	$(BIN)/python benchmarks/open_clip_losses.py --peers $(PEERS)/bin/python
 
 $(PEERS)/.installed: benchmarks/peers.txt
 	$(PYTHON) -m venv --without-pip $(PEERS)
