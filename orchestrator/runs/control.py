@@ -16,6 +16,7 @@ from orchestrator.training.reports import Report
 logger = logging.getLogger(__name__)
 
 _ASK_INTERVAL_S = 0.5
+_FLUSH_TIMEOUT_S = 30.0
 
 
 class _Mailbox:
@@ -57,17 +58,23 @@ class RunControl:
 
 
 class MailboxLink:
-    """Rank 0's end; implements ``training.reports.DriverLink``. Asks at most twice a second, and never waits."""
+    """Rank 0's end; implements ``training.reports.DriverLink``. Asks at most twice a second; waits at the end alone."""
 
     def __init__(self, mailbox: Any) -> None:
         self._mailbox = mailbox
+        self._last_sent: Any = None
         self._answer: Any = None
         self._asked_s = 0.0
         self._stop = False
 
     def send(self, report: Report) -> None:
         """Hand over a report; an actor delivers calls of one caller in order."""
-        self._mailbox.send.remote(report)
+        self._last_sent = self._mailbox.send.remote(report)
+
+    def flush(self) -> None:
+        """Wait until all that was sent lies in the mailbox: the driver empties it once the workers have ended."""
+        if self._last_sent is not None:
+            ray.wait([self._last_sent], timeout=_FLUSH_TIMEOUT_S)
 
     def stop_requested(self) -> bool:
         """The last answer that came."""

@@ -46,10 +46,14 @@ Report = StepReport | CheckpointReport | EvaluationReport | NoteReport
 
 
 class DriverLink(Protocol):
-    """Rank 0's line to the driver. Neither call waits for the driver."""
+    """Rank 0's line to the driver, for which no step waits."""
 
     def send(self, report: Report) -> None:
         """Hand over a report."""
+        ...
+
+    def flush(self) -> None:
+        """Return when what was handed over cannot get lost with this process."""
         ...
 
     def stop_requested(self) -> bool:

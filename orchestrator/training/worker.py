@@ -124,7 +124,8 @@ class _Run:
         return self._finish(self._plan.steps, stopped=False)
 
     def close(self) -> None:
-        """End what runs beside the loop."""
+        """End what runs beside the loop, once all reports are out of this process."""
+        self._link.flush()
         self._checkpoints.close()
         self._engine.close()
 
