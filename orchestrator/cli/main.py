@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import data, jobs, labels, runs, terminal, weights
+from orchestrator.cli import data, jobs, labels, launch, runs, terminal, weights
 from orchestrator.env import apply_quiet_env
 from orchestrator.errors import OrchestratorError
 
@@ -24,6 +24,9 @@ app.add_typer(labels.app, name="label")
 app.command(epilog="Example: orchestrator check jobs/clip-scenes.yaml --cluster cluster/laptop")(jobs.check)
 app.command(epilog="Example: orchestrator plan jobs/clip-scenes.yaml --set batch.global_size=512 --json")(jobs.plan)
 app.command(epilog="Example: orchestrator run jobs/clip-scenes.yaml --set budget.epochs=2 --set name=short")(jobs.run)
+app.command(epilog="Example: orchestrator render jobs/synthetic.yaml --cluster cluster/kuberay -o job.yaml")(
+    launch.render
+)
 app.command(epilog="Example: orchestrator evaluate clip-scenes --json")(runs.evaluate)
 app.command(epilog="Example: orchestrator ledger clip-scenes --json")(runs.ledger)
 app.command(epilog="Example: orchestrator export clip-scenes exported/clip --format open_clip")(weights.export)

@@ -11,10 +11,9 @@ from orchestrator.runs.prepare import check_evaluation_set, data_locations, read
 from orchestrator.runs.vocabulary import finder_facts
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.describe import describe_plan
-from orchestrator.spec.facts import ShardsFacts
 from orchestrator.spec.job import EvaluateSpec, Job, PrepareSpec, PretrainSpec, SyntheticSpec
 from orchestrator.spec.load import join_uri
-from orchestrator.spec.resolve import resolve_plan, resolve_tracking_uri
+from orchestrator.spec.resolve import resolve_plan, resolve_tracking_uri, stand_in_facts
 from orchestrator.storage.store import check_store, open_store
 
 Look = tuple[str, Callable[[], str]]
@@ -97,12 +96,7 @@ def _look_at_plan(job: PretrainSpec, cluster: ClusterSpec) -> str:
     facts = read_facts(job, cluster)
     if isinstance(job.data, SyntheticSpec) or facts.train:
         return dict(describe_plan(resolve_plan(job, cluster, facts)))["batch"]
-    # All that does not depend on the number of samples can be told apart from an index.
-    size = job.batch.global_size
-    stand_ins = tuple(
-        ShardsFacts(uri=source.uri, digest="", num_shards=1, num_samples=size, bytes=0) for source in job.data.sources
-    )
-    resolve_plan(job, cluster, facts.model_copy(update={"train": stand_ins}))
+    resolve_plan(job, cluster, facts.model_copy(update={"train": stand_in_facts(job)}))
     return "job and cluster fit; the number of steps follows from the index"
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.env import apply_quiet_env, holder_name
-from orchestrator.errors import Interrupted, OrchestratorError
+from orchestrator.errors import Interrupted, OrchestratorError, PlanError
 from orchestrator.evaluation.results import ProbeResult
 from orchestrator.runs.folder import claim_run, tracking_folder
 from orchestrator.runs.interrupts import StopRequest, stop_on_signals
@@ -51,6 +51,7 @@ def run_pretrain(job: PretrainSpec, cluster: ClusterSpec, *, on_progress: OnProg
         OrchestratorError: what was wrong with the input, or what ended the work; the run is closed in MLflow.
     """
     apply_quiet_env()
+    _check_reaches_ray(cluster)
     plan = resolve_plan(job, cluster, prepare_facts(job, cluster, on_progress))
     store = open_store(plan.run_uri, plan.s3)
     check_store(store, write=True)
@@ -62,6 +63,14 @@ def run_pretrain(job: PretrainSpec, cluster: ClusterSpec, *, on_progress: OnProg
             return _run(plan, cluster, store, tracker, on_progress, stop, lease)
         finally:
             tracker.close()
+
+
+def _check_reaches_ray(cluster: ClusterSpec) -> None:
+    if cluster.launch is not None and cluster.ray.address is None:
+        raise PlanError(
+            f"cluster '{cluster.name}' is made for each job ({cluster.launch.kind}) and does not run here; print what "
+            f"makes it with: orchestrator render JOB.yaml --cluster FOLDER"
+        )
 
 
 def _run(

@@ -1,9 +1,11 @@
 """Where to run: the sections of a ``cluster.yaml``. Nothing here says what is run."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from orchestrator.spec.cluster_kuberay import KubeRaySpec
+from orchestrator.spec.cluster_slurm import SlurmSpec
 from orchestrator.spec.section import Section
 
 
@@ -72,6 +74,11 @@ class TrackingSpec(Section):
 
     uri: str | None = None
     """An MLflow server's URL, or ``sqlite:///FILE``; none: ``mlflow.db`` in the runs folder (local only)."""
+    metrics_address: Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$")] | None = None
+    """``HOST:PORT`` where the driver shows the run's last values to Prometheus; none: nowhere."""
+
+
+LaunchSpec = Annotated[KubeRaySpec | SlurmSpec, Field(discriminator="kind")]
 
 
 class ClusterSpec(Section):
@@ -83,3 +90,12 @@ class ClusterSpec(Section):
     workers: WorkersSpec
     storage: StorageSpec
     tracking: TrackingSpec = TrackingSpec()
+    launch: LaunchSpec | None = None
+    """Who makes the Ray cluster for a job (``orchestrator render``); none: Ray starts here, or runs already."""
+
+    @model_validator(mode="after")
+    def _sizes_once(self) -> "ClusterSpec":
+        for key in ("num_cpus", "object_store_bytes"):
+            if self.launch is not None and key in self.ray.model_fields_set:
+                raise ValueError(f"ray.{key} is given beside launch, whose nodes say it; leave it out")
+        return self

@@ -212,7 +212,8 @@ def _explain(detail: Any, path: tuple[Any, ...]) -> str:
         near = difflib.get_close_matches(str(given), choices, n=1, cutoff=0.4)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         return f"{where}: '{given}' is none of {', '.join(choices)}{hint}"
-    return f"{where}: {_message(detail)} (given: {detail['input']!r})"
+    given = "not shown" if "secrets" in path else repr(detail["input"])  # somebody pasted the secret itself
+    return f"{where}: {_message(detail)} (given: {given})"
 
 
 def _written_path(detail: Any, document: dict[str, Any]) -> tuple[tuple[Any, ...], bool]:

@@ -11,10 +11,11 @@ from urllib.parse import unquote
 from orchestrator.errors import PlanError
 from orchestrator.spec.annotation import AnnotationPlan
 from orchestrator.spec.cluster import ClusterSpec
-from orchestrator.spec.facts import Facts, MachineFacts
+from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts
 from orchestrator.spec.init import InitSpec
 from orchestrator.spec.job import PretrainSpec, ShardsSpec, SyntheticSpec
 from orchestrator.spec.load import join_uri
+from orchestrator.spec.placement import Placement, check_memory, place_workers
 from orchestrator.spec.plan import (
     BatchPlan,
     DataPlan,
@@ -43,13 +44,20 @@ def resolve_plan(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> Plan:
     """
     sources = _resolve_sources(job, cluster, facts)
     num_samples = _num_samples(job, sources)
-    workers = _resolve_workers(job, cluster, facts.machine)
+    placement = place_workers(_num_workers(job, cluster), cluster)
+    machine = placement.machine(facts.machine.decoder) if placement else facts.machine
+    workers = _resolve_workers(job, cluster, machine)
     batch = _resolve_batch(job, workers.count)
     steps = _resolve_steps(job, num_samples)
     _check_precision(job, workers)
     model = resolve_model(job, facts, steps)
     annotations = resolve_annotations(job, facts.train, facts.heldout)
     check_dense_annotations(model, annotations)
+    stream = _resolve_stream(
+        job, cluster, machine, placement, workers, batch, model.image_sizes.all[-1], sources, annotations
+    )
+    if placement:
+        check_memory(placement, stream.object_store_bytes)
     return Plan(
         name=job.name,
         run_uri=join_uri(cluster.storage.runs, job.name),
@@ -60,17 +68,15 @@ def resolve_plan(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> Plan:
             sources=sources,
             heldout=facts.heldout,
             num_samples=num_samples,
-            decoder=facts.machine.decoder,
+            decoder=machine.decoder,
             annotations=annotations,
         ),
         model=model,
         init=_resolve_init(job, cluster),
         batch=batch,
         workers=workers,
-        machine=facts.machine,
-        stream=_resolve_stream(
-            job, cluster, facts.machine, workers, batch, model.image_sizes.all[-1], sources, annotations
-        ),
+        machine=machine,
+        stream=stream,
         steps=steps,
         optimizer=job.optimizer,
         schedule=job.schedule,
@@ -111,6 +117,13 @@ def _resolve_init(job: PretrainSpec, cluster: ClusterSpec) -> InitSpec | None:
     return job.init.model_copy(update={"from_": join_uri(cluster.storage.runs, job.init.from_)})
 
 
+def stand_in_facts(job: PretrainSpec) -> tuple[ShardsFacts, ...]:
+    """Sources of one global batch each, to resolve all that does not depend on the number of samples."""
+    sources = job.data.sources if isinstance(job.data, ShardsSpec) else ()
+    size = job.batch.global_size
+    return tuple(ShardsFacts(uri=source.uri, digest="", num_shards=1, num_samples=size, bytes=0) for source in sources)
+
+
 def _resolve_sources(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> tuple[SourcePlan, ...]:
     if isinstance(job.data, SyntheticSpec):
         return ()
@@ -144,14 +157,19 @@ def _num_samples(job: PretrainSpec, sources: Sequence[SourcePlan]) -> int:
     return job.data.epoch_samples or usable
 
 
-def _resolve_workers(job: PretrainSpec, cluster: ClusterSpec, machine: MachineFacts) -> WorkersPlan:
+def _num_workers(job: PretrainSpec, cluster: ClusterSpec) -> int:
     offered = cluster.workers.count
     count = job.workers or offered
     if count > offered:
         raise PlanError(
-            f"workers is {count}, but cluster '{cluster.name}' offers {offered}; "
+            f"workers is {count}, but cluster '{cluster.name}' offers {offered}: {count - offered} are missing; "
             f"lower 'workers' in the job or raise 'workers.count' in the cluster file"
         )
+    return count
+
+
+def _resolve_workers(job: PretrainSpec, cluster: ClusterSpec, machine: MachineFacts) -> WorkersPlan:
+    offered, count = cluster.workers.count, _num_workers(job, cluster)
     global_size = job.batch.global_size
     admissible = tuple(number for number in range(1, min(global_size, 1024) + 1) if global_size % number == 0)
     if global_size % count:
@@ -196,6 +214,7 @@ def _resolve_stream(
     job: PretrainSpec,
     cluster: ClusterSpec,
     machine: MachineFacts,
+    placement: Placement | None,
     workers: WorkersPlan,
     batch: BatchPlan,
     image_size: int,
@@ -212,7 +231,8 @@ def _resolve_stream(
             f"a micro batch of {batch.micro_size} images of {image_size} pixels is {block_bytes / 2**20:.0f} MiB; "
             f"a block holds at most {MAX_BLOCK_BYTES // 2**20} MiB: use more workers, or a smaller batch.micro_size"
         )
-    ingest_cpus = machine.num_cpus - workers.count * workers.cpus
+    available_bytes = placement.object_store_bytes if placement else cluster.ray.object_store_bytes
+    ingest_cpus = placement.ingest_cpus if placement else machine.num_cpus - workers.count * workers.cpus
     if ingest_cpus < 1:
         raise PlanError(
             f"{workers.count} workers x {workers.cpus} CPUs take all {machine.num_cpus} logical CPUs and leave none "
@@ -221,9 +241,7 @@ def _resolve_stream(
     window = _resolve_window(job)
     _check_shares(sources, window)
     blocks_per_task = min(MAX_BLOCKS_PER_TASK, max(MIN_BLOCKS_PER_TASK, window // batch.micro_size))
-    store_bytes = stream_store_bytes(
-        workers.count, ingest_cpus, blocks_per_task, block_bytes, cluster.ray.object_store_bytes
-    )
+    store_bytes = stream_store_bytes(workers.count, ingest_cpus, blocks_per_task, block_bytes, available_bytes)
     return StreamPlan(
         block_bytes=block_bytes,
         blocks_per_task=blocks_per_task,
@@ -249,7 +267,8 @@ def stream_store_bytes(
         raise PlanError(
             f"the stream needs an object store of {waiting / 2**20:.0f} MiB ({STORE_BLOCKS_PER_WORKER} blocks x "
             f"{num_workers} workers x {block_bytes / 2**20:.1f} MiB), the cluster gives "
-            f"{available_bytes / 2**20:.0f} MiB; raise 'ray.object_store_bytes' or lower the batch"
+            f"{available_bytes / 2**20:.0f} MiB; raise 'ray.object_store_bytes' (with launch: "
+            f"'object_store' of its nodes) or lower the batch"
         )
     in_tasks = (ingest_cpus + 1) * blocks_per_task * block_bytes
     return min(waiting + in_tasks, available_bytes)

@@ -23,22 +23,25 @@ JOBS = sorted((ROOT / "jobs").rglob("*.yaml"))
 CLUSTERS = sorted((ROOT / "cluster").glob("*/cluster.yaml"))
 MOST_LINES = 40
 
-NUM_CORES = {"laptop": 2, "single-node": 96, "gpu-cluster": 96}
+NUM_CORES = {"laptop": 2, "single-node": 96, "gpu-cluster": 96, "kuberay": 2, "slurm": 2}  # of the machine that plans
 NUM_SAMPLES = {"scenes": 4_000, "cc3m": 2_905_954, "wit": 400_000_000, "datacomp": 1_280_000_000}
 
 # A batch of 2,048 images of 224 pixels over two workers makes a micro batch of 147 MiB; the small jobs' batches are
-# smaller than the number of devices of the cluster, and the largest jobs ask for more workers than other places have.
+# smaller than the number of devices of the clusters, and the largest jobs ask for more workers than other places have.
 TOO_LARGE_A_BLOCK = r"use more workers, or a smaller batch\.micro_size"
 TOO_MANY_WORKERS = r"workers is \d+, but cluster '[a-z-]+' offers \d+"
-TOO_SMALL_A_BATCH = r"does not divide by 256 workers; use .*, or workers: \d+"
+TOO_SMALL_A_BATCH = r"does not divide by (256|32) workers; use .*, or workers: \d+|nearest that does is 1"
 ONE_NODE = {"clip-vit-b16-cc3m", "catlip-vit-b16-cc3m", "synthetic"}
-EVERYWHERE = {"laptop", "single-node"}
+NUM_WORKERS = {"laptop": 2, "single-node": 8, "kuberay": 32, "slurm": 32, "gpu-cluster": 256}
 
 
 def refusal(job_file: Path, cluster: str) -> str | None:
     """What a job is refused for on a cluster; none: it plans."""
     if job_file.parent.name == "smoke" or job_file.stem.endswith("scenes"):
-        return None if cluster in EVERYWHERE else TOO_SMALL_A_BATCH
+        job = load_job(str(job_file))
+        assert isinstance(job, PretrainSpec)
+        fits = job.batch.global_size % (NUM_WORKERS[cluster] * (job.batch.micro_size or 1)) == 0
+        return None if fits else TOO_SMALL_A_BATCH
     if job_file.stem in ONE_NODE:
         return TOO_LARGE_A_BLOCK if cluster == "laptop" else None
     return None if cluster == "gpu-cluster" else TOO_MANY_WORKERS

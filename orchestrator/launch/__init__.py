@@ -1,0 +1,1 @@
+"""From a laptop to a cluster: what Kubernetes and Slurm are handed to run a job."""

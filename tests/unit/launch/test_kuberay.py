@@ -1,0 +1,236 @@
+"""A RayJob's parts, each by what it is for."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from orchestrator.cli.main import app
+from orchestrator.errors import JobFileError, PlanError
+from orchestrator.launch.kuberay import MOST_NAME_CHARACTERS, kubernetes_name
+from orchestrator.launch.render import render_job
+from orchestrator.runs.pretrain import run_pretrain
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.job import PretrainSpec
+from orchestrator.spec.load import load_cluster
+
+JOB: dict[str, Any] = {
+    "kind": "pretrain",
+    "name": "small",
+    "objective": {"name": "clip"},
+    "data": {"kind": "shards", "train": "scenes/train"},
+    "model": {"preset": "vit_b16"},
+    "batch": {"global_size": 2048},
+    "budget": {"steps": 10},
+    "optimizer": {"learning_rate": 1e-3},
+}
+GROUP: dict[str, Any] = {"name": "gpu", "nodes": 4, "workers": 8, "cpus": 96, "memory": "512Gi", "object_store": "64Gi"}
+LAUNCH: dict[str, Any] = {"kind": "kuberay", "namespace": "training", "image": "registry/x:1", "groups": [GROUP]}
+CLUSTER: dict[str, Any] = {
+    "name": "here",
+    "workers": {"count": 32, "accelerator": "cuda"},
+    "storage": {"data": "s3://data", "runs": "s3://runs"},
+    "tracking": {"uri": "http://mlflow:5000"},
+}
+
+
+def cluster(launch: dict[str, Any] | None = None, **sections: Any) -> ClusterSpec:
+    return ClusterSpec.model_validate({**CLUSTER, **sections, "launch": {**LAUNCH, **(launch or {})}})
+
+
+def ray_job(place: ClusterSpec, **job: Any) -> dict[str, Any]:
+    text = render_job(PretrainSpec.model_validate({**JOB, **job}), place)
+    (found,) = [document for document in yaml.safe_load_all(text) if document["kind"] == "RayJob"]
+    return found
+
+
+def pod_of(group: dict[str, Any]) -> dict[str, Any]:
+    return group["template"]["spec"]
+
+
+def groups_of(job: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {group["groupName"]: group for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]}
+
+
+def test_the_head_does_no_work_and_stays_on_demand() -> None:
+    markets = {"on_demand": {"node_selector": {"pay": "always"}}, "spot": {"node_selector": {"pay": "spot"}}}
+    job = ray_job(cluster({"markets": markets, "groups": [{**GROUP, "market": "spot"}]}))
+    head = job["spec"]["rayClusterSpec"]["headGroupSpec"]
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    assert pod_of(head)["nodeSelector"] == {"pay": "always"}
+    assert pod_of(groups_of(job)["gpu"])["nodeSelector"] == {"pay": "spot"}
+    assert job["spec"]["submitterPodTemplate"]["spec"]["nodeSelector"] == {"pay": "always"}
+
+
+def test_tokens_are_asked_of_every_connection() -> None:
+    assert ray_job(cluster())["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+
+
+@pytest.mark.parametrize(("workers", "nodes"), [(32, 4), (16, 2), (4, 1)])
+def test_a_job_takes_the_nodes_that_it_needs(workers: int, nodes: int) -> None:
+    group = groups_of(ray_job(cluster(), workers=workers, batch={"global_size": 64 * workers}))["gpu"]
+    assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (nodes, nodes, nodes)
+
+
+def test_a_queue_makes_a_job_of_fixed_size() -> None:
+    job = ray_job(cluster({"queue": "training"}))
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "training"
+    assert job["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] is False
+    assert job["spec"]["shutdownAfterJobFinishes"] is True
+
+
+def test_an_autoscaler_has_its_bounds_and_its_api() -> None:
+    job = ray_job(cluster({"autoscaler": {}, "groups": [{**GROUP, "min_nodes": 1}]}))
+    spec = job["spec"]["rayClusterSpec"]
+    assert (spec["enableInTreeAutoscaling"], spec["autoscalerOptions"]["version"]) == (True, "v2")
+    group = groups_of(job)["gpu"]
+    assert (group["minReplicas"], group["maxReplicas"]) == (1, 4)
+    assert pod_of(spec["headGroupSpec"])["automountServiceAccountToken"] is True
+    assert pod_of(group)["automountServiceAccountToken"] is False
+
+
+def test_shared_memory_follows_from_what_the_plan_puts_into_the_object_store() -> None:
+    sizes = []
+    for global_size in (512, 2048):
+        group = groups_of(ray_job(cluster(), batch={"global_size": global_size}))["gpu"]
+        (volume,) = [volume for volume in pod_of(group)["volumes"] if volume["name"] == "shared-memory"]
+        assert volume["emptyDir"]["medium"] == "Memory"
+        sizes.append(int(volume["emptyDir"]["sizeLimit"].removesuffix("Mi")) * 2**20)
+        assert int(group["rayStartParams"]["object-store-memory"]) < sizes[-1]
+    assert sizes[0] < sizes[1]
+
+
+def test_spilled_objects_and_files_on_their_way_go_to_the_local_disk() -> None:
+    group = groups_of(ray_job(cluster({"scratch": "1Ti"})))["gpu"]
+    (container,) = pod_of(group)["containers"]
+    assert group["rayStartParams"]["object-spilling-directory"].startswith("/scratch/")
+    assert {"name": "TMPDIR", "value": "/scratch"} in container["env"]
+    assert container["resources"]["requests"]["ephemeral-storage"] == "1Ti"
+
+
+@pytest.mark.parametrize(
+    ("network", "resource", "locks"),
+    [
+        ({"interface": "eth0"}, None, False),
+        ({"fabric": "efa", "devices": 4}, ("vpc.amazonaws.com/efa", "4"), True),
+        ({"fabric": "rdma", "device": "rdma/hca"}, ("rdma/hca", "1"), True),
+    ],
+)
+def test_a_fabric_has_its_devices_and_may_pin_memory(
+    network: dict[str, Any], resource: tuple[str, str] | None, locks: bool
+) -> None:
+    job = ray_job(cluster({"network": network}))
+    (container,) = pod_of(groups_of(job)["gpu"])["containers"]
+    limits = container["resources"]["limits"]
+    assert set(limits) == {"memory", "nvidia.com/gpu"} | ({resource[0]} if resource else set())
+    assert resource is None or limits[resource[0]] == resource[1]
+    assert ("IPC_LOCK" in container["securityContext"]["capabilities"].get("add", [])) == locks
+    (head,) = pod_of(job["spec"]["rayClusterSpec"]["headGroupSpec"])["containers"]
+    assert "add" not in head["securityContext"]["capabilities"]
+
+
+def test_no_pod_runs_as_root_or_may_become_it() -> None:
+    job = ray_job(cluster({"drivers": {}}))
+    spec = job["spec"]["rayClusterSpec"]
+    pods = [pod_of(spec["headGroupSpec"]), *(pod_of(group) for group in spec["workerGroupSpecs"])]
+    pods.append(job["spec"]["submitterPodTemplate"]["spec"])
+    assert len(pods) == 4
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        (container,) = pod["containers"]
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
+        assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+
+
+def test_drivers_of_trials_have_a_resource_of_their_own() -> None:
+    group = groups_of(ray_job(cluster({"drivers": {"slots": 3}})))["drivers"]
+    assert group["rayStartParams"]["resources"] == '"{\\"driver\\": 3}"'
+
+
+def test_secrets_are_references_and_the_submitter_has_none() -> None:
+    job = ray_job(cluster({"secrets": {"AWS_SECRET_ACCESS_KEY": "store/key"}}))
+    (container,) = pod_of(groups_of(job)["gpu"])["containers"]
+    reference = {"secretKeyRef": {"name": "store", "key": "key"}}
+    assert {"name": "AWS_SECRET_ACCESS_KEY", "valueFrom": reference} in container["env"]
+    assert "env" not in job["spec"]["submitterPodTemplate"]["spec"]["containers"][0]
+
+
+def test_only_its_own_pods_the_operator_and_prometheus_reach_a_job() -> None:
+    place = cluster(tracking={"uri": "http://m", "metrics_address": "0.0.0.0:9464"})
+    text = render_job(PretrainSpec.model_validate(JOB), place)
+    (policy,) = [found["spec"] for found in yaml.safe_load_all(text) if found["kind"] == "NetworkPolicy"]
+    own, operator, monitoring = policy["ingress"]
+    assert own == {"from": [{"podSelector": policy["podSelector"]}]}
+    assert [port["port"] for port in operator["ports"]] == [8265]
+    assert [port["port"] for port in monitoring["ports"]] == [8080, 9464]
+
+
+def test_what_the_driver_reads_there_is_the_job_with_its_overrides_and_joins_ray(tmp_path: Path) -> None:
+    text = render_job(PretrainSpec.model_validate({**JOB, "workers": 16}), cluster())
+    files = next(yaml.safe_load_all(text))["data"]
+    assert PretrainSpec.model_validate(yaml.safe_load(files["job.yaml"])).workers == 16
+    (tmp_path / "cluster.yaml").write_text(files["cluster.yaml"])
+    there = load_cluster(str(tmp_path))
+    assert there.ray.address == "auto"
+    assert there.launch == cluster().launch
+
+
+def test_names_that_kubernetes_does_not_take_stay_apart() -> None:
+    assert kubernetes_name("clip-b16") == "clip-b16"
+    odd = ["clip.b16", "clip_b16", "1-clip", "c" * 60, "c" * 61]
+    names = [kubernetes_name(run) for run in odd]
+    assert len(set(names)) == len(odd)
+    assert all(len(name) <= MOST_NAME_CHARACTERS and name.replace("-", "").isalnum() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("launch", "said"),
+    [
+        ({"secrets": {"AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG"}}, "secrets.AWS_SECRET_ACCESS_KEY"),
+        ({"environment": {"HF_TOKEN": "hf_abcdef"}}, "HF_TOKEN looks like a secret"),
+        ({"groups": [{**GROUP, "market": "spot"}]}, "markets.spot does not say its nodes"),
+        ({"groups": [GROUP, GROUP]}, "groups has gpu twice"),
+        ({"groups": [{**GROUP, "min_nodes": 5}]}, "min_nodes is 5, above nodes"),
+        ({"groups": [{**GROUP, "labels": {"ray.io/x": "y"}}]}, "Ray's own"),
+        ({"network": {"fabric": "rdma"}}, "fabric rdma needs device"),
+        ({"groups": [{**GROUP, "memory": "512 GB"}]}, "launch.groups[0].memory"),
+        ({"kind": "kubray"}, "did you mean 'kuberay'?"),
+        ({"groups": [{**GROUP, "memory": "512GB"}]}, "launch.groups[0].memory"),
+    ],
+)
+def test_a_wrong_cluster_file_is_refused_with_its_key(tmp_path: Path, launch: dict[str, Any], said: str) -> None:
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump({**CLUSTER, "launch": {**LAUNCH, **launch}}))
+    with pytest.raises(JobFileError) as caught:
+        load_cluster(str(tmp_path))
+    assert said in str(caught.value)
+    assert "K7MDENG" not in str(caught.value)
+
+
+def test_what_nodes_say_is_not_said_twice(tmp_path: Path) -> None:
+    twice = {**CLUSTER, "launch": LAUNCH, "ray": {"num_cpus": 8}}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(twice))
+    with pytest.raises(JobFileError, match=r"ray\.num_cpus is given beside launch"):
+        load_cluster(str(tmp_path))
+
+
+def test_a_cluster_that_is_made_for_a_job_is_not_run_on_and_another_is_not_rendered() -> None:
+    job = PretrainSpec.model_validate(JOB)
+    with pytest.raises(PlanError, match="orchestrator render"):
+        run_pretrain(job, cluster())
+    with pytest.raises(PlanError, match="no section 'launch'"):
+        render_job(job, ClusterSpec.model_validate(CLUSTER))
+
+
+def test_the_command_writes_a_file(tmp_path: Path) -> None:
+    place, job = tmp_path / "cluster.yaml", tmp_path / "job.yaml"
+    place.write_text(yaml.safe_dump({**CLUSTER, "launch": LAUNCH}))
+    job.write_text(yaml.safe_dump(JOB))
+    target = tmp_path / "manifests.yaml"
+    done = CliRunner().invoke(app, ["render", str(job), "--cluster", str(tmp_path), "-o", str(target)])
+    assert done.exit_code == 0, done.output
+    shown = CliRunner().invoke(app, ["render", str(job), "--cluster", str(tmp_path)])
+    assert shown.stdout == target.read_text()

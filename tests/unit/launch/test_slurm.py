@@ -1,0 +1,112 @@
+"""The script that starts Ray on Slurm's nodes, run by bash with stand-ins for Slurm's and Ray's own programs.
+
+There is no Slurm where tests run. What is shown is the script's own part: the order of starts, the token, and what it
+does with Slurm's warning and with the exit code of the run.
+"""
+
+import os
+import signal
+import stat
+import subprocess
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = {
+    "scontrol": 'if [ "$1" = show ]; then printf "%s\\nother\\n" "$(hostname)"; else echo "$*" >> "$LOG"; fi',
+    "srun": 'echo "srun $*" >> "$LOG"; exec sleep 60',
+    "getent": 'echo "10.0.0.1 STREAM"',
+    # `python -c CODE`: the first call makes the token, later ones count nodes.
+    "python": 'case "$2" in *secrets*) printf token ;; *) grep -c "^srun" "$LOG" ;; esac',
+    "orchestrator": 'echo "token $(cat "$RAY_AUTH_TOKEN_PATH") $RAY_AUTH_MODE" >> "$LOG"; echo "$*" >> "$LOG"\n'
+    "trap 'exit 130' TERM\n[ \"$LASTS\" = no ] || for _ in $(seq 100); do sleep 0.1; done\nexit $CODE",
+}
+VARIABLES = {
+    "RUN_NAME": "small",
+    "SECRETS_FILE": "",
+    "NODE_CPUS": "4",
+    "NODE_GPUS": "1",
+    "STORE_BYTES": "1073741824",
+    "START_DEADLINE_S": "20",
+    "REQUEUE": "yes",
+    "JOB_YAML": "name: it's",
+    "CLUSTER_YAML": "name: here",
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOB_NODELIST": "two",
+    "SLURM_JOB_NUM_NODES": "2",
+}
+
+
+@pytest.fixture
+def start(tmp_path: Path):
+    """``start(variables)`` runs the script in a folder of its own; what it leaves behind is ended with the test."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, body in PROGRAMS.items():
+        (programs / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (programs / name).chmod(0o700)
+    started: list[subprocess.Popen[str]] = []
+
+    def run(**variables: str) -> subprocess.Popen[str]:
+        folders = {"WORK_FOLDER": str(tmp_path), "SCRATCH": str(tmp_path), "LOG": str(tmp_path / "log")}
+        path = {"PATH": f"{programs}:{os.environ['PATH']}"}
+        env = {**os.environ, **VARIABLES, **folders, "LASTS": "no", "CODE": "0", **path, **variables}
+        (tmp_path / "log").touch()
+        script = files("orchestrator.launch").joinpath("ray_on_slurm.sh").read_text()
+        started.append(
+            subprocess.Popen(["bash", "-c", script], env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        )
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.communicate(timeout=20)
+
+
+def wait_for(log: Path, text: str) -> None:
+    for _ in range(200):
+        if text in log.read_text():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{text} did not come: {log.read_text()}")
+
+
+def test_ray_starts_on_all_nodes_before_the_run_and_the_token_goes_with_the_job(tmp_path: Path, start) -> None:
+    process = start()
+    assert process.wait(20) == 0, process.stderr.read()
+    head, worker, token, command = (tmp_path / "log").read_text().splitlines()
+    assert "ray start" in head
+    assert "--head" in head
+    assert "--nodelist=other" in worker
+    assert "--address=10.0.0.1:20007" in worker
+    assert token == "token token token"
+    assert command == f"run {tmp_path}/small-7/job.yaml --cluster {tmp_path}/small-7/cluster.yaml"
+    assert (tmp_path / "small-7" / "job.yaml").read_text() == "name: it's"
+    assert not (tmp_path / "small-7" / "ray.token").exists()
+    assert stat.S_IMODE((tmp_path / "small-7").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(("requeue", "asked"), [("yes", True), ("no", False)])
+def test_slurms_warning_stops_the_run_and_puts_the_job_back(tmp_path: Path, start, requeue: str, asked: bool) -> None:
+    process = start(LASTS="yes", REQUEUE=requeue)
+    wait_for(tmp_path / "log", "token token")
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(20) == 130
+    assert ("requeue 7" in (tmp_path / "log").read_text()) == asked
+
+
+def test_a_run_that_failed_is_not_put_back(tmp_path: Path, start) -> None:
+    assert start(CODE="1").wait(20) == 1
+    assert "requeue" not in (tmp_path / "log").read_text()
+
+
+def test_a_secrets_file_that_others_read_is_refused(tmp_path: Path, start) -> None:
+    secrets = tmp_path / "secrets.env"
+    secrets.write_text("export CODE=3\n")
+    secrets.chmod(0o644)
+    process = start(SECRETS_FILE=str(secrets))
+    assert process.wait(20) == 2
+    secrets.chmod(0o600)
+    assert start(SECRETS_FILE=str(secrets)).wait(20) == 3, "its variables reach the run"
