@@ -13,11 +13,11 @@ from orchestrator.launch.slurm import build_script
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.cluster_kuberay import KubeRaySpec
 from orchestrator.spec.cluster_slurm import SlurmSpec
-from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts
+from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts, stand_in_facts
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.placement import place_workers
 from orchestrator.spec.plan import Plan
-from orchestrator.spec.resolve import resolve_plan, stand_in_facts
+from orchestrator.spec.resolve import resolve_plan
 from orchestrator.tracking.redaction import redact
 
 _NOWHERE = MachineFacts(num_cores=1, num_cpus=1, decoder="")  # of the machine that renders; the nodes' own count

@@ -36,6 +36,7 @@ def run_attempts(plan: Plan, recorder: Recorder, stop: StopRequest, lease: Lease
     failed_in_a_row = 0
     for number in range(1, 10**6):
         num_checkpoints = recorder.num_checkpoints
+        recorder.record_attempt(number)
         attempt = _Attempt(plan, number)
         attempt.watch(recorder, stop, lease)
         if attempt.result is not None:

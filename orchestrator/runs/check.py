@@ -11,9 +11,10 @@ from orchestrator.runs.prepare import check_evaluation_set, data_locations, read
 from orchestrator.runs.vocabulary import finder_facts
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.describe import describe_plan
+from orchestrator.spec.facts import stand_in_facts
 from orchestrator.spec.job import EvaluateSpec, Job, PrepareSpec, PretrainSpec, SyntheticSpec
 from orchestrator.spec.load import join_uri
-from orchestrator.spec.resolve import resolve_plan, resolve_tracking_uri, stand_in_facts
+from orchestrator.spec.resolve import resolve_plan, resolve_tracking_uri
 from orchestrator.storage.store import check_store, open_store
 
 Look = tuple[str, Callable[[], str]]

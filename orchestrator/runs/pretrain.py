@@ -20,6 +20,7 @@ from orchestrator.spec.resolve import resolve_plan
 from orchestrator.storage.lease import Lease, acquire_lease
 from orchestrator.storage.store import Store, check_store, open_store
 from orchestrator.tracking.mlflow.open import open_tracker
+from orchestrator.tracking.prometheus import serve_metrics
 from orchestrator.tracking.tracker import RunStatus, Tracker, flat_params
 from orchestrator.tracking.writer import JournalTracker
 from orchestrator.training.checkpoint_folders import find_checkpoint
@@ -55,10 +56,16 @@ def run_pretrain(job: PretrainSpec, cluster: ClusterSpec, *, on_progress: OnProg
     plan = resolve_plan(job, cluster, prepare_facts(job, cluster, on_progress))
     store = open_store(plan.run_uri, plan.s3)
     check_store(store, write=True)
-    with stop_on_signals() as stop, acquire_lease(store, holder_name()) as lease:
+    with (
+        stop_on_signals() as stop,
+        acquire_lease(store, holder_name()) as lease,
+        serve_metrics(plan.name, cluster.tracking.metrics_address) as on_metrics,
+    ):
         key = claim_run(store, plan)
         folder = tracking_folder(plan.run_uri, key)
-        tracker = open_tracker(run_target(plan, key), folder, "driver", owns_run=True, samples_system=True)
+        tracker = open_tracker(
+            run_target(plan, key), folder, "driver", owns_run=True, samples_system=True, on_metrics=on_metrics
+        )
         try:
             return _run(plan, cluster, store, tracker, on_progress, stop, lease)
         finally:

@@ -46,6 +46,10 @@ class Recorder:
                 case NoteReport():
                     logger.info("%s", report.text)
 
+    def record_attempt(self, number: int) -> None:
+        """Record that the workers start for the ``number``-th time."""
+        self._tracker.log_metrics({metrics.ATTEMPTS: float(number)}, self.step)
+
     def _record_step(self, report: StepReport) -> None:
         self._tracker.log_metrics(report.metrics, report.step)
         self.step = report.step

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from orchestrator.spec.annotation import AnnotationFacts
+from orchestrator.spec.job import PretrainSpec, ShardsSpec
 from orchestrator.spec.objective import ConceptMode
 from orchestrator.spec.section import Section
 
@@ -85,3 +86,10 @@ class Facts(Section):
     heldout: ShardsFacts | None = None
     tokenizer: TokenizerFacts | None = None
     vocabulary: VocabularyFacts | None = None
+
+
+def stand_in_facts(job: PretrainSpec) -> tuple[ShardsFacts, ...]:
+    """Sources of one global batch each, to resolve all that does not depend on the number of samples."""
+    sources = job.data.sources if isinstance(job.data, ShardsSpec) else ()
+    size = job.batch.global_size
+    return tuple(ShardsFacts(uri=source.uri, digest="", num_shards=1, num_samples=size, bytes=0) for source in sources)

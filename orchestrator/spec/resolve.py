@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from orchestrator.errors import PlanError
 from orchestrator.spec.annotation import AnnotationPlan
 from orchestrator.spec.cluster import ClusterSpec
-from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts
+from orchestrator.spec.facts import Facts, MachineFacts
 from orchestrator.spec.init import InitSpec
 from orchestrator.spec.job import PretrainSpec, ShardsSpec, SyntheticSpec
 from orchestrator.spec.load import join_uri
@@ -115,13 +115,6 @@ def _resolve_init(job: PretrainSpec, cluster: ClusterSpec) -> InitSpec | None:
     if job.init is None or "/" in job.init.from_:
         return job.init
     return job.init.model_copy(update={"from_": join_uri(cluster.storage.runs, job.init.from_)})
-
-
-def stand_in_facts(job: PretrainSpec) -> tuple[ShardsFacts, ...]:
-    """Sources of one global batch each, to resolve all that does not depend on the number of samples."""
-    sources = job.data.sources if isinstance(job.data, ShardsSpec) else ()
-    size = job.batch.global_size
-    return tuple(ShardsFacts(uri=source.uri, digest="", num_shards=1, num_samples=size, bytes=0) for source in sources)
 
 
 def _resolve_sources(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> tuple[SourcePlan, ...]:

@@ -49,6 +49,7 @@ _SKIPPED_SAMPLES = _metric("train/skipped_samples/<reason>", "samples", "samples
 _LEDGER = _metric(
     "ledger/<dataset>/<count>", "samples", "what the last checkpoint's ledger says of a data set, over all epochs"
 )
+ATTEMPTS = _metric("run/attempts", "attempts", "starts of the workers since this command began, this one included")
 HELDOUT_LOSS = _metric("heldout/loss", "nats", "the objective's loss on the fixed held-out shards")
 
 LOGIT_SCALE = _metric("train/logit_scale", "1", "CLIP, SigLIP: factor on the similarities, exp of the temperature")
@@ -95,12 +96,20 @@ _GPU_MEMORY = _metric("system/gpu_<index>/memory_used_bytes", "bytes", "memory i
 
 METRICS: tuple[MetricRow, ...] = tuple(_rows)
 
-_PATTERNS = tuple(re.compile(re.sub(r"<\w+>", r"[^/]+", row.name)) for row in METRICS)
+_PATTERNS = tuple(re.compile(re.sub(r"<(\w+)>", r"(?P<\1>[^/]+)", row.name)) for row in METRICS)
 
 
 def is_metric(name: str) -> bool:
     """Whether the table has a row for ``name``."""
     return any(pattern.fullmatch(name) for pattern in _PATTERNS)
+
+
+def find_metric(name: str) -> tuple[MetricRow, dict[str, str]] | None:
+    """The row of ``name``, and what stands in it for each placeholder; None where the table has none."""
+    for row, pattern in zip(METRICS, _PATTERNS, strict=True):
+        if (found := pattern.fullmatch(name)) is not None:
+            return row, found.groupdict()
+    return None
 
 
 def train_metric(short_name: str) -> str:

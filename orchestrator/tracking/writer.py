@@ -21,6 +21,7 @@ from orchestrator.tracking.journal import (
     TEXT,
     Journal,
 )
+from orchestrator.tracking.prometheus import OnMetrics
 from orchestrator.tracking.shipping import Destination, Shipper
 from orchestrator.tracking.system import SystemSampler
 from orchestrator.tracking.tracker import RunStatus, Unshipped
@@ -34,8 +35,17 @@ _TAG_DROPPED = "orchestrator.dropped_entries"
 class JournalTracker:
     """Implements ``Tracker`` over a journal and a destination. Starts its thread at once."""
 
-    def __init__(self, journal: Journal, destination: Destination, *, owns_run: bool, samples_system: bool) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        destination: Destination,
+        *,
+        owns_run: bool,
+        samples_system: bool,
+        on_metrics: OnMetrics | None = None,
+    ) -> None:
         self._journal = journal
+        self._on_metrics = on_metrics
         self._step = 0
         self._sampler = SystemSampler() if samples_system else None
         self._next_sample_s = 0.0
@@ -50,7 +60,7 @@ class JournalTracker:
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         self._step = step
-        self._journal.append(METRICS, step=step, values=_floats(metrics))
+        self._append_metrics(_floats(metrics))
 
     def log_params(self, params: Mapping[str, object]) -> None:
         self._journal.append(PARAMS, values={name: _text(value) for name, value in params.items()})
@@ -98,7 +108,12 @@ class JournalTracker:
         if self._sampler is not None and time.monotonic() >= self._next_sample_s:
             self._next_sample_s = time.monotonic() + _SAMPLE_INTERVAL_S
             if sample := self._sampler():
-                self._journal.append(METRICS, step=self._step, values=sample)
+                self._append_metrics(sample)
+
+    def _append_metrics(self, values: dict[str, float]) -> None:
+        self._journal.append(METRICS, step=self._step, values=values)
+        if self._on_metrics is not None:
+            self._on_metrics(values)
 
 
 def _floats(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from orchestrator.errors import TrackingError
 from orchestrator.tracking.journal import CAP_BYTES, Journal
 from orchestrator.tracking.mlflow.client import check_tracking_uri
 from orchestrator.tracking.mlflow.destination import MlflowDestination
+from orchestrator.tracking.prometheus import OnMetrics
 from orchestrator.tracking.redaction import redact
 from orchestrator.tracking.shipping import Delivery
 from orchestrator.tracking.tracker import RunTarget, Unshipped
@@ -33,13 +34,14 @@ def open_tracker(
     owns_run: bool,
     samples_system: bool = False,
     cap_bytes: int = CAP_BYTES,
+    on_metrics: OnMetrics | None = None,
 ) -> JournalTracker:
     """Start to record ``target`` with a journal in the local ``folder``; goes on where that journal ends.
 
     The driver opens with ``owns_run=True``: it creates the run or sets it RUNNING again, keeps its heartbeat, and
     finishes it. Rank 0 and later evaluations join with ``owns_run=False``. Needs no server: what is recorded waits
-    in the journal. Raises JobFileError for credentials in the tracking URI, TrackingError when another live process
-    holds this writer's journal.
+    in the journal; ``on_metrics`` is handed every metric as it comes. Raises JobFileError for credentials in the
+    tracking URI, TrackingError when another live process holds this writer's journal.
     """
     check_tracking_uri(target.tracking_uri)
     journal = Journal(folder / f"{writer}.jsonl", cap_bytes)
@@ -48,7 +50,9 @@ def open_tracker(
     pending.write_text(redact(json.dumps(record, indent=1)))
     os.replace(pending, folder / f"{writer}{_TARGET_SUFFIX}")
     destination = MlflowDestination(target, owns_run=owns_run)
-    tracker = JournalTracker(journal, destination, owns_run=owns_run, samples_system=samples_system)
+    tracker = JournalTracker(
+        journal, destination, owns_run=owns_run, samples_system=samples_system, on_metrics=on_metrics
+    )
     if owns_run:
         tracker.set_tags(target.tags)
     return tracker
