@@ -1,0 +1,2 @@
+-- MLflow's users beside its runs, in tables of their own.
+CREATE DATABASE mlflow_users;

@@ -1,0 +1,157 @@
+"""What runs beside Ray: files parse and are valid, queries name metrics that exist, images hold what they say."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import yaml
+
+from manifests import check_manifest, load_manifests
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.cluster_kuberay import KubeRaySpec
+from orchestrator.spec.load import load_cluster
+from orchestrator.tracking.metrics import METRICS
+from orchestrator.tracking.prometheus import prometheus_name
+
+ROOT = Path(__file__).parents[2]
+INFRA = ROOT / "infra"
+DASHBOARD = INFRA / "compose" / "grafana" / "dashboards" / "runs.json"
+ALERTS = INFRA / "compose" / "prometheus" / "alerts.yml"
+IMAGES = sorted((INFRA / "images").glob("*.Dockerfile"))
+KUBERNETES = [
+    file
+    for file in sorted((INFRA / "kubernetes").rglob("*.yaml"))
+    if file.name != "kustomization.yaml" and not file.name.endswith("-values.yaml")
+]
+_METRIC = re.compile(r"\b(?:orchestrator|ray)_[a-z0-9_]+")
+
+
+def queries() -> list[str]:
+    dashboard = json.loads(DASHBOARD.read_text())
+    found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    found += [variable["query"] for variable in dashboard["templating"]["list"]]
+    groups = yaml.safe_load(ALERTS.read_text())["groups"]
+    return found + [rule["expr"] for group in groups for rule in group["rules"]]
+
+
+def rays_own_metrics() -> str:
+    """The dashboards that Ray ships: every name in them is one that its agents export."""
+    folder = Path(ray.__file__).parent / "dashboard" / "modules" / "metrics" / "dashboards"
+    return "\n".join(file.read_text() for file in folder.glob("*_panels.py"))
+
+
+def test_every_query_names_metrics_that_somebody_exports() -> None:
+    ours = {prometheus_name(row) for row in METRICS}
+    theirs = set(_METRIC.findall(rays_own_metrics()))
+    assert theirs, "Ray's dashboards have moved"
+    named = {name for query in queries() for name in _METRIC.findall(query)}
+    assert named - ours - theirs == set()
+    assert {name for name in named if name.startswith("orchestrator_")} & ours
+
+
+@pytest.mark.parametrize("query", queries())
+def test_a_query_closes_what_it_opens(query: str) -> None:
+    for opening, closing in ("()", "{}", "[]"):
+        assert query.count(opening) == query.count(closing)
+    assert query.count('"') % 2 == 0
+
+
+def test_the_dashboard_shows_what_a_run_is_judged_by() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    titles = {panel["title"] for panel in dashboard["panels"]}
+    wanted = {"Throughput", "Data wait", "Checkpoint wait", "GPU use", "Restarts", "Quarantine share"}
+    assert wanted <= titles
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+@pytest.mark.parametrize("file", KUBERNETES, ids=lambda file: str(file.relative_to(INFRA)))
+def test_manifests_are_what_the_api_server_takes_and_run_as_nobody(file: Path) -> None:
+    for manifest in load_manifests(file.read_text()):
+        pod = manifest.get("spec", {}).get("template", {}).get("spec")
+        if pod is not None:
+            assert pod["securityContext"]["runAsNonRoot"] is True
+            for container in pod["containers"]:
+                assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
+                assert {"requests", "limits"} <= set(container["resources"])
+        check_manifest(manifest)
+
+
+def test_a_kustomization_names_files_that_are_there() -> None:
+    files = [*INFRA.rglob("kustomization.yaml")]
+    assert len(files) == 4
+    for file in files:
+        document = yaml.safe_load(file.read_text())
+        named = document.get("resources", []) + [
+            name for maker in document.get("configMapGenerator", []) for name in maker["files"]
+        ]
+        assert named
+        assert all((file.parent / name).exists() for name in named), file
+
+
+def test_services_of_compose_listen_here_only_and_hold_no_secret() -> None:
+    text = (INFRA / "compose" / "compose.yaml").read_text()
+    services: dict[str, Any] = yaml.safe_load(text)["services"]
+    assert {"mlflow", "postgres", "objects", "prometheus", "grafana"} == set(services)
+    example = dict(
+        line.split("=", 1)
+        for line in (INFRA / "compose" / "env.example").read_text().splitlines()
+        if line and not line.startswith("#")
+    )
+    for name, service in services.items():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+        assert not service["image"].endswith(":latest")
+        assert ":" in service["image"]
+        assert service["cap_drop"] == ["ALL"]
+        for key, value in service.get("environment", {}).items():
+            if re.search("PASSWORD|SECRET|ACCESS_KEY", key):
+                assert str(value).startswith("${"), f"{name}.{key} stands in the file"
+    required = set(re.findall(r"\$\{(\w+):\?", text))
+    assert required == set(example)
+    assert not any(example.values())
+
+
+@pytest.mark.parametrize("file", IMAGES, ids=lambda file: file.stem)
+def test_an_image_is_made_in_stages_from_the_pins_and_runs_as_nobody(file: Path) -> None:
+    text = file.read_text().replace("\\\n", " ")
+    steps = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert sum(step.startswith("FROM ") for step in steps) == 2
+    last = steps[max(index for index, step in enumerate(steps) if step.startswith("FROM ")) :]
+    assert any(step.startswith("USER 1000") for step in last)
+    assert any(step.startswith("HEALTHCHECK") for step in last)
+    installs = [step for step in steps if "pip install" in step]
+    assert installs
+    assert all(
+        "--constraint" in command for step in installs for command in step.split("&&") if "pip install" in command
+    )
+    assert not any("pip install" in step for step in last), "what installs is not what runs"
+    copied = [step.split()[1] for step in steps if step.startswith("COPY ") and "--from" not in step]
+    assert copied
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_scripts_of_images_are_bash() -> None:
+    for file in (INFRA / "images").glob("*.sh"):
+        subprocess.run(["bash", "-n", str(file)], check=True)
+
+
+def test_the_queue_of_kuberay_holds_the_job_that_fills_its_cluster() -> None:
+    cluster = load_cluster(str(ROOT / "cluster" / "kuberay"))
+    assert isinstance(cluster, ClusterSpec)
+    assert isinstance(cluster.launch, KubeRaySpec)
+    documents = load_manifests((ROOT / "cluster" / "kuberay" / "queue.yaml").read_text())
+    (local,) = [found for found in documents if found["kind"] == "LocalQueue"]
+    assert local["metadata"] == {"name": cluster.launch.queue, "namespace": cluster.launch.namespace}
+    (queue,) = [found for found in documents if found["kind"] == "ClusterQueue"]
+    (resources,) = queue["spec"]["resourceGroups"]
+    flavors = {
+        flavor["name"]: {r["name"]: r["nominalQuota"] for r in flavor["resources"]} for flavor in resources["flavors"]
+    }
+    (group,) = cluster.launch.groups
+    assert flavors["h100-spot"]["cpu"] == group.nodes * group.cpus
+    assert flavors["h100-spot"]["nvidia.com/gpu"] == cluster.workers.count
+    assert flavors["on-demand"]["cpu"] >= cluster.launch.head.cpus
+    assert all(set(quota) == set(resources["coveredResources"]) for quota in flavors.values())
