@@ -42,11 +42,10 @@ NOTHING_SKIPPED = (-1, -1, -1, -1, 0)
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a block before it is packed. ``skipped`` is the place and the reason of what it stands in for,
-    ``annotations`` what ``annotation_join`` gave, ``labels`` what the captions mean where that is known already. All
-    rows of a block have as many captions."""
+    """One row of a block before it is packed, without its image. ``skipped`` is the place and the reason of what it
+    stands in for, ``annotations`` what ``annotation_join`` gave, ``labels`` what the captions mean where that is known
+    already. All rows of a block have as many captions."""
 
-    image_HWC: Uint8Array
     captions: tuple[str, ...]
     place: Place
     skipped: tuple[int, int, int, int, int] = NOTHING_SKIPPED
@@ -84,9 +83,20 @@ class BlockFormat:
     def _largest_size(self) -> int:
         return self.image_sizes.all[-1] if self.image_sizes else self.image_size
 
-    def pack(self, rows: Sequence[Row], stamp: tuple[int, int, int]) -> pa.Table:
-        """Rows to one table: content, provenance and stamp columns."""
-        arrays = {columns.IMAGE: _pack_images([row.image_HWC for row in rows], self._largest_size)}
+    def empty_images(self, num_rows: int, size: int) -> Uint8Array:
+        """Where the images of a block are written before they are packed: uint8 [B, size, size, 3].
+
+        Each row has room for the largest size: Ray merges blocks that are smaller than those the stream was told of.
+        """
+        rooms_BN = np.empty((num_rows, 3 * self._largest_size**2), np.uint8)
+        rooms_BN[:, 3 * size**2 :] = 0
+        return rooms_BN[:, : 3 * size**2].reshape(num_rows, size, size, 3)
+
+    def pack(self, images_BHWC: Uint8Array, rows: Sequence[Row], stamp: tuple[int, int, int]) -> pa.Table:
+        """``empty_images`` that were filled, which the table shares, and the rest of their rows: content, provenance
+        and stamp columns.
+        """
+        arrays = {columns.IMAGE: _pack_images(images_BHWC)}
         if columns.TOKENS in self.content:
             assert self.tokenizer is not None, "an objective that reads tokens has a tokenizer"
             captions = [caption for row in rows for caption in row.captions]
@@ -143,13 +153,13 @@ class SyntheticBlockReader:
         generator = np.random.Generator(np.random.Philox(key=[self.seed, block]))
         start, stop = self.layout.positions(block)
         stamp = self.layout.stamp(block)
-        size, pixels = self.layout.micro_size, self.format.size_at(stamp[0])
-        images = generator.integers(0, 256, (size, pixels, pixels, 3), dtype=np.uint8)
+        images_BHWC = self.format.empty_images(self.layout.micro_size, self.format.size_at(stamp[0]))
+        images_BHWC[...] = generator.integers(0, 256, images_BHWC.shape, dtype=np.uint8)
         rows = [
-            Row(image, (f"noise {position % 97}",), (0, position // self.num_samples, 0, position % self.num_samples))
-            for image, position in zip(images, range(start, stop), strict=True)
+            Row((f"noise {position % 97}",), (0, position // self.num_samples, 0, position % self.num_samples))
+            for position in range(start, stop)
         ]
-        return self.format.pack(rows, stamp)
+        return self.format.pack(images_BHWC, rows, stamp)
 
 
 def unpack_block(block: pa.Table, image_size: int) -> dict[str, npt.NDArray[np.generic]]:
@@ -178,12 +188,11 @@ def unpack_block(block: pa.Table, image_size: int) -> dict[str, npt.NDArray[np.g
     return arrays
 
 
-def _pack_images(images: Sequence[Uint8Array], largest_size: int) -> pa.Array:
-    # Smaller ones are filled up: Ray merges blocks that are smaller than those that the stream was told of.
-    packed_BN = np.zeros((len(images), 3 * largest_size**2), np.uint8)
-    packed_BN[:, : images[0].size] = np.stack(images).reshape(len(images), -1)
+def _pack_images(images_BHWC: Uint8Array) -> pa.Array:
+    room_bytes = images_BHWC.strides[0]
+    rooms = images_BHWC if images_BHWC.base is None else images_BHWC.base  # with what ``empty_images`` left free
     return pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(packed_BN.shape[1]), len(images), [None, pa.py_buffer(packed_BN)]
+        pa.binary(room_bytes), len(images_BHWC), [None, pa.py_buffer(rooms)]
     )
 
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from orchestrator import columns
 from orchestrator.data.annotation_join import ChunkAnnotations, read_chunk_annotations
-from orchestrator.data.blocks import NOTHING_SKIPPED, BlockFormat, BlockTask, Row
+from orchestrator.data.blocks import NOTHING_SKIPPED, BlockFormat, BlockTask, Row, Uint8Array
 from orchestrator.data.captions import draw_captions
 from orchestrator.data.concept_labels import ChunkConcepts, read_chunk_concepts
 from orchestrator.data.dataset_order import ChunkVisit, unpack_visits
@@ -65,8 +66,9 @@ class ShardsBlockReader:
             window.prefetch(chain.from_iterable(positions))
             for block, places in zip(task.blocks, positions, strict=True):
                 stamp = self.layout.stamp(block)
-                rows = [window.read_row(place, self.format.size_at(stamp[0])) for place in places]
-                yield self.format.pack(rows, stamp)
+                images_BHWC = self.format.empty_images(len(places), self.format.size_at(stamp[0]))
+                rows = [window.read_row(place, image_HWC) for place, image_HWC in zip(places, images_BHWC, strict=True)]
+                yield self.format.pack(images_BHWC, rows, stamp)
 
 
 class _Chunk(NamedTuple):
@@ -101,15 +103,15 @@ class _WindowReader:
         for position in positions:
             self._chunk(self._visits[self._visit_at(position)])
 
-    def read_row(self, position: int, size: int) -> Row:
-        """The row at ``position`` with ``size`` pixels a side, or the next good one of its window."""
+    def read_row(self, position: int, image_HWC: Uint8Array) -> Row:
+        """The row at ``position``, or the next good one of its window if its content is bad; fills ``image_HWC``."""
         skipped = NOTHING_SKIPPED
         for candidate in self._candidates(position):
             at = self._visit_at(candidate)
             visit = self._visits[at]
             index = self._places[at][candidate - visit.start]
             try:
-                return self._decode(visit, index, size, skipped)
+                return self._decode(visit, index, skipped, image_HWC)
             except BadSampleError as error:
                 if skipped == NOTHING_SKIPPED:
                     skipped = (visit.dataset, visit.epoch, visit.shard, index, error.code)
@@ -145,8 +147,10 @@ class _WindowReader:
             )
         return self._chunks[key]
 
-    def _decode(self, visit: ChunkVisit, index: int, size: int, skipped: tuple[int, int, int, int, int]) -> Row:
-        spec = self._reader.spec
+    def _decode(
+        self, visit: ChunkVisit, index: int, skipped: tuple[int, int, int, int, int], image_HWC: Uint8Array
+    ) -> Row:
+        spec, size = self._reader.spec, len(image_HWC)
         chunk = self._chunk(visit)
         samples, annotations = chunk.samples.result(), chunk.annotations.result()
         sample = samples[index - samples[0].index]
@@ -156,8 +160,9 @@ class _WindowReader:
         labels = self._labels(chunk, sample, drawn)
         pixels, crop = augment_image(find_image(sample, spec.image_fields), spec, size, draw)
         values = annotations.values(sample, crop, size, spec.max_image_pixels)
+        np.copyto(image_HWC, pixels)
         captions = tuple(caption for _, caption in drawn)
-        return Row(pixels, captions, (visit.dataset, visit.epoch, visit.shard, index), skipped, values, labels)
+        return Row(captions, (visit.dataset, visit.epoch, visit.shard, index), skipped, values, labels)
 
     def _labels(self, chunk: _Chunk, sample: RawSample, drawn: Sequence[tuple[str, str]]) -> list[int] | None:
         """Of all captions that were drawn, each once; None where the objective reads none."""

@@ -70,8 +70,9 @@ def heldout_loss(objective: Objective, batches: Sequence[Arrays], device: torch.
 
 
 def _pack(rows: Sequence[EvaluationRow], format: BlockFormat) -> Arrays:
-    packed = [Row(row.image, (row.caption,), (0, 0, 0, row.index), annotations=row.annotations) for row in rows]
-    return unpack_block(format.pack(packed, (0, 0, 0)), format.image_size)
+    packed = [Row((row.caption,), (0, 0, 0, row.index), annotations=row.annotations) for row in rows]
+    images_BHWC = np.stack([row.image for row in rows])
+    return unpack_block(format.pack(images_BHWC, packed, (0, 0, 0)), format.image_size)
 
 
 def _least_over_ranks(number: int) -> int:

@@ -21,9 +21,8 @@ def pack(content: tuple[str, ...], captions: list[tuple[str, ...]]) -> dict[str,
     vocabulary = Vocabulary(tuple(synsets), (3, 2, 1), 6, 1, packaged_finder().version)
     labeller = open_labeller(vocabulary, FinderFacts(mode="corenet", noun_table=None, tagger=None), S3Spec())
     format = BlockFormat(content, 8, 12, 4, tokenizer, labeller)
-    image = np.zeros((8, 8, 3), np.uint8)
-    rows = [Row(image, group, (0, 0, 0, index)) for index, group in enumerate(captions)]
-    return unpack_block(format.pack(rows, (0, 0, 0)), 8)
+    rows = [Row(group, (0, 0, 0, index)) for index, group in enumerate(captions)]
+    return unpack_block(format.pack(format.empty_images(len(rows), 8), rows, (0, 0, 0)), 8)
 
 
 def test_captions_of_an_image_lie_one_after_the_other_as_they_would_alone() -> None:
