@@ -20,7 +20,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from orchestrator.data.blocks import BlockReader, BlockTask
 from orchestrator.data.dataset_order import NO_VISITS
-from orchestrator.spec.plan import StreamPlan
+from orchestrator.spec.plan import MAX_UNREAD_BLOCKS, StreamPlan
 
 _PREFETCH_BLOCKS = 2
 _SCHEDULING_SHARE = 0.04  # of a core
@@ -82,8 +82,10 @@ def _configure_context(plan: StreamPlan, num_nodes: int, labels: Mapping[str, st
     context.execution_options.resource_limits = ExecutionResources.for_limits(
         cpu=1 + max(1, plan.ingest_cpus // num_nodes), object_store_memory=plan.object_store_bytes // num_nodes
     )
-    # A task never waits for a round of that loop either, to have its first blocks taken over (80 ms in each, measured).
-    context._max_num_blocks_in_streaming_gen_buffer = plan.blocks_per_task
+    # All of the plan's bytes: Ray alone would stop at half of the store, and the task in the wings did not fit in.
+    context.override_object_store_memory_limit_fraction = 1.0
+    # A task does not wait for a round of that loop either (80 ms in each, measured). Ray books so many for each task.
+    context._max_num_blocks_in_streaming_gen_buffer = MAX_UNREAD_BLOCKS
     context.memory_usage_poll_interval_s = None  # a thread a task, for a figure that nobody reads
     context.execution_options.label_selector = dict(labels) or None
     # A long evaluation or checkpoint pauses the consumer; Ray would take that for a hang and kill the run.

@@ -52,6 +52,10 @@ class WorkersPlan(Section):
     """Other worker counts that a resume may use: they divide the global batch."""
 
 
+MAX_UNREAD_BLOCKS = 4
+"""Blocks that a read task makes before the first of them is taken over."""
+
+
 class StreamPlan(Section):
     """How blocks of one micro batch reach the workers."""
 

@@ -17,6 +17,7 @@ from orchestrator.spec.job import PretrainSpec, ShardsSpec, SyntheticSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.placement import Placement, check_memory, place_workers
 from orchestrator.spec.plan import (
+    MAX_UNREAD_BLOCKS,
     BatchPlan,
     DataPlan,
     Plan,
@@ -263,8 +264,8 @@ def stream_store_bytes(
             f"{available_bytes / 2**20:.0f} MiB; raise 'ray.object_store_bytes' (with launch: "
             f"'object_store' of its nodes) or lower the batch"
         )
-    in_tasks = (ingest_cpus + 1) * blocks_per_task * block_bytes
-    return min(waiting + in_tasks, available_bytes)
+    in_tasks = (ingest_cpus + 1) * min(blocks_per_task, MAX_UNREAD_BLOCKS) * block_bytes
+    return min(waiting + in_tasks * 4 // 3, available_bytes)  # Ray keeps a quarter of it for what waits
 
 
 def _check_shares(sources: Sequence[SourcePlan], window: int) -> None:
