@@ -46,6 +46,7 @@ def print_pretrain(result: PretrainResult) -> None:
             ("run", f"{result.plan.name}: {result.status}"),
             ("steps", f"{result.step:,} of {result.plan.steps:,}"),
             ("samples/s", speed or "nothing was trained"),
+            ("object store", f"{result.store_peak_bytes / 2**20:,.0f} MiB in use at most"),
             ("checkpoint", result.checkpoint_uri or "none"),
             ("run folder", result.run_folder),
             ("log file", terminal.log_file() or "none"),

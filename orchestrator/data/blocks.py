@@ -191,9 +191,7 @@ def unpack_block(block: pa.Table, image_size: int) -> dict[str, npt.NDArray[np.g
 def _pack_images(images_BHWC: Uint8Array) -> pa.Array:
     room_bytes = images_BHWC.strides[0]
     rooms = images_BHWC if images_BHWC.base is None else images_BHWC.base  # with what ``empty_images`` left free
-    return pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(room_bytes), len(images_BHWC), [None, pa.py_buffer(rooms)]
-    )
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(room_bytes), len(images_BHWC), [None, pa.py_buffer(rooms)])
 
 
 def _pack_rows(values_BN: IntArray) -> pa.Array:

@@ -82,6 +82,7 @@ class _Attempt:
         asked = False
         while self._thread.is_alive():
             self._thread.join(_POLL_S)
+            recorder.store_peak.look()
             recorder.record(self._control.take())
             if not asked and (stop.requested or lease.lost):
                 self._control.request_stop()

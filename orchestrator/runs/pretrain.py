@@ -41,6 +41,8 @@ class PretrainResult:
     mlflow_run_id: str | None
     samples_per_s: float | None = None
     """Over the last logged steps; ``None``: there was nothing left to train."""
+    store_peak_bytes: int = 0
+    """Most that was in use in Ray's object stores, over all nodes."""
     evaluation: list[ProbeResult] = field(default_factory=list)
     evaluation_ema: list[ProbeResult] = field(default_factory=list)
 
@@ -110,6 +112,7 @@ def _run(
         tracking_uri=plan.tracking.uri,
         mlflow_run_id=tracker.run_id(),
         samples_per_s=recorder.samples_per_s,
+        store_peak_bytes=recorder.store_peak.total_bytes,
         evaluation=recorder.evaluation.get("raw", []),
         evaluation_ema=recorder.evaluation.get("ema", []),
     )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from orchestrator.evaluation.results import ProbeResult, summarise
 from orchestrator.runs.progress import OnProgress, Progress
+from orchestrator.runs.store_use import StorePeak
 from orchestrator.spec.plan import Plan
 from orchestrator.tracking import metrics
 from orchestrator.tracking.tracker import Tracker
@@ -31,6 +32,7 @@ class Recorder:
         self.num_checkpoints = 0
         self.step = 0
         self.samples_per_s: float | None = None
+        self.store_peak = StorePeak()
         self.evaluation: dict[Weights, list[ProbeResult]] = {}
 
     def record(self, reports: Sequence[Report]) -> None:
@@ -51,7 +53,10 @@ class Recorder:
         self._tracker.log_metrics({metrics.ATTEMPTS: float(number)}, self.step)
 
     def _record_step(self, report: StepReport) -> None:
-        self._tracker.log_metrics(report.metrics, report.step)
+        of_driver = (
+            {metrics.OBJECT_STORE_BYTES: float(self.store_peak.take())} if metrics.LOSS in report.metrics else {}
+        )
+        self._tracker.log_metrics(report.metrics | of_driver, report.step)
         self.step = report.step
         self.samples_per_s = report.metrics.get(metrics.SAMPLES_PER_S, self.samples_per_s)
         if self._on_progress and metrics.LOSS in report.metrics:

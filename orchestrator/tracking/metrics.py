@@ -91,6 +91,11 @@ _metric("eval_ema/<set>/<probe>/<group>/mean_accuracy", "share", "the same with 
 CPU_FRACTION = _metric("system/cpu_fraction", "share", "busy share of all logical CPUs of the worker's machine")
 MEMORY_USED_BYTES = _metric("system/memory_used_bytes", "bytes", "memory in use on the worker's machine")
 PROCESS_MEMORY_BYTES = _metric("system/process_memory_bytes", "bytes", "resident memory of the worker process")
+OBJECT_STORE_BYTES = _metric(
+    "system/object_store_bytes",
+    "bytes",
+    "most that was in use in Ray's object stores, all nodes, since the last record",
+)
 _GPU_BUSY = _metric("system/gpu_<index>/busy_fraction", "share", "share of time in which the GPU ran a kernel")
 _GPU_MEMORY = _metric("system/gpu_<index>/memory_used_bytes", "bytes", "memory in use on the GPU")
 

@@ -72,7 +72,7 @@ def train_step(engine: Engine, micro_batches: Sequence[Mapping[str, Tensor]]) ->
 
 
 def to_device(batch: Mapping[str, NDArray[np.generic]], columns: Iterable[str], device: torch.device) -> Batch:
-    """The named columns as tensors on ``device``; the copy to a GPU overlaps with what runs there."""
+    """The named columns as tensors on ``device``; the copy to a GPU is given to the current stream (``feed.py``)."""
     return {name: _to_device(batch[name], device) for name in columns}
 
 

@@ -29,6 +29,7 @@ from orchestrator.training.checkpoint import Checkpoints
 from orchestrator.training.checkpoint_folders import LEDGER_FILE, CheckpointRecord, find_checkpoint, read_attachment
 from orchestrator.training.data_parts import block_reader, chunk_tables, load_indexes, sample_order
 from orchestrator.training.ema import Ema
+from orchestrator.training.feed import Arrays, Feed
 from orchestrator.training.heldout import heldout_loss, read_heldout_batches
 from orchestrator.training.initial_weights import initialize_from
 from orchestrator.training.judge import JudgedObjective, judge, judged_weights
@@ -114,9 +115,11 @@ class _Run:
 
     def train(self, first_step: int) -> WorkerResult:
         """The loop: steps [first_step, plan.steps), unless the driver asks to stop."""
-        with closing(self._stream().blocks(first_step, self._plan.steps)) as blocks:
-            for step in range(first_step, self._plan.steps):
-                result = self._step(blocks, self._format.size_at(step))
+        steps = range(first_step, self._plan.steps)
+        with closing(self._stream().blocks(steps.start, steps.stop)) as blocks:
+            feed = Feed(self._unpacked(blocks, steps), self._batches.prepare, self._device)
+            for step in steps:
+                result = self._step(feed)
                 self._meter.add({**result.metrics, "loss": result.loss})
                 self._engine.guard.check(self._plan.faults.max_left_out_steps)
                 if self._pause_after(step + 1):
@@ -129,14 +132,21 @@ class _Run:
         self._checkpoints.close()
         self._engine.close()
 
-    def _step(self, blocks: Iterator[pa.Table], image_size: int) -> StepResult:
+    def _unpacked(self, blocks: Iterator[pa.Table], steps: range) -> Iterator[list[Arrays]]:
+        for step in steps:
+            size = self._format.size_at(step)
+            yield [unpack_block(next(blocks), size) for _ in range(self._plan.batch.num_micro)]
+
+    def _step(self, feed: Feed) -> StepResult:
         with self._meter.waiting_for_data():
-            arrays = [unpack_block(next(blocks), image_size) for _ in range(self._plan.batch.num_micro)]
-        result = train_step(self._engine, [self._batches.prepare(one) for one in arrays])
-        for one in arrays:
+            batch = next(feed)
+        result = train_step(self._engine, batch.tensors)
+        for one in batch.arrays:
             self._ledger.add(one, left_out=self._engine.was_left_out)
         if self._ema is not None and not self._engine.was_left_out:
             self._ema.update()
+        with self._meter.waiting_for_data():
+            feed.prefetch()
         return result
 
     def _pause_after(self, done: int) -> bool:

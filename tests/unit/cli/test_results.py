@@ -41,11 +41,19 @@ def summary(plan: Plan, capsys: pytest.CaptureFixture[str], **found: object) -> 
 def test_a_finished_run_is_summed_up(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
     probe = ProbeResult("scenes-eval", "linear_probe", "shape", "pooled", True, 8, accuracy=0.5, chance=0.125)
     said = summary(
-        plan, capsys, status="finished", step=8, samples_per_s=1234.5, evaluation=[probe], evaluation_ema=[probe]
+        plan,
+        capsys,
+        status="finished",
+        step=8,
+        samples_per_s=1234.5,
+        store_peak_bytes=192 * 2**20,
+        evaluation=[probe],
+        evaluation_ema=[probe],
     )
     assert said["run"] == "smoke-synthetic: finished"
     assert said["steps"] == "8 of 8"
     assert said["samples/s"] == "1,234"
+    assert said["object store"] == "192 MiB in use at most"
     assert said["checkpoint"] == "s3://bucket/runs/x/checkpoints/step-00000008"
     assert said["run folder"] == "s3://bucket/runs/x"
     assert said["MLflow"] == "http://127.0.0.1:5000"
