@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,19 @@ if TYPE_CHECKING:
     from orchestrator.runs.pretrain import PretrainResult
 
 
+_EVALUATION_HEADINGS = (
+    "set",
+    "probe",
+    "target",
+    "feature",
+    "score",
+    "value",
+    "95 % interval",
+    "chance",
+    "classes",
+    "in captions",
+    "note",
+)
 _LEDGER_COUNTS = (
     "expected",
     "trained_once",
@@ -56,9 +69,8 @@ def print_pretrain(result: PretrainResult) -> None:
 
 
 def print_evaluation(results: Sequence[ProbeResult]) -> None:
-    """One line per set, probe, target and feature; the reason where a probe does not apply."""
-    headings = ("set", "probe", "target", "feature", "accuracy", "chance", "classes", "in captions", "note")
-    terminal.print_table(headings, [_evaluation_row(result) for result in results])
+    """One line per set, probe, target, feature and score; the reason where a probe does not apply."""
+    terminal.print_table(_EVALUATION_HEADINGS, [row for result in results for row in _evaluation_rows(result)])
 
 
 def print_ledger(report: RunLedgerReport) -> None:
@@ -113,12 +125,15 @@ def _ledger_cells(row: LedgerRow, name: str) -> tuple[str, ...]:
     return name, str(row.epoch), *(f"{count:,}" for count in _ledger_counts(row).values()), reasons
 
 
-def _evaluation_row(result: ProbeResult) -> tuple[str, ...]:
-    accuracy = "-" if result.accuracy is None else f"{result.accuracy:.3f}"
-    chance = "-" if result.chance is None else f"{result.chance:.3f}"
-    named = "yes" if result.named_in_captions else "no"
-    classes = str(result.num_classes)
-    return result.set, result.probe, result.target, result.feature, accuracy, chance, classes, named, result.reason
+def _evaluation_rows(result: ProbeResult) -> Iterator[tuple[str, ...]]:
+    """One for each score, or one with the reason why there is none."""
+    name = (result.set, result.probe, result.target, result.feature)
+    rest = (str(result.num_classes), "yes" if result.named_in_captions else "no", result.reason)
+    if not result.scores:
+        yield *name, "-", "-", "-", "-", *rest
+    for score, found in result.scores.items():
+        chance = "-" if result.chance is None or score == "top5_accuracy" else f"{result.chance:.3f}"
+        yield *name, score, f"{found.value:.3f}", f"{found.low:.3f} to {found.high:.3f}", chance, *rest
 
 
 def mlflow_page(tracking_uri: str) -> str:

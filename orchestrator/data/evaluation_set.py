@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 TARGETS_FIELD = "json"
 """Member or column that holds a row's targets: a JSON object, or one under its key ``targets``."""
 
-Label = str | int
+Label = str | int | list[str | int]
+"""A class, or any number of them."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class EvaluationRow:
     """[H, W, 3], centred."""
     caption: str
     """The first caption; empty where none was asked for."""
+    captions: tuple[str, ...]
+    """All of them; none where none was asked for."""
     targets: dict[str, Label]
     annotations: Values
     """What ``annotation_join`` gave."""
@@ -58,8 +61,9 @@ class EvaluationBatch:
     image: npt.NDArray[np.uint8]
     """[B, H, W, 3]"""
     caption: list[str]
+    captions: list[tuple[str, ...]]
     targets: dict[str, list[Label]]
-    """Target name to B labels."""
+    """Target name to the labels of B rows."""
 
 
 def read_evaluation_rows(
@@ -71,6 +75,7 @@ def read_evaluation_rows(
     *,
     image_fields: Sequence[str] = ShardsSpec.model_fields["image_fields"].default,
     caption_fields: Sequence[str] = (),
+    all_caption_fields: Sequence[str] = (),
     max_image_pixels: int = ShardsSpec.model_fields["max_image_pixels"].default,
     max_samples: int | None = None,
     skipped: Counter[str] | None = None,
@@ -80,6 +85,7 @@ def read_evaluation_rows(
 
     Args:
         caption_fields: none: no caption is read, and none is missed.
+        all_caption_fields: where ``captions`` are, one a line; a row may have none.
         skipped: counts the rows that were left out, by reason (``columns.SKIP_REASONS``).
         annotations: what is joined to the rows, as planned for the held-out shards.
 
@@ -89,17 +95,18 @@ def read_evaluation_rows(
         EvaluationError: a row whose targets are not a JSON object.
     """
     counts = Counter[str]() if skipped is None else skipped
-    fields = {*image_fields, *caption_fields, TARGETS_FIELD}
+    fields = {*image_fields, *caption_fields, *all_caption_fields, TARGETS_FIELD}
     for number, sample, joined in _own_samples(store, index, fields, rank, world_size, max_samples, annotations):
         try:
             joined.check_presence(sample)
             image, crop = center_image(find_image(sample, image_fields), max_image_pixels, image_size)
             caption = _first_caption(sample, caption_fields)
+            captions = _all_captions(sample, all_caption_fields)
             values = joined.values(sample, crop, image_size, max_image_pixels)
         except BadSampleError as error:
             counts[error.reason] += 1
             continue
-        yield EvaluationRow(number, image, caption, _targets(store, number, sample), values)
+        yield EvaluationRow(number, image, caption, captions, _targets(store, number, sample), values)
     if counts:
         logger.warning("%s: %d rows left out: %s", store.uri, counts.total(), dict(counts))
 
@@ -149,27 +156,40 @@ def _own_samples(
 def _first_caption(sample: RawSample, caption_fields: Iterable[str]) -> str:
     for field in caption_fields:
         if data := sample.members.get(field, b"").strip():
-            try:
-                return data.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise BadSampleError("caption_undecodable") from error
+            return _decode_caption(data)
     if caption_fields:
         raise BadSampleError("caption_missing")
     return ""
 
 
+def _all_captions(sample: RawSample, fields: Iterable[str]) -> tuple[str, ...]:
+    lines = (line for field in fields for line in _decode_caption(sample.members.get(field, b"")).splitlines())
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _decode_caption(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadSampleError("caption_undecodable") from error
+
+
 def _targets(store: Store, number: int, sample: RawSample) -> dict[str, Label]:
-    """Labels of a row; what is neither text nor whole number is no label."""
+    """Labels of a row; what is neither text nor whole number, nor a list of these, is no label."""
     if TARGETS_FIELD not in sample.members:
         return {}
     try:
         content = json.loads(sample.members[TARGETS_FIELD])
         labels = content.get("targets", content)
-        return {name: value for name, value in labels.items() if isinstance(value, str | int)}
+        return {name: value for name, value in labels.items() if _is_label(value)}
     except (ValueError, AttributeError, RecursionError) as error:
         raise EvaluationError(
             f"{store.uri}, row {number} ({sample.key}): its .{TARGETS_FIELD} is not a JSON object of targets: {error}"
         ) from error
+
+
+def _is_label(value: object) -> bool:
+    return all(isinstance(one, str | int) for one in (value if isinstance(value, list) else [value]))
 
 
 def _to_batch(store: Store, rows: list[EvaluationRow]) -> EvaluationBatch:
@@ -184,5 +204,6 @@ def _to_batch(store: Store, rows: list[EvaluationRow]) -> EvaluationBatch:
         np.array([row.index for row in rows], np.int64),
         np.stack([row.image for row in rows]),
         [row.caption for row in rows],
+        [row.captions for row in rows],
         {name: [row.targets[name] for row in rows] for name in names},
     )

@@ -6,23 +6,26 @@ the next set's features, a rank without a long fit would wait in that set's coll
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
-from orchestrator.errors import EvaluationError
+from orchestrator.evaluation.answers import Work, answer_retrieval, answer_synset_rows, answer_zero_shot, image_probes
 from orchestrator.evaluation.exchange import share_work
-from orchestrator.evaluation.features import EvaluationBatch, FeatureSet, extract_features
-from orchestrator.evaluation.linear_probe import linear_probe, majority_share, split_rows
-from orchestrator.evaluation.results import EMBEDDING, POOLED, SYNSET_ROWS, Probe, ProbeResult
-from orchestrator.evaluation.targets import TargetSpec
-from orchestrator.evaluation.zero_shot import ZeroShotResult, class_embeddings, zero_shot, zero_shot_by_rows
+from orchestrator.evaluation.features import FeatureSet, extract_features, extract_text_features
+from orchestrator.evaluation.questions import EvaluationSet, Question, ask
+from orchestrator.evaluation.results import EMBEDDING, SYNSET_ROWS, ProbeResult
+from orchestrator.evaluation.retrieval import Direction, pair_captions
+from orchestrator.evaluation.zero_shot import class_embeddings
+from orchestrator.spec.evaluation import EvaluationSpec
 
 logger = logging.getLogger(__name__)
+
+Encoder = Callable[[list[str]], Tensor]
+_DIRECTIONS: tuple[Direction, ...] = ("image_to_text", "text_to_image")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class JudgedModel(Protocol):
     """A model in evaluation mode; all ranks call it equally often."""
 
     @property
-    def encode_texts(self) -> Callable[[list[str]], Tensor] | None:
+    def encode_texts(self) -> Encoder | None:
         """Prompts to embeddings [B, D]; none: the objective trains no text tower."""
 
     @property
@@ -50,142 +53,63 @@ class JudgedModel(Protocol):
         """uint8 on the CPU to "pooled" [B, D], and "embedding" [B, E] of length one if the objective has one."""
 
 
-@dataclass(frozen=True)
-class EvaluationSet:
-    """Labelled images; ``batches`` holds this rank's rows and is read once."""
-
-    name: str
-    targets: dict[str, TargetSpec]
-    batches: Iterable[EvaluationBatch]
-
-
-@dataclass(frozen=True)
-class _Question:
-    """One target of one set, with the rows' labels as int64 indices of its classes."""
-
-    set_name: str
-    target_name: str
-    target: TargetSpec
-    rows: FeatureSet
-    labels: Tensor
-
-    def result(self, probe: Probe, feature: str, **found: Any) -> ProbeResult:
-        return ProbeResult(
-            set=self.set_name,
-            probe=probe,
-            target=self.target_name,
-            feature=feature,
-            named_in_captions=self.target.named_in_captions,
-            num_classes=len(self.target.classes),
-            **found,
-        )
-
-
 def evaluate(
-    judged: JudgedModel, sets: Sequence[EvaluationSet], probes: Sequence[Probe], rank: int, world_size: int
+    judged: JudgedModel, sets: Sequence[EvaluationSet], spec: EvaluationSpec, rank: int, world_size: int
 ) -> list[ProbeResult]:
     """All probes of all targets of all sets; all ranks must call it, and all get the same results in the same order.
 
-    Linear probes read the pooled output, and the embedding apart where there is one. Zero-shot where it does
-    not apply is in the results, with the reason.
+    A set is encoded once, for all probes. Probes of images read the pooled output, and the embedding apart where
+    there is one. What does not apply is in the results, with the reason.
 
     Raises:
         EvaluationError: a set without rows, a label that is no class, features that are not finite, parts too small.
     """
-    questions = [question for one in sets for question in _ask(judged, one, world_size)]
-    work: list[Callable[[], ProbeResult]] = []
-    for question in questions:
-        if "zero_shot" in probes:
-            work.append(_prepare_zero_shot(judged, question))
-        if "linear_probe" in probes:
-            features = [name for name in (POOLED, EMBEDDING) if name in question.rows.features]
-            work += [partial(_run_linear_probe, question, feature) for feature in features]
+    encode: Encoder | None = None
+    if judged.encode_texts is not None:
+        encode = partial(extract_text_features, judged.encode_texts, rank=rank, world_size=world_size)
+    work: list[Work] = []
+    for one in sets:
+        rows = extract_features(judged.encode_images, one.batches, world_size)
+        logger.info("evaluation set %s: features of %d rows", one.name, len(rows.index))
+        for question in ask(one, rows):
+            if "zero_shot" in spec.probes:
+                work.append(_prepare_zero_shot(judged, encode, question))
+            work += image_probes(question, spec)
+        if "retrieval" in spec.probes:
+            work += _prepare_retrieval(encode, one.name, rows)
     records = share_work([partial(_as_record, item) for item in work], rank, world_size)
     return [ProbeResult.from_dict(record) for record in records]
 
 
-def _as_record(item: Callable[[], ProbeResult]) -> dict[str, Any]:
+def _as_record(item: Work) -> dict[str, Any]:
     return item().to_dict()
 
 
-def _ask(judged: JudgedModel, one: EvaluationSet, world_size: int) -> list[_Question]:
-    rows = extract_features(judged.encode_images, one.batches, world_size)
-    logger.info("evaluation set %s: features of %d rows", one.name, len(rows.index))
-    return [
-        _Question(one.name, name, target, rows, _label_indices(one.name, name, target, rows))
-        for name, target in one.targets.items()
-    ]
-
-
-def _label_indices(set_name: str, name: str, target: TargetSpec, rows: FeatureSet) -> Tensor:
-    if name not in rows.targets:
-        raise EvaluationError(
-            f"evaluation set {set_name!r} describes target {name!r}, but its rows carry {sorted(rows.targets)};"
-            " wanted one label a row for every target in targets.json"
-        )
-    position = {label: i for i, label in enumerate(target.classes)}
-    if unknown := sorted({label for label in rows.targets[name] if label not in position}):
-        raise EvaluationError(
-            f"rows of evaluation set {set_name!r} carry {unknown[:5]} for target {name!r}; wanted one of its"
-            f" classes in targets.json: {list(target.classes[:20])}"
-        )
-    return torch.tensor([position[label] for label in rows.targets[name]])
-
-
-def _prepare_zero_shot(judged: JudgedModel, question: _Question) -> Callable[[], ProbeResult]:
+def _prepare_zero_shot(judged: JudgedModel, encode: Encoder | None, question: Question) -> Work:
     """Encodes the prompts at once, on all ranks; what is left to do needs no model."""
     target = question.target
-    if judged.encode_texts is not None and EMBEDDING in question.rows.features:
+    if encode is not None and EMBEDDING in question.rows.features:
         if not target.templates:
             return partial(question.result, "zero_shot", EMBEDDING, reason="the target has no prompt templates")
-        return partial(_run_zero_shot, question, class_embeddings(judged.encode_texts, target))
+        return partial(answer_zero_shot, question, class_embeddings(encode, target))
     if judged.match_synsets is not None:
         rows = judged.match_synsets([target.words_of(label) for label in target.classes])
         if rows.num_unmatched == len(target.classes):
             reason = "no class of the target is near a concept of the vocabulary"
             return partial(question.result, "zero_shot", SYNSET_ROWS, reason=reason)
-        return partial(_run_zero_shot_by_rows, question, rows)
+        return partial(answer_synset_rows, question, rows.weight_KF, rows.bias_K, rows.num_unmatched)
     reason = "the objective has neither a text tower nor a classifier of concepts"
     return partial(question.result, "zero_shot", EMBEDDING, reason=reason)
 
 
-def _run_zero_shot(question: _Question, class_KD: Tensor) -> ProbeResult:
-    return _zero_shot_result(
-        question, EMBEDDING, zero_shot(question.rows.features[EMBEDDING], question.labels, class_KD)
-    )
-
-
-def _run_zero_shot_by_rows(question: _Question, rows: SynsetRows) -> ProbeResult:
-    found = zero_shot_by_rows(question.rows.features[POOLED], question.labels, rows.weight_KF, rows.bias_K)
-    return _zero_shot_result(question, SYNSET_ROWS, found, {"classes_without_synset": rows.num_unmatched})
-
-
-def _zero_shot_result(
-    question: _Question, feature: str, found: ZeroShotResult, details: dict[str, float] | None = None
-) -> ProbeResult:
-    top5 = {} if found.top5_accuracy is None else {"top5_accuracy": found.top5_accuracy}
-    return question.result(
-        "zero_shot",
-        feature,
-        accuracy=found.accuracy,
-        chance=majority_share(question.labels),
-        num_test=len(question.labels),
-        details=top5 | (details or {}),
-    )
-
-
-def _run_linear_probe(question: _Question, feature: str) -> ProbeResult:
-    split = split_rows(question.rows.index)
-    found = linear_probe(question.rows.features[feature], question.labels, len(question.target.classes), split)
-    return question.result(
-        "linear_probe",
-        feature,
-        accuracy=found.accuracy,
-        chance=found.chance,
-        num_test=found.num_test,
-        details={
-            "chosen_c": found.chosen_c,
-            "validation_accuracy": found.validation_accuracy,
-            "num_train": found.num_train,
-        },
-    )
+def _prepare_retrieval(encode: Encoder | None, set_name: str, rows: FeatureSet) -> list[Work]:
+    """Encodes the captions at once, on all ranks, each text once."""
+    pairs = pair_captions(rows.captions)
+    if encode is not None and EMBEDDING in rows.features and pairs.texts:
+        image_ND, text_CD = rows.features[EMBEDDING], encode(pairs.texts)
+        return [partial(answer_retrieval, set_name, image_ND, text_CD, pairs, one) for one in _DIRECTIONS]
+    reason = "the set has no captions" if not pairs.texts else "the objective has no text tower"
+    return [
+        partial(ProbeResult, set_name, "retrieval", one, EMBEDDING, True, num_classes=0, reason=reason)
+        for one in _DIRECTIONS
+    ]

@@ -20,6 +20,11 @@ from orchestrator.errors import EvaluationError
 
 T = TypeVar("T")
 
+MAX_TEXTS_PER_CALL = 256
+
+Labels = str | int | Sequence[str | int]
+"""What a row carries for a target: one label, or several."""
+
 
 class EvaluationBatch(Protocol):
     """Some rows of an evaluation set, as one rank reads them."""
@@ -33,8 +38,12 @@ class EvaluationBatch(Protocol):
         """uint8 [B, H, W, 3]; H and W are the same in all batches."""
 
     @property
-    def targets(self) -> Mapping[str, Sequence[str | int]]:
-        """Target name to B labels."""
+    def targets(self) -> Mapping[str, Sequence[Labels]]:
+        """Target name to the labels of B rows."""
+
+    @property
+    def captions(self) -> Sequence[Sequence[str]]:
+        """The captions of B rows; a row may have none."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,10 @@ class FeatureSet:
     """int64 [N], ascending, each row once."""
     features: dict[str, Tensor]
     """Name ("pooled", "embedding") to fp32 [N, D] on the CPU."""
-    targets: dict[str, list[str]]
-    """Target name to N labels, as text."""
+    targets: dict[str, list[tuple[str, ...]]]
+    """Target name to the labels of N rows, as text."""
+    captions: list[tuple[str, ...]]
+    """Those of N rows."""
 
 
 def extract_features(
@@ -70,6 +81,33 @@ def extract_features(
             parts.append(_to_part(batch, encoded))
     gathered = [part for rank_parts in _gather(parts, world_size) for part in rank_parts]
     return _in_row_order(gathered)
+
+
+def extract_text_features(
+    encode: Callable[[list[str]], Tensor], texts: Sequence[str], rank: int, world_size: int
+) -> Tensor:
+    """fp32 [len(texts), D] on the CPU; all ranks call it with the same texts, encode a share of them, and get all.
+
+    Args:
+        encode: texts to [B, D] on any device.
+
+    Raises:
+        EvaluationError: features that are not finite.
+    """
+    calls = [list(texts[i : i + MAX_TEXTS_PER_CALL]) for i in range(0, len(texts), MAX_TEXTS_PER_CALL)]
+    own = []
+    with torch.no_grad():
+        for first in range(0, len(calls), world_size):
+            call = calls[min(first + rank, len(calls) - 1)]  # beyond the last call: again, to stay in step
+            own.append(encode(call).float().cpu())
+    by_rank = _gather(own, world_size)
+    text_ND = torch.cat([by_rank[i % world_size][i // world_size] for i in range(len(calls))])
+    if num_bad := int((~text_ND.isfinite().all(dim=1)).sum()):
+        raise EvaluationError(
+            f"the features of {num_bad} of {len(texts)} texts are not finite; the model has diverged: judge an earlier"
+            " checkpoint"
+        )
+    return text_ND
 
 
 def _in_step(batches: Iterable[EvaluationBatch], world_size: int) -> Iterator[tuple[Tensor, EvaluationBatch | None]]:
@@ -103,8 +141,13 @@ def _to_part(batch: EvaluationBatch, encoded: dict[str, Tensor]) -> FeatureSet:
     return FeatureSet(
         index=torch.from_numpy(batch.index),
         features={name: feature_BD.float().cpu() for name, feature_BD in encoded.items()},
-        targets={name: [str(label) for label in labels] for name, labels in batch.targets.items()},
+        targets={name: [_as_texts(labels) for labels in rows] for name, rows in batch.targets.items()},
+        captions=[tuple(own) for own in batch.captions],
     )
+
+
+def _as_texts(labels: Labels) -> tuple[str, ...]:
+    return (str(labels),) if isinstance(labels, str | int) else tuple(str(label) for label in labels)
 
 
 def _in_row_order(parts: list[FeatureSet]) -> FeatureSet:
@@ -127,4 +170,5 @@ def _in_row_order(parts: list[FeatureSet]) -> FeatureSet:
     for name in names:
         labels = [label for part in parts for label in part.targets[name]]
         targets[name] = [labels[row] for row in first]
-    return FeatureSet(torch.from_numpy(index), features, targets)
+    captions = [own for part in parts for own in part.captions]
+    return FeatureSet(torch.from_numpy(index), features, targets, [captions[row] for row in first])

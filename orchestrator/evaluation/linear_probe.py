@@ -1,32 +1,29 @@
-"""Linear probe: multinomial logistic regression on frozen features, as CLIP's paper does it (arXiv 2103.00020, A.3).
+"""Linear probe: logistic regression on frozen features, as CLIP's paper does it (arXiv 2103.00020, A.3).
 
 L-BFGS on the whole training part; C, the inverse strength of the L2 penalty, is swept over 1e-6 ... 1e6 on the
 validation part, coarse to fine, and the classifier is fitted once more on training and validation rows together.
 Trade-offs: features are standardised with the training part's mean and deviation, alike for every objective, so that
 one grid of C suits all of them; the search assumes that accuracy over C has one broad peak (15 fits instead of 97).
-Everything is fp64 on the CPU: the same features give the same result.
 
-Legend: N rows, D feature, K classes.
+Legend: N rows, D feature, K classes. Labels are int64 [N] class indices, or bool [N, K].
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from orchestrator.errors import EvaluationError
+from orchestrator.evaluation.logistic_regression import Classifier, Score, fit, standardise, to_principal_axes
+from orchestrator.evaluation.scores import is_multi_label
 
 TRAIN_FRACTION, VALIDATION_FRACTION = 0.60, 0.15  # the rest is the test part
 GRID_PER_DECADE = 8
 GRID_DECADES = (-6, 6)
 COARSE_STEP = 16  # two decades: 1e-6, 1e-4, ... 1e6
-MAX_ITERATIONS = 1000
-SWEEP_TOLERANCE = 1e-3  # greatest gradient component that counts as none, in the scaled weights of fit()
-FINAL_TOLERANCE = 1e-4
+SWEEP_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -40,41 +37,16 @@ class Split:
 
 @dataclass(frozen=True)
 class LinearProbeResult:
-    """Accuracy on the test part, and how it came about."""
+    """What the classifier says of the test part, and how it came about."""
 
-    accuracy: float
-    validation_accuracy: float
-    """Of the chosen C, before the last fit."""
+    logits: Tensor
+    """fp64 [test rows, K]"""
+    validation_quality: float
+    """Of the chosen C, before the last fit: accuracy, or mean average precision."""
     chosen_c: float
     """Inverse penalty in scikit-learn's sense: the penalty is |W|^2 / 2 against C times the summed loss."""
     num_train: int
     """Rows of the last fit: training and validation part."""
-    num_test: int
-    num_classes: int
-    chance: float
-    """Accuracy of the best constant answer on the test part."""
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """A fitted linear classifier: fp64 weight [D, K], bias [K]."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def judge(self, feature_ND: Tensor, label_N: Tensor) -> "Score":
-        """How well the labels are predicted."""
-        logits_NK = feature_ND @ self.weight + self.bias
-        accuracy = (logits_NK.argmax(dim=1) == label_N).double().mean().item()
-        return Score(accuracy, -cross_entropy(logits_NK, label_N).item())
-
-
-class Score(NamedTuple):
-    """Compares by accuracy; equal accuracies, common on few rows, by the likelihood of the labels."""
-
-    accuracy: float
-    log_likelihood: float
-    """Mean over rows, in nats."""
 
 
 def split_rows(index_N: Tensor, seed: int = 0) -> Split:
@@ -94,38 +66,38 @@ def split_rows(index_N: Tensor, seed: int = 0) -> Split:
     return Split(*parts)
 
 
-def linear_probe(feature_ND: Tensor, label_N: Tensor, num_classes: int, split: Split) -> LinearProbeResult:
-    """Sweeps C, fits and judges.
+def linear_probe(feature_ND: Tensor, label: Tensor, num_classes: int, split: Split) -> LinearProbeResult:
+    """Sweeps C and fits.
 
     Args:
         feature_ND: any float type, finite.
-        label_N: int64, 0 ... num_classes - 1.
+        label: class indices below ``num_classes``, or which of them apply.
 
     Raises:
         EvaluationError: a part without rows, or a training part of one class.
     """
-    _check_parts(split, label_N)
+    check_parts(split, label)
     standard_ND = to_principal_axes(standardise(feature_ND.double(), split.train), split.train)
-    train, validation, test = split.train, split.validation, split.test
+    chosen_c, best, last = sweep_c(standard_ND, label, num_classes, split.train, split.validation)
+    both = torch.cat([split.train, split.validation])
+    classifier = fit(standard_ND[both], label[both], num_classes, chosen_c, start=last)
+    return LinearProbeResult(classifier.logits(standard_ND[split.test]), best.quality, chosen_c, len(both))
+
+
+def sweep_c(
+    feature_ND: Tensor, label: Tensor, num_classes: int, train: Tensor, validation: Tensor
+) -> tuple[float, Score, Classifier]:
+    """The C that is best on the validation rows, its score there, and the last classifier of the sweep."""
     previous: Classifier | None = None
 
     def validate(c: float) -> Score:
         nonlocal previous  # the solution for a neighbouring C is a good place to start from
-        previous = fit(standard_ND[train], label_N[train], num_classes, c, SWEEP_TOLERANCE, previous)
-        return previous.judge(standard_ND[validation], label_N[validation])
+        previous = fit(feature_ND[train], label[train], num_classes, c, SWEEP_TOLERANCE, previous)
+        return previous.judge(feature_ND[validation], label[validation])
 
     chosen_c, best = sweep(validate)
-    both = torch.cat([train, validation])
-    classifier = fit(standard_ND[both], label_N[both], num_classes, chosen_c, start=previous)
-    return LinearProbeResult(
-        accuracy=classifier.judge(standard_ND[test], label_N[test]).accuracy,
-        validation_accuracy=best.accuracy,
-        chosen_c=chosen_c,
-        num_train=len(both),
-        num_test=len(test),
-        num_classes=num_classes,
-        chance=majority_share(label_N[test]),
-    )
+    assert previous is not None  # every sweep fits
+    return chosen_c, best, previous
 
 
 def sweep(score: Callable[[float], Score]) -> tuple[float, Score]:
@@ -154,83 +126,25 @@ def sweep(score: Callable[[float], Score]) -> tuple[float, Score]:
     return _c_at(best()), scores[best()]
 
 
-def fit(
-    feature_ND: Tensor,
-    label_N: Tensor,
-    num_classes: int,
-    c: float,
-    tolerance: float = FINAL_TOLERANCE,
-    start: Classifier | None = None,
-) -> Classifier:
-    """Minimises mean cross-entropy + |W|^2 / (2 c N) by L-BFGS; the bias is not penalised.
-
-    Solves for weights divided by ``scale``, which evens out the curvature of features along principal axes, so
-    that tens of iterations do instead of thousands; the minimum is the same. The gradient is written out: autograd
-    would cost as much again as the two matrix products.
-    """
-    num_rows, num_features = feature_ND.shape
-    penalty = 1 / (c * num_rows)
-    if start is None:
-        log_prior_K = label_N.bincount(minlength=num_classes).clamp(min=0.5).to(feature_ND).log()
-        start = Classifier(feature_ND.new_zeros(num_features, num_classes), log_prior_K)
-    curvature_D = feature_ND.square().mean(dim=0) * (num_classes - 1) / num_classes**2  # at equal probabilities
-    scale_D1 = (curvature_D + penalty).rsqrt()[:, None]
-    scaled_DK, bias_K = start.weight / scale_D1, start.bias.clone()
-    rows = torch.arange(num_rows)
-
-    def loss_and_gradient() -> Tensor:
-        weight_DK = scaled_DK * scale_D1
-        log_probability_NK = (feature_ND @ weight_DK + bias_K).log_softmax(dim=1)
-        residual_NK = log_probability_NK.exp()
-        residual_NK[rows, label_N] -= 1
-        residual_NK /= num_rows
-        scaled_DK.grad = torch.addmm(weight_DK, feature_ND.T, residual_NK, beta=penalty) * scale_D1
-        bias_K.grad = residual_NK.sum(dim=0)
-        return penalty / 2 * weight_DK.square().sum() - log_probability_NK[rows, label_N].mean()
-
-    solver = torch.optim.LBFGS(
-        [scaled_DK, bias_K],
-        max_iter=MAX_ITERATIONS,
-        tolerance_grad=tolerance,
-        history_size=10,
-        line_search_fn="strong_wolfe",
-    )
-    solver.step(loss_and_gradient)  # type: ignore[no-untyped-call]
-    return Classifier(scaled_DK * scale_D1, bias_K)
-
-
-def to_principal_axes(feature_ND: Tensor, train: Tensor) -> Tensor:
-    """Rotates features to the training rows' principal axes: the same problem, better to solve (see :func:`fit`)."""
-    axes_DD = torch.linalg.eigh(feature_ND[train].T @ feature_ND[train]).eigenvectors
-    return feature_ND @ axes_DD
-
-
-def standardise(feature_ND: Tensor, train: Tensor) -> Tensor:
-    """Zero mean and unit deviation over the training rows; a feature that is constant there becomes zero there."""
-    mean_D = feature_ND[train].mean(dim=0)
-    deviation_D = feature_ND[train].std(dim=0, correction=0)
-    rounding_D = 1e-6 * mean_D.abs() + 1e-12  # fp32 noise around a constant is no signal to blow up
-    return (feature_ND - mean_D) / torch.where(deviation_D > rounding_D, deviation_D, 1.0)
-
-
-def majority_share(label_N: Tensor) -> float:
-    """Share of the most frequent label."""
-    return (label_N.bincount().max() / len(label_N)).item()
-
-
 def _c_at(position: int) -> float:
     return float(10 ** (GRID_DECADES[0] + position / GRID_PER_DECADE))
 
 
-def _check_parts(split: Split, label_N: Tensor) -> None:
+def check_parts(split: Split, label: Tensor) -> None:
+    """Refuse parts that nothing can be fitted to, or judged by."""
     sizes = {"training": len(split.train), "validation": len(split.validation), "test": len(split.test)}
     if empty := [part for part, size in sizes.items() if not size]:
         raise EvaluationError(
-            f"a linear probe over {len(label_N)} rows has no row in its {', '.join(empty)} part; wanted at least one in"
+            f"a linear probe over {len(label)} rows has no row in its {', '.join(empty)} part; wanted at least one in"
             " each: use a larger evaluation set, or raise evaluation.max_samples"
         )
-    if label_N[split.train].bincount().count_nonzero() < 2:
+    if (label[split.train] == label[split.train[0]]).all():
         raise EvaluationError(
             f"all {len(split.train)} training rows of a linear probe have one label; wanted two or more: use a larger"
+            " evaluation set, or raise evaluation.max_samples"
+        )
+    if is_multi_label(label) and not label[split.test].any():
+        raise EvaluationError(
+            f"none of {len(split.test)} test rows of a linear probe carries a class; wanted one at least: use a larger"
             " evaluation set, or raise evaluation.max_samples"
         )

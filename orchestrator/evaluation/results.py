@@ -2,11 +2,13 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-Probe = Literal["zero_shot", "linear_probe"]
+from orchestrator.evaluation.bootstrap import Estimate
+from orchestrator.spec.evaluation import Probe
+
 POOLED = "pooled"  # the vision tower's pooled output, before any projection or classifier
 EMBEDDING = "embedding"  # where images and texts meet, of length one
 SYNSET_ROWS = "synset_rows"  # the pooled output through rows of a concept classifier: zero-shot without a text tower
@@ -14,27 +16,42 @@ SYNSET_ROWS = "synset_rows"  # the pooled output through rows of a concept class
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Top-1 accuracy of one probe; without ``accuracy`` the probe does not apply, and ``reason`` says why."""
+    """The scores of one probe; without any, the probe does not apply, and ``reason`` says why."""
 
     set: str
     probe: Probe
     target: str
+    """Name of the target; for retrieval the direction."""
     feature: str
     named_in_captions: bool
     num_classes: int
-    accuracy: float | None = None
+    """For retrieval the answers that there are."""
+    scores: dict[str, Estimate] = field(default_factory=dict)
+    """By name, with their intervals; the first is the one that counts."""
     chance: float | None = None
-    """Accuracy of the best constant answer: the share of the most frequent class among the judged rows."""
+    """The first score of the best answer that does not look at the image."""
     num_test: int = 0
     """Rows that were judged."""
     details: dict[str, float] = field(default_factory=dict)
-    """Further numbers: ``top5_accuracy``, ``classes_without_synset`` (never the answer of a zero-shot probe through
-    synset rows); ``inverse_penalty``, ``validation_accuracy``, ``num_train``."""
+    """How the scores came about: ``chosen_c``, ``validation_quality``, ``num_train``, ``k``,
+    ``classes_without_synset`` (never the answer of a zero-shot probe through synset rows), ..."""
     reason: str = ""
+    """Why there is no score, or not each."""
 
-    def metric_name(self) -> str:
-        """Such as ``eval/scenes/linear_probe/shape/accuracy``; see :func:`probe_name`."""
-        return f"eval/{self.set}/{probe_name(self.probe, self.feature)}/{self.target}/accuracy"
+    @property
+    def accuracy(self) -> float | None:
+        """Top-1 accuracy, where the probe has one."""
+        return self.scores["accuracy"].value if "accuracy" in self.scores else None
+
+    def metrics(self) -> dict[str, float]:
+        """Such as ``eval/scenes/linear_probe/shape/accuracy``, and ``.../accuracy/low`` and ``.../accuracy/high``."""
+        prefix = f"eval/{self.set}/{probe_name(self.probe, self.feature)}/{self.target}"
+        found = {}
+        for name, score in self.scores.items():
+            found[f"{prefix}/{name}"] = score.value
+            found[f"{prefix}/{name}/low"] = score.low
+            found[f"{prefix}/{name}/high"] = score.high
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; :meth:`from_dict` is the way back."""
@@ -42,30 +59,37 @@ class ProbeResult:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ProbeResult":
-        return cls(**values)
+        scores = {name: Estimate(**score) for name, score in values["scores"].items()}
+        return cls(**{**values, "scores": scores})
 
 
 def probe_name(probe: Probe, feature: str) -> str:
     """A probe's name with its feature, unless that is the one the probe is meant for: ``linear_probe.embedding``,
     ``zero_shot.synset_rows``.
     """
-    usual = {"zero_shot": EMBEDDING, "linear_probe": POOLED}[probe]
+    usual = EMBEDDING if probe in ("zero_shot", "retrieval") else POOLED
     return probe if feature == usual else f"{probe}.{feature}"
 
 
 def summarise(results: Sequence[ProbeResult]) -> dict[str, float]:
-    """Mean accuracy over targets that captions name (``named``), those that none names (``unnamed``), and all.
+    """Mean accuracies over targets that captions name (``named``), those that none names (``unnamed``), and all.
 
     Keys such as ``eval/scenes/linear_probe/unnamed/mean_accuracy``; probes that do not apply are not in it.
     """
     accuracies: dict[str, list[float]] = defaultdict(list)
     for result in results:
-        if result.accuracy is None:
-            continue
         prefix = f"eval/{result.set}/{probe_name(result.probe, result.feature)}"
-        for group in ("named" if result.named_in_captions else "unnamed", "all"):
-            accuracies[f"{prefix}/{group}/mean_accuracy"].append(result.accuracy)
+        for name, value in _accuracies(result):
+            for group in ("named" if result.named_in_captions else "unnamed", "all"):
+                accuracies[f"{prefix}/{group}/mean_{name}"].append(value)
     return {name: sum(values) / len(values) for name, values in accuracies.items()}
+
+
+def _accuracies(result: ProbeResult) -> Iterator[tuple[str, float]]:
+    """``accuracy``, and ``accuracy_4_shot`` and the like."""
+    for name, score in result.scores.items():
+        if name.startswith("accuracy"):
+            yield name, score.value
 
 
 def results_to_json(results: Sequence[ProbeResult]) -> str:

@@ -20,10 +20,12 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]  # st
 
 
 class TargetSpec(Section):
-    """One thing to tell about an image, as exactly one of ``classes``."""
+    """One thing to tell about an image, as exactly one of ``classes``, or as any number of them."""
 
     classes: tuple[str, ...] = Field(min_length=2)
     """Every label a row can carry, as text."""
+    multi_label: bool = False
+    """A row carries a list of classes, which may be empty, instead of one class."""
     named_in_captions: bool
     """Whether training captions name this target, that is, whether a text tower had a chance to learn its words."""
     templates: tuple[str, ...] = ()

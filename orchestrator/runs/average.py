@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from orchestrator.env import apply_quiet_env
 from orchestrator.errors import EvaluationError, ModelSourceError, RunNotFoundError
-from orchestrator.evaluation.results import Probe, ProbeResult, summarise
+from orchestrator.evaluation.results import ProbeResult, summarise
 from orchestrator.runs.evaluate import judge_weights, with_evaluation
 from orchestrator.runs.folder import open_run
 from orchestrator.runs.made import check_free, write_made_run
 from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.evaluation import Probe
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.plan import Plan, TrackingPlan, compare_identities
 from orchestrator.spec.resolve import resolve_tracking_uri

@@ -15,7 +15,8 @@ from orchestrator.runs.prepare import check_evaluation_set
 from orchestrator.runs.recorder import record_evaluation
 from orchestrator.runs.target import run_target
 from orchestrator.spec.cluster import ClusterSpec
-from orchestrator.spec.job import EvaluateSpec, EvaluationSpec
+from orchestrator.spec.evaluation import EvaluationSpec
+from orchestrator.spec.job import EvaluateSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.plan import Plan
 from orchestrator.storage.store import Store, open_store

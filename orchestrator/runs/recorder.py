@@ -79,12 +79,11 @@ class Recorder:
 def record_evaluation(
     tracker: Tracker, plan: Plan, checkpoint_uri: str, step: int, results: Sequence[ProbeResult], weights: Weights
 ) -> None:
-    """Probe accuracies and their means, linked to the checkpoint, one entry per evaluation set."""
+    """Probe scores with their intervals and means, linked to the checkpoint, one entry per evaluation set."""
     for name, uri in zip(plan.evaluation.sets, plan.evaluation_uris, strict=True):
         dataset = name.strip("/").replace("/", "-")
         own = [result for result in results if result.set == dataset]
-        values = {result.metric_name(): result.accuracy for result in own if result.accuracy is not None}
-        values |= summarise(own)
+        values = {name: value for result in own for name, value in result.metrics().items()} | summarise(own)
         if weights == "ema":
             values = {f"eval_ema/{key.removeprefix('eval/')}": value for key, value in values.items()}
         if values:

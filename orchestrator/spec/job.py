@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from orchestrator.spec.augmentation import AugmentationSpec
+from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.spec.init import InitSpec
 from orchestrator.spec.objective import ConceptsSpec, ObjectiveSpec
 from orchestrator.spec.optimizer import EmaSpec, OptimizerSpec, ScheduleSpec
@@ -212,23 +213,6 @@ class CheckpointSpec(Section):
     """Newest complete checkpoints that are kept."""
     keep_best: bool = True
     """Also keep the checkpoint with the least held-out loss."""
-
-
-class EvaluationSpec(Section):
-    """Evaluation sets, judged at the end and, if asked, every N steps."""
-
-    sets: tuple[str, ...] = ()
-    """Folders of labelled shards: URIs, or paths below the cluster's ``storage.data``."""
-    probes: tuple[Literal["zero_shot", "linear_probe"], ...] = ("zero_shot", "linear_probe")
-    """What judges: prompts against images, a linear classifier on frozen features."""
-    weights: Literal["raw", "ema", "both"] = "both"
-    """Judge the trained weights, their moving average, or both; without ``ema`` in the job there are only raw ones."""
-    every_steps: int | None = Field(default=None, ge=1)
-    """Steps between evaluations; none: at the end only."""
-    max_samples: int | None = Field(default=None, ge=10)
-    """Read at most this many rows of a set; none: all."""
-    min_synset_similarity: float = Field(default=0.5, gt=0, le=1)
-    """CatLIP's zero-shot: WordNet path similarity from which a concept stands for a class (0.5: one step away)."""
 
 
 class FaultsSpec(Section):

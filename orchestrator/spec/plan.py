@@ -13,11 +13,11 @@ from orchestrator.errors import PlanError
 from orchestrator.spec.annotation import AnnotationPlan
 from orchestrator.spec.augmentation import AugmentationSpec
 from orchestrator.spec.cluster import CacheSpec, S3Spec
+from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.spec.facts import MachineFacts, ShardsFacts, TokenizerFacts, VocabularyFacts
 from orchestrator.spec.init import InitSpec
 from orchestrator.spec.job import (
     CheckpointSpec,
-    EvaluationSpec,
     FaultsSpec,
     SeedSpec,
     ShardsSpec,

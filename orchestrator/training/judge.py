@@ -13,13 +13,14 @@ from orchestrator.data.concepts import open_finder
 from orchestrator.data.evaluation_set import read_evaluation_batches
 from orchestrator.data.index import load_index
 from orchestrator.errors import DatasetError
-from orchestrator.evaluation.evaluate import EvaluationSet, SynsetRows, evaluate
+from orchestrator.evaluation.evaluate import SynsetRows, evaluate
+from orchestrator.evaluation.questions import EvaluationSet
 from orchestrator.evaluation.results import EMBEDDING, POOLED, ProbeResult
 from orchestrator.evaluation.targets import TARGETS_FILE, load_targets
 from orchestrator.objectives.objective import Objective, ZeroShotObjective
 from orchestrator.objectives.synset_rows import match_classes, only_matched, transfer_rows
 from orchestrator.spec.cluster import S3Spec
-from orchestrator.spec.job import EvaluationSpec
+from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.storage.store import open_store
 from orchestrator.training.reports import Weights
 
@@ -95,14 +96,14 @@ def judge(
         EvaluationError: a set that cannot be judged.
     """
     sets = [
-        open_evaluation_set(name, uri, s3, image_size, evaluation.max_samples, rank, world_size)
+        open_evaluation_set(name, uri, s3, image_size, evaluation, rank, world_size)
         for name, uri in zip(evaluation.sets, uris, strict=True)
     ]
-    return evaluate(judged, sets, evaluation.probes, rank, world_size)
+    return evaluate(judged, sets, evaluation, rank, world_size)
 
 
 def open_evaluation_set(
-    name: str, uri: str, s3: S3Spec, image_size: int, max_samples: int | None, rank: int, world_size: int
+    name: str, uri: str, s3: S3Spec, image_size: int, evaluation: EvaluationSpec, rank: int, world_size: int
 ) -> EvaluationSet:
     """This rank's rows of a labelled folder of shards."""
     store = open_store(uri, s3)
@@ -112,5 +113,14 @@ def open_evaluation_set(
     if store.stat(TARGETS_FILE) is None:
         raise DatasetError(f"evaluation.sets: {uri} has no {TARGETS_FILE}, which says what to tell from its images")
     targets = load_targets(store.read_bytes(TARGETS_FILE), f"{uri}/{TARGETS_FILE}")
-    batches = read_evaluation_batches(store, index, image_size, _BATCH_SIZE, rank, world_size, max_samples=max_samples)
+    batches = read_evaluation_batches(
+        store,
+        index,
+        image_size,
+        _BATCH_SIZE,
+        rank,
+        world_size,
+        max_samples=evaluation.max_samples,
+        all_caption_fields=evaluation.caption_fields if "retrieval" in evaluation.probes else (),
+    )
     return EvaluationSet(name.strip("/").replace("/", "-"), targets, batches)

@@ -90,7 +90,7 @@ def test_every_step_is_recorded_once(clip_result: PretrainResult) -> None:
 
 
 def test_raw_and_averaged_weights_are_both_evaluated(clip_result: PretrainResult) -> None:
-    assert {result.probe for result in clip_result.evaluation} == {"zero_shot", "linear_probe"}
+    assert {result.probe for result in clip_result.evaluation} == set(clip_result.plan.evaluation.probes)
     assert len(clip_result.evaluation_ema) == len(clip_result.evaluation)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.results import print_pretrain
+from orchestrator.evaluation.bootstrap import Estimate
 from orchestrator.evaluation.results import ProbeResult
 from orchestrator.runs.pretrain import PretrainResult
 from orchestrator.spec.facts import Facts, MachineFacts
@@ -39,7 +40,9 @@ def summary(plan: Plan, capsys: pytest.CaptureFixture[str], **found: object) -> 
 
 
 def test_a_finished_run_is_summed_up(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
-    probe = ProbeResult("scenes-eval", "linear_probe", "shape", "pooled", True, 8, accuracy=0.5, chance=0.125)
+    probe = ProbeResult(
+        "scenes-eval", "linear_probe", "shape", "pooled", True, 8, {"accuracy": Estimate(0.5, 0.4, 0.6)}, 0.125
+    )
     said = summary(
         plan,
         capsys,

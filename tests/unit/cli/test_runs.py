@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
 from orchestrator.cli.results import mlflow_page, print_evaluation
+from orchestrator.evaluation.bootstrap import Estimate
 from orchestrator.evaluation.results import ProbeResult
 from orchestrator.tracking.mlflow.open import open_tracker
 from orchestrator.tracking.tracker import TAG_OBJECTIVE, RunStatus, RunTarget
@@ -63,12 +64,24 @@ def test_the_page_of_a_server_is_its_url_and_that_of_a_file_a_command() -> None:
 
 def test_a_probe_that_does_not_apply_is_listed_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
     shared = {"set": "scenes-eval", "target": "shape", "named_in_captions": True, "num_classes": 8}
+    scores = {"accuracy": Estimate(0.8125, 0.75, 0.875)}
     print_evaluation(
         [
-            ProbeResult(**shared, probe="linear_probe", feature="pooled", accuracy=0.8125, chance=0.125),
+            ProbeResult(**shared, probe="linear_probe", feature="pooled", scores=scores, chance=0.125),
             ProbeResult(**shared, probe="zero_shot", feature="embedding", reason="no text tower"),
         ]
     )
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split() == ["scenes-eval", "linear_probe", "shape", "pooled", "0.812", "0.125", "8", "yes"]
+    assert lines[1].split() == [
+        "scenes-eval",
+        "linear_probe",
+        "shape",
+        "pooled",
+        "accuracy",
+        "0.812",
+        *["0.750", "to", "0.875"],
+        "0.125",
+        "8",
+        "yes",
+    ]
     assert "no text tower" in lines[2]

@@ -66,6 +66,14 @@ def test_captions_are_read_when_asked_for(opened: tuple[Store, DatasetIndex]) ->
     assert next(read_evaluation_rows(*opened, 8)).caption == ""
 
 
+def test_each_line_of_each_field_is_a_caption(maker: Any) -> None:
+    members = [("a.png", maker.image()), ("a.txt", b"one\n\n two \n"), ("a.alt", b"three"), ("b.png", maker.image())]
+    maker.write_members("0.tar", members)
+    store = open_store(str(maker.folder))
+    rows = list(read_evaluation_rows(store, index_dataset(store), 8, all_caption_fields=("txt", "alt")))
+    assert [row.captions for row in rows] == [("one", "two", "three"), ()]
+
+
 def test_bad_rows_are_left_out_and_counted(maker: Any, caplog: pytest.LogCaptureFixture) -> None:
     members = [maker.members(number) for number in range(5)]
     members[1] = [("00001.png", b"broken"), *members[1][1:]]
@@ -90,11 +98,11 @@ def test_targets_that_are_no_object_are_named(maker: Any, content: bytes) -> Non
 
 
 def test_plain_objects_serve_as_targets_and_only_labels_are_kept(maker: Any) -> None:
-    content = b'{"class": 3, "name": "cat", "score": 0.5, "boxes": [1, 2]}'
+    content = b'{"class": 3, "name": "cat", "score": 0.5, "boxes": [[1, 2]], "tags": ["a", 2]}'
     maker.write_members("0.tar", [("a.png", maker.image()), ("a.json", content), ("b.png", maker.image())])
     store = open_store(str(maker.folder))
     first, second = read_evaluation_rows(store, index_dataset(store), 8)
-    assert first.targets == {"class": 3, "name": "cat"}
+    assert first.targets == {"class": 3, "name": "cat", "tags": ["a", 2]}
     assert second.targets == {}
     with pytest.raises(EvaluationError, match="row 1 carries targets"):
         list(read_evaluation_batches(store, index_dataset(store), 8, 4))

@@ -1,5 +1,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,14 +8,16 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import EvaluationError
-from orchestrator.evaluation.evaluate import EvaluationSet, SynsetRows, evaluate
-from orchestrator.evaluation.results import Probe, ProbeResult
+from orchestrator.evaluation.evaluate import SynsetRows, evaluate
+from orchestrator.evaluation.questions import EvaluationSet
+from orchestrator.evaluation.results import ProbeResult
 from orchestrator.evaluation.targets import TargetSpec
+from orchestrator.spec.evaluation import EvaluationSpec, FewShotSpec
 
 torch.set_num_threads(1)
 
 COLORS = ("red", "green", "blue")
-PROBES: tuple[Probe, ...] = ("zero_shot", "linear_probe")
+PROBES = EvaluationSpec(probes=("zero_shot", "linear_probe"))
 TARGETS = {
     "color": TargetSpec(classes=COLORS, named_in_captions=True, templates=("the {}", "a {} thing")),
     "parity": TargetSpec(classes=("0", "1"), named_in_captions=False),
@@ -25,7 +28,8 @@ TARGETS = {
 class Batch:
     index: np.ndarray
     image: np.ndarray
-    targets: dict[str, list[str | int]]
+    targets: dict[str, list[Any]]
+    captions: list[tuple[str, ...]]
 
 
 def read(num_rows: int = 120, colors: tuple[str, ...] = COLORS) -> Iterator[Batch]:
@@ -34,7 +38,9 @@ def read(num_rows: int = 120, colors: tuple[str, ...] = COLORS) -> Iterator[Batc
         index = np.arange(first, min(first + 32, num_rows))
         image = np.random.default_rng(first).integers(0, 60, (len(index), 2, 2, 3)).astype(np.uint8)
         image[np.arange(len(index)), :, :, index % 3] += 150
-        yield Batch(index, image, {"color": [colors[i % 3] for i in index], "parity": [int(i % 2) for i in index]})
+        targets: dict[str, list[Any]] = {"color": [colors[i % 3] for i in index], "parity": [int(i % 2) for i in index]}
+        targets["bright"] = [[colors[i % 3]] * int(i % 2) for i in index]
+        yield Batch(index, image, targets, [(f"the {colors[i % 3]} of {i}", "a thing") for i in index])
 
 
 class Contrastive:
@@ -102,16 +108,18 @@ def test_rows_of_a_concept_classifier_judge_without_a_text_tower() -> None:
         )
 
     judged.match_synsets = match
-    found = by_key(evaluate(judged, [EvaluationSet("colors", TARGETS, read())], ["zero_shot"], 0, 1))
+    found = by_key(
+        evaluate(judged, [EvaluationSet("colors", TARGETS, read())], EvaluationSpec(probes=("zero_shot",)), 0, 1)
+    )
     color = found["zero_shot", "synset_rows", "color"]
     assert (color.accuracy, color.num_test, color.details["classes_without_synset"]) == (1.0, 120, 0)
-    assert color.metric_name() == "eval/colors/zero_shot.synset_rows/color/accuracy"
+    assert color.metrics()["eval/colors/zero_shot.synset_rows/color/accuracy"] == 1.0
     assert found["zero_shot", "synset_rows", "parity"].reason.startswith("no class of the target is near a concept")
 
 
 def test_only_the_probes_asked_for_run_and_sets_keep_their_order() -> None:
     sets = [EvaluationSet(name, {"color": TARGETS["color"]}, read()) for name in ("b", "a")]
-    found = evaluate(Contrastive(), sets, ["zero_shot"], 0, 1)
+    found = evaluate(Contrastive(), sets, EvaluationSpec(probes=("zero_shot",)), 0, 1)
     assert [(one.set, one.probe) for one in found] == [("b", "zero_shot"), ("a", "zero_shot")]
 
 
@@ -123,5 +131,61 @@ def test_a_label_that_is_no_class_is_named() -> None:
 
 def test_a_target_without_labels_is_named() -> None:
     targets = {"shape": TargetSpec(classes=("cube", "cone"), named_in_captions=True)}
-    with pytest.raises(EvaluationError, match=r"'shape'.*rows carry \['color', 'parity'\]"):
+    with pytest.raises(EvaluationError, match=r"'shape'.*rows carry \['bright', 'color', 'parity'\]"):
         evaluate(Contrastive(), [EvaluationSet("colors", targets, read())], PROBES, 0, 1)
+
+
+def test_every_probe_shares_one_pass_over_the_images() -> None:
+    class Counting(Contrastive):
+        num_images = 0
+
+        def encode_images(self, image_BHWC: Tensor) -> dict[str, Tensor]:
+            self.num_images += len(image_BHWC)
+            return super().encode_images(image_BHWC)
+
+    judged = Counting()
+    spec = EvaluationSpec(
+        probes=("zero_shot", "linear_probe", "nearest_neighbours", "few_shot", "retrieval"),
+        few_shot=FewShotSpec(shots=(1, 2, 64), draws=2),
+    )
+    found = by_key(evaluate(judged, [EvaluationSet("colors", TARGETS, read())], spec, 0, 1))
+    assert judged.num_images == 120
+    assert len(found) == 2 + 3 * 4 + 2
+    for feature in ("pooled", "embedding"):
+        assert found["nearest_neighbours", feature, "color"].accuracy == 1.0
+        few = found["few_shot", feature, "color"]
+        assert list(few.scores) == ["accuracy_1_shot", "accuracy_2_shot"]
+        assert few.scores["accuracy_2_shot"].value > 0.9
+        assert few.reason == "no 64 shots: the smallest class has fewer training rows"
+    recall = found["retrieval", "embedding", "image_to_text"].scores["recall_at_1"]
+    assert recall.low <= recall.value <= recall.high
+
+
+def test_rows_with_several_labels_are_ranked_by_each_probe() -> None:
+    targets = {"bright": TargetSpec(classes=COLORS, multi_label=True, named_in_captions=True, templates=("a {}",))}
+    spec = EvaluationSpec(probes=("zero_shot", "linear_probe", "nearest_neighbours", "few_shot"))
+    found = by_key(evaluate(Contrastive(), [EvaluationSet("colors", targets, read())], spec, 0, 1))
+    for key, result in found.items():
+        if key[0] == "few_shot":
+            assert result.reason == "rows carry several labels"
+        else:  # half of a color's rows carry it, no other row does
+            assert result.chance is not None
+            assert result.scores["mean_average_precision"].value > 2 * result.chance
+
+
+def test_several_labels_where_one_is_wanted_are_named() -> None:
+    targets = {"bright": TargetSpec(classes=COLORS, named_in_captions=True)}
+    with pytest.raises(EvaluationError, match=r"60 rows.*none or several labels for target 'bright', such as \[\]"):
+        evaluate(Contrastive(), [EvaluationSet("colors", targets, read())], PROBES, 0, 1)
+
+
+def test_retrieval_says_why_it_does_not_apply() -> None:
+    spec = EvaluationSpec(probes=("retrieval",))
+    found = evaluate(Classifying(), [EvaluationSet("colors", TARGETS, read())], spec, 0, 1)
+    assert [(one.target, one.reason) for one in found] == [
+        ("image_to_text", "the objective has no text tower"),
+        ("text_to_image", "the objective has no text tower"),
+    ]
+    bare = [Batch(one.index, one.image, one.targets, [() for _ in one.captions]) for one in read()]
+    found = evaluate(Contrastive(), [EvaluationSet("colors", TARGETS, bare)], spec, 0, 1)
+    assert {one.reason for one in found} == {"the set has no captions"}

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import EvaluationError
-from orchestrator.evaluation.features import extract_features
+from orchestrator.evaluation import features as module
+from orchestrator.evaluation.features import extract_features, extract_text_features
 
 
 @dataclass(frozen=True)
@@ -14,13 +15,14 @@ class Batch:
     index: np.ndarray
     image: np.ndarray
     targets: dict[str, list[str | int]]
+    captions: list[tuple[str, ...]]
 
 
 def batch_of(*rows: int, target: str = "count") -> Batch:
     """Row i is an image of constant value i with label i."""
     index = np.array(rows, dtype=np.int64)
     image = np.broadcast_to(index[:, None, None, None], (len(rows), 2, 2, 3)).astype(np.uint8)
-    return Batch(index, image, {target: list(rows)})
+    return Batch(index, image, {target: list(rows)}, [(f"caption {row}",) for row in rows])
 
 
 def encode(image_BHWC: Tensor) -> dict[str, Tensor]:
@@ -32,7 +34,8 @@ def encode(image_BHWC: Tensor) -> dict[str, Tensor]:
 def test_rows_come_back_once_and_in_row_order() -> None:
     found = extract_features(encode, [batch_of(5, 2), batch_of(7, 2, 0)], world_size=1)
     assert found.index.tolist() == [0, 2, 5, 7]
-    assert found.targets == {"count": ["0", "2", "5", "7"]}
+    assert found.targets == {"count": [("0",), ("2",), ("5",), ("7",)]}
+    assert found.captions == [("caption 0",), ("caption 2",), ("caption 5",), ("caption 7",)]
     assert found.features["pooled"].tolist() == [[0, 0], [4, -4], [10, -10], [14, -14]]
 
 
@@ -58,3 +61,21 @@ def test_features_that_are_not_finite_are_counted_and_refused() -> None:
 
     with pytest.raises(EvaluationError, match="'pooled' is not finite in 1 of 3 rows"):
         extract_features(encode_badly, [batch_of(0, 1, 2)], world_size=1)
+
+
+def test_texts_are_encoded_in_calls_and_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_TEXTS_PER_CALL", 3)
+    calls: list[int] = []
+
+    def encode_texts(texts: list[str]) -> Tensor:
+        calls.append(len(texts))
+        return torch.tensor([[float(text)] for text in texts]).bfloat16()
+
+    found = extract_text_features(encode_texts, [str(i) for i in range(8)], rank=0, world_size=1)
+    assert (found.flatten().tolist(), found.dtype) == (list(range(8)), torch.float32)
+    assert calls == [3, 3, 2]
+
+
+def test_text_features_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(EvaluationError, match="1 of 2 texts are not finite"):
+        extract_text_features(lambda texts: torch.tensor([[0.0], [torch.inf]]), ["a", "b"], rank=0, world_size=1)

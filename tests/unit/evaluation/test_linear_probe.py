@@ -5,17 +5,10 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import EvaluationError
-from orchestrator.evaluation.linear_probe import (
-    Score,
-    Split,
-    fit,
-    linear_probe,
-    majority_share,
-    split_rows,
-    standardise,
-    sweep,
-    to_principal_axes,
-)
+from orchestrator.evaluation.average_precision import average_precision
+from orchestrator.evaluation.linear_probe import LinearProbeResult, Split, linear_probe, split_rows, sweep
+from orchestrator.evaluation.logistic_regression import Score, fit, standardise, to_principal_axes
+from orchestrator.evaluation.scores import chance
 
 torch.set_num_threads(1)
 
@@ -28,6 +21,10 @@ def blobs(num_rows: int, num_classes: int, distance: float, num_features: int = 
     feature_ND = centre_KD[label_N] + torch.randn(num_rows, num_features, generator=generator)
     scale_D = torch.logspace(-2, 2, num_features)
     return feature_ND * scale_D + 10 * scale_D, label_N
+
+
+def accuracy(found: LinearProbeResult, label_N: Tensor, split: Split) -> float:
+    return (found.logits.argmax(dim=1) == label_N[split.test]).double().mean().item()
 
 
 def loss_of(weight_DK: Tensor, bias_K: Tensor, feature_ND: Tensor, label_N: Tensor, c: float) -> float:
@@ -68,10 +65,10 @@ def test_separable_classes_are_told_apart_and_shuffled_ones_are_not() -> None:
     feature_ND, label_N = blobs(400, 4, distance=5)
     split = split_rows(torch.arange(400))
     found = linear_probe(feature_ND, label_N, 4, split)
-    assert found.accuracy == 1.0
-    assert (found.num_train, found.num_test) == (len(split.train) + len(split.validation), len(split.test))
+    assert accuracy(found, label_N, split) == 1.0
+    assert found.num_train == len(split.train) + len(split.validation)
     shuffled_N = label_N[torch.randperm(400, generator=torch.Generator().manual_seed(1))]
-    assert linear_probe(feature_ND, shuffled_N, 4, split).accuracy < 0.45
+    assert accuracy(linear_probe(feature_ND, shuffled_N, 4, split), shuffled_N, split) < 0.45
 
 
 def test_accuracy_is_that_of_scikit_learn_at_the_same_c() -> None:
@@ -84,8 +81,8 @@ def test_accuracy_is_that_of_scikit_learn_at_the_same_c() -> None:
     theirs = linear_model.LogisticRegression(C=found.chosen_c, tol=1e-8, max_iter=10_000)
     theirs.fit(standard_ND[both], label_N[both].numpy())
     theirs_accuracy = theirs.score(standard_ND[split.test], label_N[split.test].numpy())
-    assert 0.5 < found.accuracy < 1  # not trivial
-    assert found.accuracy == pytest.approx(theirs_accuracy, abs=1.5 / len(split.test))
+    assert 0.5 < accuracy(found, label_N, split) < 1  # not trivial
+    assert accuracy(found, label_N, split) == pytest.approx(theirs_accuracy, abs=1.5 / len(split.test))
 
 
 def test_the_sweep_prefers_a_strong_penalty_where_most_features_are_noise() -> None:
@@ -109,7 +106,8 @@ def test_the_result_does_not_depend_on_the_scale_of_the_features() -> None:
     split = split_rows(torch.arange(300))
     scaled = linear_probe(1024 * feature_ND - 64, label_N, 3, split)
     plain = linear_probe(feature_ND, label_N, 3, split)
-    assert scaled.accuracy == pytest.approx(plain.accuracy, abs=1.5 / len(split.test))
+    expected = accuracy(plain, label_N, split)
+    assert accuracy(scaled, label_N, split) == pytest.approx(expected, abs=1.5 / len(split.test))
 
 
 @pytest.mark.parametrize("peak", [1e-6, 3e-4, 1.0, 4.2e3, 1e6])
@@ -118,7 +116,7 @@ def test_the_sweep_finds_a_single_peak_to_an_eighth_of_a_decade_in_15_scores(pea
 
     def score(c: float) -> Score:
         visited.append(c)
-        return Score(accuracy=-abs(math.log10(c / peak)), log_likelihood=0.0)
+        return Score(quality=-abs(math.log10(c / peak)), log_likelihood=0.0)
 
     chosen_c, _ = sweep(score)
     assert abs(math.log10(chosen_c / peak)) <= 1 / 16 + 1e-9
@@ -160,5 +158,42 @@ def test_parts_that_are_too_small_are_named() -> None:
         linear_probe(feature_ND, label_N, 2, Split(rows[::2], rows[1:3], rows[3:]))
 
 
-def test_chance_is_the_share_of_the_most_frequent_label() -> None:
-    assert majority_share(torch.tensor([2, 0, 2, 2])) == 0.75
+def test_chance_is_the_most_frequent_labels_share_or_the_mean_share_of_several() -> None:
+    assert chance(torch.tensor([2, 0, 2, 2])) == 0.75
+    assert chance(torch.tensor([[1, 0, 0], [1, 1, 0]]).bool()) == 0.75
+
+
+def several_labels(num_rows: int, num_classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Each class has a direction of its own; a row carries any number of classes."""
+    generator = torch.Generator().manual_seed(seed)
+    label_NK = torch.rand(num_rows, num_classes, generator=generator) < 0.3
+    feature_ND = label_NK.float() @ torch.randn(num_classes, 10, generator=generator)
+    return feature_ND + torch.randn(num_rows, 10, generator=generator), label_NK
+
+
+def test_of_several_labels_each_is_fitted_as_scikit_learn_fits_it_alone() -> None:
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    feature_ND, label_NK = several_labels(300, 3)
+    feature_ND = standardise(feature_ND.double(), torch.arange(300))
+    ours = fit(feature_ND, label_NK, 3, 0.1, tolerance=1e-7)
+    for k in range(3):
+        theirs = linear_model.LogisticRegression(C=0.1, tol=1e-9, max_iter=10_000).fit(feature_ND, label_NK[:, k])
+        assert torch.allclose(ours.weight[:, k], torch.from_numpy(theirs.coef_[0].copy()), rtol=1e-3, atol=1e-4)
+        assert ours.bias[k].item() == pytest.approx(theirs.intercept_[0], rel=1e-3)
+
+
+def test_a_probe_of_several_labels_ranks_the_rows_of_each() -> None:
+    feature_ND, label_NK = several_labels(600, 4)
+    split = split_rows(torch.arange(600))
+    found = linear_probe(feature_ND, label_NK, 4, split)
+    precision = average_precision(found.logits, label_NK[split.test]).mean().item()
+    assert precision > 2 * chance(label_NK[split.test])
+    assert found.validation_quality == pytest.approx(precision, abs=0.1)
+
+
+def test_several_labels_of_which_none_is_in_the_test_part_are_refused() -> None:
+    feature_ND, label_NK = several_labels(100, 2)
+    split = split_rows(torch.arange(100))
+    label_NK[split.test] = False
+    with pytest.raises(EvaluationError, match=r"none of \d+ test rows"):
+        linear_probe(feature_ND, label_NK, 2, split)

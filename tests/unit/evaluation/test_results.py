@@ -1,17 +1,27 @@
 import json
 
+from orchestrator.evaluation.bootstrap import Estimate
 from orchestrator.evaluation.results import EMBEDDING, POOLED, ProbeResult, results_to_json, summarise
+from orchestrator.tracking.metrics import is_metric
 
 
 def result(target: str, accuracy: float | None, named: bool = True, feature: str = POOLED) -> ProbeResult:
-    return ProbeResult("scenes", "linear_probe", target, feature, named, num_classes=4, accuracy=accuracy)
+    scores = {} if accuracy is None else {"accuracy": Estimate(accuracy, accuracy - 0.125, accuracy + 0.125)}
+    return ProbeResult("scenes", "linear_probe", target, feature, named, num_classes=4, scores=scores)
 
 
-def test_metric_names_tell_set_probe_feature_and_target() -> None:
-    assert result("shape", 0.5).metric_name() == "eval/scenes/linear_probe/shape/accuracy"
-    assert result("shape", 0.5, feature=EMBEDDING).metric_name() == "eval/scenes/linear_probe.embedding/shape/accuracy"
-    zero_shot = ProbeResult("scenes", "zero_shot", "shape", EMBEDDING, True, num_classes=4)
-    assert zero_shot.metric_name() == "eval/scenes/zero_shot/shape/accuracy"
+def test_metric_names_tell_set_probe_feature_target_and_score() -> None:
+    assert result("shape", 0.5).metrics() == {
+        "eval/scenes/linear_probe/shape/accuracy": 0.5,
+        "eval/scenes/linear_probe/shape/accuracy/low": 0.375,
+        "eval/scenes/linear_probe/shape/accuracy/high": 0.625,
+    }
+    assert "eval/scenes/linear_probe.embedding/shape/accuracy" in result("shape", 0.5, feature=EMBEDDING).metrics()
+    scores = {"recall_at_1": Estimate(0.5, 0.4, 0.6)}
+    found = ProbeResult("scenes", "retrieval", "image_to_text", EMBEDDING, True, num_classes=4, scores=scores)
+    assert "eval/scenes/retrieval/image_to_text/recall_at_1" in found.metrics()
+    assert all(is_metric(name) for name in [*found.metrics(), *result("shape", 0.5).metrics()])
+    assert summarise([found]) == {}
 
 
 def test_the_summary_tells_named_from_unnamed_targets_and_leaves_out_what_does_not_apply() -> None:
@@ -28,3 +38,10 @@ def test_results_come_back_from_json() -> None:
     document = json.loads(results_to_json(results))
     assert [ProbeResult.from_dict(values) for values in document["results"]] == results
     assert document["summary"] == summarise(results)
+
+
+def test_few_shot_accuracies_have_means_of_their_own() -> None:
+    scores = {f"accuracy_{shots}_shot": Estimate(shots / 8, 0, 1) for shots in (1, 4)}
+    found = ProbeResult("scenes", "few_shot", "shape", POOLED, True, num_classes=4, scores=scores)
+    assert summarise([found])["eval/scenes/few_shot/all/mean_accuracy_4_shot"] == 0.5
+    assert found.accuracy is None

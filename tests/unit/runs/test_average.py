@@ -22,7 +22,7 @@ from orchestrator.runs.folder import open_run
 from orchestrator.runs.import_weights import import_weights
 from orchestrator.runs.made import write_made_run
 from orchestrator.spec.cluster import ClusterSpec
-from orchestrator.spec.job import EvaluationSpec
+from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.store import open_store
 from orchestrator.training.average import Shares, best_trial, greedy_soup, interpolate, mean_tensors

@@ -78,8 +78,8 @@ def test_options_of_schedule_checkpoints_and_evaluation_are_said(resolve: Resolv
     )
     assert said["checkpoints"] == "every 100 steps, at the end; the newest 2 are kept"
     assert said["evaluation"] == (
-        "zero_shot, linear_probe of the trained and averaged weights every 50 steps and at the end "
-        "on file:///data/scenes/eval"
+        "zero_shot, linear_probe, nearest_neighbours, retrieval of the trained and averaged weights every 50 steps and "
+        "at the end on file:///data/scenes/eval"
     )
     assert said["data"] == "5,000 synthetic samples an epoch, made on the fly"
 
@@ -124,7 +124,7 @@ def test_an_evaluate_job_says_whose_checkpoint_it_judges(cluster_document: dict[
     )
     said = dict(describe_evaluate(job, ClusterSpec.model_validate(cluster_document)))
     assert said["run"] == "small: its last checkpoint; file:///runs/small"
-    assert said["evaluation"] == "zero_shot, linear_probe on file:///data/scenes/eval"
+    assert said["evaluation"] == "zero_shot, linear_probe, nearest_neighbours, retrieval on file:///data/scenes/eval"
 
 
 def test_what_a_stream_costs_a_bucket_and_the_network_is_said(resolve: Resolve) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.spec.job import EvaluationSpec
+from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.training.judge import judged_weights
 
 

@@ -1,0 +1,130 @@
+"""Each probe on one question: the part of evaluation that needs no model, done on one rank."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from orchestrator.evaluation.few_shot import few_shot
+from orchestrator.evaluation.linear_probe import check_parts, linear_probe, split_rows
+from orchestrator.evaluation.logistic_regression import standardise
+from orchestrator.evaluation.nearest_neighbours import nearest_neighbour_votes
+from orchestrator.evaluation.questions import Question
+from orchestrator.evaluation.results import EMBEDDING, POOLED, SYNSET_ROWS, ProbeResult
+from orchestrator.evaluation.retrieval import CaptionPairs, Direction, retrieval
+from orchestrator.evaluation.scores import chance, class_scores
+from orchestrator.evaluation.zero_shot import zero_shot, zero_shot_by_rows
+from orchestrator.spec.evaluation import EvaluationSpec, FewShotSpec, NearestNeighboursSpec
+
+Work = Callable[[], ProbeResult]
+
+
+def image_probes(question: Question, spec: EvaluationSpec) -> list[Work]:
+    """The probes that read images alone, each on each feature."""
+    work: list[Work] = []
+    for feature in question.image_features:
+        if "linear_probe" in spec.probes:
+            work.append(partial(answer_linear_probe, question, feature))
+        if "nearest_neighbours" in spec.probes:
+            work.append(partial(answer_nearest_neighbours, question, feature, spec.nearest_neighbours))
+        if "few_shot" in spec.probes:
+            work.append(partial(answer_few_shot, question, feature, spec.few_shot))
+    return work
+
+
+def answer_zero_shot(question: Question, class_KD: Tensor) -> ProbeResult:
+    """All rows against the classes' prompts."""
+    return _zero_shot_result(question, EMBEDDING, zero_shot(question.rows.features[EMBEDDING], class_KD))
+
+
+def answer_synset_rows(question: Question, weight_KF: Tensor, bias_K: Tensor, num_unmatched: int) -> ProbeResult:
+    """All rows through rows of a classifier of concepts."""
+    logits_NK = zero_shot_by_rows(question.rows.features[POOLED], weight_KF, bias_K)
+    return _zero_shot_result(question, SYNSET_ROWS, logits_NK, classes_without_synset=num_unmatched)
+
+
+def _zero_shot_result(question: Question, feature: str, score_NK: Tensor, **details: float) -> ProbeResult:
+    return question.result(
+        "zero_shot",
+        feature,
+        scores=class_scores(score_NK, question.labels),
+        chance=chance(question.labels),
+        num_test=len(question.labels),
+        details=details,
+    )
+
+
+def answer_linear_probe(question: Question, feature: str) -> ProbeResult:
+    """Fitted on the training and validation part, judged on the test part."""
+    split = split_rows(question.rows.index)
+    found = linear_probe(question.rows.features[feature], question.labels, len(question.target.classes), split)
+    label = question.labels[split.test]
+    return question.result(
+        "linear_probe",
+        feature,
+        scores=class_scores(found.logits, label),
+        chance=chance(label),
+        num_test=len(label),
+        details={
+            "chosen_c": found.chosen_c,
+            "validation_quality": found.validation_quality,
+            "num_train": found.num_train,
+        },
+    )
+
+
+def answer_nearest_neighbours(question: Question, feature: str, spec: NearestNeighboursSpec) -> ProbeResult:
+    """Nothing is chosen, so the training part votes, and the validation part rests."""
+    split = split_rows(question.rows.index)
+    check_parts(split, question.labels)
+    feature_ND = standardise(question.rows.features[feature].double(), split.train)
+    label, num_classes = question.labels, len(question.target.classes)
+    vote_QK = nearest_neighbour_votes(
+        feature_ND[split.test], feature_ND[split.train], label[split.train], num_classes, spec.k, spec.temperature
+    )
+    return question.result(
+        "nearest_neighbours",
+        feature,
+        scores=class_scores(vote_QK, label[split.test]),
+        chance=chance(label[split.test]),
+        num_test=len(split.test),
+        details={"k": spec.k, "temperature": spec.temperature, "num_train": len(split.train)},
+    )
+
+
+def answer_few_shot(question: Question, feature: str, spec: FewShotSpec) -> ProbeResult:
+    """One accuracy for each number of shots that the training part has enough rows for."""
+    if question.target.multi_label:
+        return question.result("few_shot", feature, reason="rows carry several labels")
+    split = split_rows(question.rows.index)
+    num_classes = len(question.target.classes)
+    found = few_shot(question.rows.features[feature], question.labels, num_classes, split, spec.shots, spec.draws)
+    left_out = ", ".join(map(str, found.left_out))
+    return question.result(
+        "few_shot",
+        feature,
+        scores={f"accuracy_{num_shots}_shot": score for num_shots, score in found.accuracy.items()},
+        chance=chance(question.labels[split.test]),
+        num_test=len(split.test),
+        details={"draws": spec.draws, **{f"chosen_c_{shots}_shot": c for shots, c in found.chosen_c.items()}},
+        reason=f"no {left_out} shots: the smallest class has fewer training rows" if left_out else "",
+    )
+
+
+def answer_retrieval(
+    set_name: str, image_ND: Tensor, text_CD: Tensor, pairs: CaptionPairs, direction: Direction
+) -> ProbeResult:
+    """One direction."""
+    num_with_caption = len(torch.unique(pairs.image))
+    return ProbeResult(
+        set=set_name,
+        probe="retrieval",
+        target=direction,
+        feature=EMBEDDING,
+        named_in_captions=True,
+        num_classes=pairs.num_images if direction == "text_to_image" else len(pairs.caption),
+        scores=retrieval(image_ND, text_CD, pairs, direction),
+        num_test=num_with_caption,
+        details={"num_without_caption": pairs.num_images - num_with_caption, "num_distinct": len(pairs.texts)},
+    )

@@ -1,0 +1,37 @@
+"""Nearest neighbours: the k most similar training rows vote, each with exp(cosine / temperature).
+
+Source: instance discrimination (arXiv 1805.01978, section 3.4), in the common setting of 20 neighbours at 0.07.
+No fit, no learning rate: the cheapest probe, and one that every objective has. Features are standardised as for the
+linear probe. Similarities exist for a piece of the queries at a time: memory is bounded by ``_MAX_ELEMENTS``.
+
+Legend: Q queries, N training rows, k neighbours, K classes, D feature.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from orchestrator.evaluation.scores import one_hot
+
+_MAX_ELEMENTS = 16 * 1024**2
+
+
+def nearest_neighbour_votes(
+    query_QD: Tensor, train_ND: Tensor, label: Tensor, num_classes: int, k: int, temperature: float
+) -> Tensor:
+    """fp64 [Q, K]: each class's share of the votes; the labels are the training rows', of either form.
+
+    Several labels of a row get its vote each, so that shares may add up to more than one.
+    """
+    query_QD, train_ND = normalize(query_QD.float(), dim=-1), normalize(train_ND.float(), dim=-1)
+    label_NK = one_hot(label, num_classes)
+    size = max(1, _MAX_ELEMENTS // len(train_ND))
+    votes = []
+    for part_QD in torch.split(query_QD, size):
+        nearest = (part_QD @ train_ND.T).topk(min(k, len(train_ND)), dim=1)
+        weight_Qk = (nearest.values.double() / temperature).softmax(dim=1)
+        vote_QK = part_QD.new_zeros(len(part_QD), num_classes, dtype=torch.double)
+        for rank in range(weight_Qk.shape[1]):  # one neighbour at a time: [Q, k, K] would not be bounded
+            vote_QK += weight_Qk[:, rank, None] * label_NK[nearest.indices[:, rank]]
+        votes.append(vote_QK)
+    return torch.cat(votes)

@@ -1,0 +1,94 @@
+"""What evaluation asks: sets, and for each of their targets the rows with labels as tensors."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orchestrator.errors import EvaluationError
+from orchestrator.evaluation.features import EvaluationBatch, FeatureSet
+from orchestrator.evaluation.results import EMBEDDING, POOLED, ProbeResult
+from orchestrator.evaluation.targets import TargetSpec
+from orchestrator.spec.evaluation import Probe
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Labelled images; ``batches`` holds this rank's rows and is read once."""
+
+    name: str
+    targets: dict[str, TargetSpec]
+    batches: Iterable[EvaluationBatch]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One target of one set."""
+
+    set_name: str
+    target_name: str
+    target: TargetSpec
+    rows: FeatureSet
+    labels: Tensor
+    """int64 [N] class indices, or bool [N, K] where a row carries several."""
+
+    @property
+    def image_features(self) -> list[str]:
+        """The features that probes of images alone read."""
+        return [name for name in (POOLED, EMBEDDING) if name in self.rows.features]
+
+    def result(self, probe: Probe, feature: str, **found: Any) -> ProbeResult:
+        """The record of an answer."""
+        return ProbeResult(
+            set=self.set_name,
+            probe=probe,
+            target=self.target_name,
+            feature=feature,
+            named_in_captions=self.target.named_in_captions,
+            num_classes=len(self.target.classes),
+            **found,
+        )
+
+
+def ask(one: EvaluationSet, rows: FeatureSet) -> list[Question]:
+    """A question for each target.
+
+    Raises:
+        EvaluationError: rows without labels, with none or several for a target that wants one, or with unknown ones.
+    """
+    return [
+        Question(one.name, name, target, rows, _to_tensor(one.name, name, target, rows))
+        for name, target in one.targets.items()
+    ]
+
+
+def _to_tensor(set_name: str, name: str, target: TargetSpec, rows: FeatureSet) -> Tensor:
+    if name not in rows.targets:
+        raise EvaluationError(
+            f"evaluation set {set_name!r} describes target {name!r}, but its rows carry {sorted(rows.targets)};"
+            " wanted labels in every row for every target in targets.json"
+        )
+    labels = rows.targets[name]
+    position = {label: i for i, label in enumerate(target.classes)}
+    if unknown := sorted({label for own in labels for label in own if label not in position}):
+        raise EvaluationError(
+            f"rows of evaluation set {set_name!r} carry {unknown[:5]} for target {name!r}; wanted one of its"
+            f" classes in targets.json: {list(target.classes[:20])}"
+        )
+    if target.multi_label:
+        label_NK = torch.zeros(len(labels), len(position), dtype=torch.bool)
+        for row, own in enumerate(labels):
+            label_NK[row, [position[label] for label in own]] = True
+        if not label_NK.any():
+            raise EvaluationError(
+                f"no row of evaluation set {set_name!r} carries a class of target {name!r}; there is nothing to find"
+            )
+        return label_NK
+    if wrong := [row for row, own in enumerate(labels) if len(own) != 1]:
+        raise EvaluationError(
+            f"{len(wrong)} rows of evaluation set {set_name!r} carry none or several labels for target {name!r}, such"
+            f" as {list(labels[wrong[0]])}; wanted one, or multi_label: true in targets.json"
+        )
+    return torch.tensor([position[own[0]] for own in labels])

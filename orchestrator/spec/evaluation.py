@@ -1,0 +1,48 @@
+"""What judges a model: evaluation sets, probes and their settings."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from orchestrator.spec.section import Section
+
+Probe = Literal["zero_shot", "linear_probe", "nearest_neighbours", "few_shot", "retrieval"]
+
+
+class NearestNeighboursSpec(Section):
+    """A vote of the most similar training rows."""
+
+    k: int = Field(default=20, ge=1)
+    """Rows that vote; a smaller training part votes as a whole."""
+    temperature: float = Field(default=0.07, gt=0)
+    """A vote counts exp(cosine / temperature): the smaller, the more the nearest decide."""
+
+
+class FewShotSpec(Section):
+    """A linear probe on a few training rows of each class."""
+
+    shots: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 2, 4, 8, 16), min_length=1)
+    """Training rows of each class; what a class is too small for is left out and said."""
+    draws: int = Field(default=5, ge=2)
+    """How many times the rows are drawn; the score is the mean."""
+
+
+class EvaluationSpec(Section):
+    """Evaluation sets, judged at the end and, if asked, every N steps."""
+
+    sets: tuple[str, ...] = ()
+    """Folders of labelled shards: URIs, or paths below the cluster's ``storage.data``."""
+    probes: tuple[Probe, ...] = ("zero_shot", "linear_probe", "nearest_neighbours", "retrieval")
+    """What judges (docs/evaluation.md); ``few_shot`` takes as long as all others together, and is not a default."""
+    nearest_neighbours: NearestNeighboursSpec = NearestNeighboursSpec()
+    few_shot: FewShotSpec = FewShotSpec()
+    caption_fields: tuple[str, ...] = ("txt",)
+    """Tar member extensions (or Parquet columns) whose lines are an image's captions, for retrieval."""
+    weights: Literal["raw", "ema", "both"] = "both"
+    """Judge the trained weights, their moving average, or both; without ``ema`` in the job there are only raw ones."""
+    every_steps: int | None = Field(default=None, ge=1)
+    """Steps between evaluations; none: at the end only."""
+    max_samples: int | None = Field(default=None, ge=10)
+    """Read at most this many rows of a set; none: all."""
+    min_synset_similarity: float = Field(default=0.5, gt=0, le=1)
+    """CatLIP's zero-shot: WordNet path similarity from which a concept stands for a class (0.5: one step away)."""
