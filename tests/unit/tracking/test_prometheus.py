@@ -1,6 +1,7 @@
 """The driver's page for Prometheus: what the table names, with labels, over a real connection."""
 
 import re
+import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -60,16 +61,18 @@ def test_what_a_tracker_records_is_served_and_nothing_else(tmp_path: Path) -> No
 
 
 def test_a_page_is_read_over_http() -> None:
-    with serve_metrics("small", "127.0.0.1:19464") as on_metrics:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with serve_metrics("small", address) as on_metrics:
         assert on_metrics is not None
         on_metrics({metrics.ATTEMPTS: 2.0})
-        with urllib.request.urlopen("http://127.0.0.1:19464/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
             assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
             assert b'orchestrator_run_attempts{run="small"} 2.0' in answer.read()
         with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen("http://127.0.0.1:19464/", timeout=10)
-        with pytest.raises(PlanError, match=r"tracking\.metrics_address: 127\.0\.0\.1:19464 cannot be bound"):
-            serve_metrics("other", "127.0.0.1:19464").__enter__()
+            urllib.request.urlopen(f"http://{address}/", timeout=10)
+        with pytest.raises(PlanError, match=rf"tracking\.metrics_address: {address} cannot be bound"):
+            serve_metrics("other", address).__enter__()
 
 
 def test_without_an_address_nothing_listens() -> None:
