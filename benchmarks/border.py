@@ -2,8 +2,9 @@
 
 A worker that takes a part of the loader's own rate reads one stream of many short executions, and one of a single
 execution; each is timed block by block: how long the worker stood without one. A border shows as waits at the first
-blocks of an execution that the single execution does not have.
-Usage: python benchmarks/border.py [--tasks-per-execution 4] [--pace 0.7] [--samples 2048] [--epochs 16]
+blocks of an execution that the single execution does not have. An execution is started when a quarter of the one before
+is to come: here some seconds, about what the start takes; in a run hours.
+Usage: python benchmarks/border.py [--tasks-per-execution 8] [--pace 0.7] [--epochs 6]
 """
 
 import argparse
@@ -51,10 +52,10 @@ def summarise(waits: list[float], of_execution: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks-per-execution", type=int, default=4)
+    parser.add_argument("--tasks-per-execution", type=int, default=8)
     parser.add_argument("--pace", type=float, default=0.7, help="the worker's rate over the loader's")
     parser.add_argument("--samples", type=int, default=2048)
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch", type=int, default=64)
     asked = vars(parser.parse_args())
     setting = {**asked, "processes": 1, "shards": 8, "window": 512, "source_width": 500, "image_size": 224}
@@ -64,8 +65,8 @@ def main() -> None:
         store = open_store(folder)
         save_index(store, index_dataset(store))
         worker = loader.start_ray(setting)
-        single = {**setting, "tasks_per_execution": MAX_TASKS_PER_EXECUTION}
-        rate = loader.run_stream(folder, {**single, "epochs": 2})["images_per_s"]
+        single = {**setting, "tasks_per_execution": MAX_TASKS_PER_EXECUTION, "epochs": setting["epochs"] // 2}
+        rate = loader.run_stream(folder, {**single, "epochs": 1}, S3Spec())["images_per_s"]
         block_s = setting["batch"] / (setting["pace"] * rate)
         of_execution = setting["tasks_per_execution"] * 8
         found = {
