@@ -33,7 +33,7 @@ class EvaluationSpec(Section):
     sets: tuple[str, ...] = ()
     """Folders of labelled shards: URIs, or paths below the cluster's ``storage.data``."""
     probes: tuple[Probe, ...] = ("zero_shot", "linear_probe", "nearest_neighbours", "retrieval")
-    """What judges (docs/evaluation.md); ``few_shot`` takes as long as all others together, and is not a default."""
+    """What judges (docs/evaluation.md); ``few_shot``, dozens of small fits a target, only where it is asked for."""
     nearest_neighbours: NearestNeighboursSpec = NearestNeighboursSpec()
     few_shot: FewShotSpec = FewShotSpec()
     caption_fields: tuple[str, ...] = ("txt",)
