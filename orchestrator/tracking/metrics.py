@@ -81,14 +81,17 @@ POSITIVES_PER_IMAGE = _metric("train/positives_per_image", "concepts", "CatLIP: 
 PRECISION_AT_5 = _metric("train/precision_at_5", "share", "CatLIP: right ones among the five most probable concepts")
 ALL_ZERO_FRACTION = _metric("train/all_zero_fraction", "share", "CatLIP: images whose caption names no known concept")
 
-_metric("eval/<set>/<probe>/<target>/<score>", "share", "a score of one probe (docs/evaluation.md); ranks count from 1")
-_metric("eval/<set>/<probe>/<target>/<score>/<end>", "share", "low and high end of the score's 95 % interval")
-_metric("eval_ema/<set>/<probe>/<target>/<score>", "share", "the same with the averaged (EMA) weights")
-_metric("eval_ema/<set>/<probe>/<target>/<score>/<end>", "share", "the same with the EMA weights")
+# Means first: their names fit the rows of single scores too.
 _metric(
     "eval/<set>/<probe>/<group>/mean_<score>", "share", "mean over targets that captions name (named), do not, or all"
 )
-_metric("eval_ema/<set>/<probe>/<group>/mean_<score>", "share", "the same with the EMA weights")
+_metric("eval_ema/<set>/<probe>/<group>/mean_<score>", "share", "the same with the averaged (EMA) weights")
+_metric("eval/<set>/<probe>/<target>/<score>", "share", "a score of one probe (docs/evaluation.md); ranks count from 1")
+_metric("eval/<set>/<probe>/<target>/<score>/low", "share", "low end of the score's 95 % interval")
+_metric("eval/<set>/<probe>/<target>/<score>/high", "share", "high end of the score's 95 % interval")
+_metric("eval_ema/<set>/<probe>/<target>/<score>", "share", "the same with the EMA weights")
+_metric("eval_ema/<set>/<probe>/<target>/<score>/low", "share", "the same with the EMA weights")
+_metric("eval_ema/<set>/<probe>/<target>/<score>/high", "share", "the same with the EMA weights")
 
 CPU_FRACTION = _metric("system/cpu_fraction", "share", "busy share of all logical CPUs of the worker's machine")
 MEMORY_USED_BYTES = _metric("system/memory_used_bytes", "bytes", "memory in use on the worker's machine")
