@@ -61,6 +61,8 @@ class RunLedger:
 
     def prove(self, step: int) -> LedgerProof:
         """The ledger after ``step`` steps, held against the order; a collective."""
+        if not self._shards:
+            return LedgerProof()
         merged = self._shared.merge(self._order.epoch_masks if self._order else None)
         if merged is None or self._order is None:
             return LedgerProof()
