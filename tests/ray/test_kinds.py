@@ -117,8 +117,9 @@ def test_a_job_that_judges_a_run_prints_and_records_what_it_finds(
     assert run.info.status == "FINISHED"
     for probe, feature in (("linear_probe", "pooled"), ("zero_shot", "embedding")):
         accuracy = run.data.metrics[f"eval/scenes-eval/{probe}/shape/accuracy"]
-        (row,) = [row.split() for row in done.stdout.splitlines() if row.split()[1:4] == [probe, "shape", feature]]
-        assert row[4] == f"{accuracy:.3f}"
+        wanted = [probe, "shape", feature, "accuracy"]
+        (row,) = [row.split() for row in done.stdout.splitlines() if row.split()[1:5] == wanted]
+        assert row[5] == f"{accuracy:.3f}"
 
 
 def test_concepts_are_counted_on_the_cluster_and_a_second_start_finds_them(
