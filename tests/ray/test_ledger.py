@@ -140,6 +140,6 @@ def test_the_command_prints_the_ledger(whole: PretrainResult, scenes: Path, tmp_
         "left_out": 0,
         "filtered": 0,
     }
-    assert document["total"] == {**total, "missing": 0, "unplanned": 0}
+    assert document["total"] == {**total, "missing": 0, "unplanned": 0, "unannotated": 0}
     assert [row["epoch"] for row in document["epochs"]] == [0, 1, 2]
     assert "every sample had its turn once" in CliRunner().invoke(app, arguments).output
