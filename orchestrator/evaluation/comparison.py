@@ -1,0 +1,112 @@
+"""What a comparison found: one record per trial, as the driver writes it and reports read it.
+
+The records hold numbers and places only; what follows from them (intervals, verdict) is computed from them again, so
+that a report of an old comparison gains from better statistics.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from orchestrator.spec.section import Section
+
+TrialStatus = Literal["waiting", "running", "finished", "stopped", "failed"]
+
+
+class CurvePoint(Section):
+    """Scores that a budget bought."""
+
+    step: int
+    samples: int
+    """Training samples seen."""
+    train_s: float
+    """Seconds in steps and in waiting for data, evaluation and start-up left out."""
+    flops: float
+    """Training FLOPs of all workers."""
+    scores: dict[str, float]
+    """By full metric name, such as ``eval/scenes-eval/linear_probe/shape/accuracy``."""
+    schedule_ended: bool
+    """Whether the learning rate had decayed to its end there; other points are drawn as in mid-schedule."""
+
+
+class TrialCost(Section):
+    """What a trial took; lost attempts included."""
+
+    wall_s: float = 0.0
+    step_s: float = 0.0
+    """Seconds in optimizer steps."""
+    data_wait_s: float = 0.0
+    evaluation_s: float = 0.0
+    device_s: float = 0.0
+    """(step_s + data_wait_s) x workers."""
+    flops: float = 0.0
+    samples: int = 0
+    samples_per_s: float | None = None
+    attempts: int = 0
+
+
+class TrialResult(Section):
+    """One run inside a comparison."""
+
+    objective: str
+    """Label of the objective in the comparison's file."""
+    phase: Literal["search", "verdict"]
+    """``search``: looks for settings, judged on validation rows; ``verdict``: a replicate, judged on test rows."""
+    replicate: int
+    """Replicates with the same number saw the same data in the same order."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """What the search chose, by key of the job file."""
+    run: str
+    run_uri: str
+    mlflow_run_id: str | None = None
+    checkpoint_uri: str = ""
+    status: TrialStatus
+    reason: str = ""
+    """Why it stopped or failed."""
+    steps: int
+    """Of the whole budget."""
+    step: int = 0
+    """That were trained."""
+    cost: TrialCost = TrialCost()
+    scores: dict[str, float] = Field(default_factory=dict)
+    """At its end, by full metric name."""
+    curve: tuple[CurvePoint, ...] = ()
+    ledger: dict[str, int] = Field(default_factory=dict)
+    """Totals: ``expected``, ``trained_once``, ``repeated``, ``skipped``, ..."""
+
+
+class ObjectiveEntry(Section):
+    """One of the things that are compared."""
+
+    label: str
+    tuned: bool
+    """Whether anything was searched for it."""
+    num_search_trials: int = 0
+    chosen: dict[str, Any] = Field(default_factory=dict)
+    """The search's choice, with which the replicates ran."""
+    prepare_s: float = 0.0
+    """Seconds spent on what it alone needs (vocabulary, labels), charged to it."""
+
+
+class ComparisonResult(Section):
+    """All that is known of a comparison so far; ``comparison.json`` in its folder."""
+
+    name: str
+    mode: Literal["controlled", "recipe"]
+    primary_metric: str
+    higher_is_better: bool = True
+    budget: str
+    """In words, such as ``20,000 samples`` or ``600 s of training``."""
+    objectives: tuple[ObjectiveEntry, ...]
+    trials: tuple[TrialResult, ...]
+    duplicate_caption_fraction: float | None = None
+    """Mean share of rows of a global batch whose caption another row of it has, too."""
+    weights: Literal["raw", "ema"] = "raw"
+    """Which weights were judged, of all alike."""
+    mlflow_run_id: str | None = None
+    """The parent of its runs."""
+    tracking_uri: str = ""
+    plan: dict[str, Any] = Field(default_factory=dict)
+    """The resolved comparison, as ``plan --json`` shows it."""
+    baselines: tuple[TrialResult, ...] = ()
+    """Runs that were not trained here (imported weights), as rows without a part in the verdict."""
