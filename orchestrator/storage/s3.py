@@ -1,8 +1,8 @@
 """A bucket prefix as a store, at AWS or any S3-compatible endpoint.
 
-boto3 does all but Parquet: one request a ranged read, typed refusals, conditional and multipart writes, listings.
-Parquet goes through pyarrow.fs, which gives the Arrow file it wants. Credentials come from the environment or the
-instance, by the standard chain of each client; nothing here holds one.
+boto3 does all but bulk reads: typed refusals, conditional and multipart writes, listings. Ranges are read by
+``s3_ranges.py``, Parquet goes through pyarrow.fs, which gives the Arrow file it wants. Credentials come from the
+environment or the instance, by the standard chain of each client; nothing here holds one.
 """
 
 import logging
@@ -22,6 +22,7 @@ from orchestrator.errors import ShardReadError, StorageAccessError
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.storage.atomic import replacing
 from orchestrator.storage.s3_errors import explained, has_status, unreachable
+from orchestrator.storage.s3_ranges import RangeReader, range_reader
 from orchestrator.storage.store import ObjectChangedError, ObjectInfo, ObjectNotFoundError, Store, checked_path
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ class S3Store(Store):
     def read_range(self, path: str, offset: int, length: int, etag: str = "") -> bytes:
         if length == 0:
             return b""
+        with self._explained(path):
+            data = self._ranges.read(self._key(path), offset, length, etag)
+        return self._ask_range(path, offset, length, etag) if data is None else data
+
+    def _ask_range(self, path: str, offset: int, length: int, etag: str) -> bytes:
         byte_range = f"bytes={offset}-{offset + length - 1}"
         condition = {"IfMatch": f'"{etag}"'} if etag else {}
         changed = ObjectChangedError(f"{self.uri}/{path} is no longer version {etag}")
@@ -147,6 +153,10 @@ class S3Store(Store):
             raise StorageAccessError(f"endpoint {self.s3.endpoint or 'AWS'} {what} ({error}); {advice}") from error
 
     @property
+    def _ranges(self) -> RangeReader:
+        return range_reader(self.s3, _bucket_url(self.s3, self.bucket, os.getpid()), os.getpid())
+
+    @property
     def _client(self) -> Any:
         return _connect(self.s3, self.s3.max_attempts, self.s3.request_timeout_s, os.getpid())
 
@@ -184,6 +194,14 @@ def _connect(s3: S3Spec, attempts: int, timeout_s: float, process_id: int) -> An
     )
     session = boto3.session.Session(region_name=s3.region)
     return session.client("s3", endpoint_url=s3.endpoint, config=config)
+
+
+@lru_cache(maxsize=64)
+def _bucket_url(s3: S3Spec, bucket: str, process_id: int) -> str:
+    """Where boto3 finds the bucket: as a host of its own, or as a folder of the endpoint."""
+    client = _connect(s3, s3.max_attempts, s3.request_timeout_s, process_id)
+    marked: str = client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "key"})
+    return marked.partition("?")[0].removesuffix("/key")
 
 
 @lru_cache(maxsize=16)

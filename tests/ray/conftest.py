@@ -13,6 +13,7 @@ from orchestrator.env import apply_quiet_env
 apply_quiet_env()
 
 from orchestrator.data.scenes.write import write_scenes
+from orchestrator.runs.pretrain import PretrainResult, run_pretrain
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.load import load_job
@@ -90,6 +91,20 @@ def smoke_job() -> Callable[..., PretrainSpec]:
         return job
 
     return load
+
+
+@pytest.fixture(scope="session")
+def clip_result(
+    ray_local: None, scenes: Path, smoke_job: Callable[..., PretrainSpec], tmp_path_factory: pytest.TempPathFactory
+) -> PretrainResult:
+    """A CLIP run that nothing happens to, for tests that look at it or compare with it."""
+    return run_pretrain(smoke_job("clip", ema__decay=0.9), _local_cluster(scenes, tmp_path_factory.mktemp("runs")))
+
+
+@pytest.fixture(scope="session")
+def clip_cluster(clip_result: PretrainResult, scenes: Path) -> ClusterSpec:
+    """The cluster that holds ``clip_result``."""
+    return _local_cluster(scenes, Path(clip_result.run_folder.removeprefix("file://")).parent)
 
 
 def _train_worker_pids() -> list[int]:

@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import mlflow
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
+from found_runs import recorded, weights_of
 from orchestrator.errors import DatasetError
 from orchestrator.runs.label import label_concepts
 from orchestrator.runs.prepare import prepare_facts
@@ -25,9 +25,6 @@ from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PrepareSpec, PretrainSpec
 from orchestrator.spec.load import load_job
 from orchestrator.spec.objective import CatlipSpec
-from orchestrator.storage.store import open_store
-from orchestrator.training.checkpoint import load_weights
-from orchestrator.training.checkpoint_folders import find_stored
 from shards import read_members
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(600)]
@@ -35,32 +32,6 @@ pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 SmokeJob = Callable[..., PretrainSpec]
 LocalCluster = Callable[..., ClusterSpec]
-
-SHORT = {"budget__steps": 4, "evaluation__sets": "[]"}
-
-
-@pytest.fixture(scope="module")
-def tar_cluster(scenes: Path, local_cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> ClusterSpec:
-    """The cluster that holds ``tar_result``."""
-    return local_cluster(scenes, tmp_path_factory.mktemp("runs"), num_workers=1)
-
-
-@pytest.fixture(scope="module")
-def tar_result(tar_cluster: ClusterSpec, smoke_job: SmokeJob) -> PretrainResult:
-    """A short run over tar shards, which was not evaluated."""
-    return run_pretrain(smoke_job("clip", **SHORT), tar_cluster)
-
-
-def recorded(result: PretrainResult) -> "mlflow.entities.Run":
-    assert result.mlflow_run_id is not None
-    return mlflow.MlflowClient(result.tracking_uri).get_run(result.mlflow_run_id)
-
-
-def weights_of(result: PretrainResult) -> dict[str, torch.Tensor]:
-    store = open_store(result.run_folder)
-    stored = find_stored(store)
-    assert stored is not None
-    return load_weights(store, stored, average=False)
 
 
 def test_synthetic_samples_need_no_data_and_teach_nothing(
@@ -86,37 +57,40 @@ def to_parquet(shard: Path, dest: Path) -> None:
 
 
 def test_parquet_shards_train_the_same_weights_as_tar_shards(
-    scenes: Path, tmp_path: Path, tar_result: PretrainResult, smoke_job: SmokeJob, local_cluster: LocalCluster
+    scenes: Path, tmp_path: Path, clip_result: PretrainResult, smoke_job: SmokeJob, local_cluster: LocalCluster
 ) -> None:
     for split in ("train", "val"):
         (tmp_path / "data/scenes" / split).mkdir(parents=True)
         for shard in (scenes / "scenes" / split).glob("*.tar"):
             to_parquet(shard, tmp_path / "data/scenes" / split / f"{shard.stem}.parquet")
-    job = smoke_job("clip", data__image_fields="[picture]", data__caption_fields="[sentence]", **SHORT)
-    result = run_pretrain(job, local_cluster(tmp_path / "data", tmp_path / "runs", num_workers=1))
+    fields = {"data__image_fields": "[picture]", "data__caption_fields": "[sentence]"}
+    job = smoke_job("clip", evaluation__sets="[]", **fields)
+    result = run_pretrain(job, local_cluster(tmp_path / "data", tmp_path / "runs"))
     assert result.status == "finished"
-    assert recorded(result).data.metrics["heldout/loss"] == recorded(tar_result).data.metrics["heldout/loss"]
-    expected = weights_of(tar_result)
+    assert recorded(result).data.metrics["heldout/loss"] == recorded(clip_result).data.metrics["heldout/loss"]
+    expected = weights_of(clip_result)
     for name, weight in weights_of(result).items():
         assert torch.equal(weight, expected[name]), name
 
 
 def test_a_job_that_judges_a_run_prints_and_records_what_it_finds(
-    tar_cluster: ClusterSpec, tar_result: PretrainResult, tmp_path: Path
+    clip_cluster: ClusterSpec, clip_result: PretrainResult, tmp_path: Path
 ) -> None:
-    assert not [name for name in recorded(tar_result).data.metrics if name.startswith("eval/")]
-    evaluation = {"sets": ["scenes/eval"], "max_samples": 60}
-    job = {"kind": "evaluate", "name": "judge", "run": tar_result.plan.name, "evaluation": evaluation}
+    evaluation = {"sets": ["scenes/eval"], "max_samples": 60, "weights": "raw"}
+    before = recorded(clip_result).data.metrics
+    job = {"kind": "evaluate", "name": "judge", "run": clip_result.plan.name, "evaluation": evaluation}
     (tmp_path / "judge.yaml").write_text(yaml.safe_dump(job))
-    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(tar_cluster.model_dump(mode="json")))
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(clip_cluster.model_dump(mode="json")))
     command = [sys.executable, "-m", "orchestrator.cli.main", "run", "judge.yaml", "--cluster", "."]
     environment = {**os.environ, "COLUMNS": "200"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    run = recorded(tar_result)
+    run = recorded(clip_result)
     assert run.info.status == "FINISHED"
     for probe, feature in (("linear_probe", "pooled"), ("zero_shot", "embedding")):
-        accuracy = run.data.metrics[f"eval/scenes-eval/{probe}/shape/accuracy"]
+        metric = f"eval/scenes-eval/{probe}/shape/accuracy"
+        accuracy = run.data.metrics[metric]
+        assert (accuracy, run.data.metrics[f"{metric}/low"]) != (before[metric], before[f"{metric}/low"])
         wanted = [probe, "shape", feature, "accuracy"]
         (row,) = [row.split() for row in done.stdout.splitlines() if row.split()[1:5] == wanted]
         assert row[5] == f"{accuracy:.3f}"

@@ -13,6 +13,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
+from found_runs import weights_of
 from orchestrator.cli.main import app
 from orchestrator.data.ledger_report import total_rows
 from orchestrator.runs.ledger import report_run_ledger
@@ -20,9 +21,6 @@ from orchestrator.runs.pretrain import PretrainResult, run_pretrain
 from orchestrator.runs.progress import Progress
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
-from orchestrator.storage.store import open_store
-from orchestrator.training.checkpoint import load_weights
-from orchestrator.training.checkpoint_folders import find_stored
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(600)]
 
@@ -42,13 +40,6 @@ SETTINGS = {
     "data__augmentation__color_jitter": "{}",
     "data__augmentation__rand_augment": "{}",
 }
-
-
-def weights_of(result: PretrainResult) -> dict[str, torch.Tensor]:
-    store = open_store(result.run_folder)
-    stored = find_stored(store)
-    assert stored is not None
-    return load_weights(store, stored, average=False)
 
 
 class Killer:

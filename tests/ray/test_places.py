@@ -9,32 +9,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 import torch
 import yaml
 
+from found_runs import weights_of
 from orchestrator.errors import StorageAccessError
-from orchestrator.runs.pretrain import run_pretrain
+from orchestrator.runs.pretrain import PretrainResult, run_pretrain
 from orchestrator.runs.sync import sync_runs
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
-from orchestrator.storage.store import open_store
 from orchestrator.tracking.mlflow.runs import list_runs
-from orchestrator.training.checkpoint import load_weights
-from orchestrator.training.checkpoint_folders import find_stored
 
 pytestmark = pytest.mark.timeout(600)
 
 ROOT = Path(__file__).parents[2]
 SmokeJob = Callable[..., PretrainSpec]
 LocalCluster = Callable[..., ClusterSpec]
-
-
-def weights_in(run_folder: str, cluster: ClusterSpec) -> dict[str, torch.Tensor]:
-    store = open_store(run_folder, cluster.storage.s3)
-    stored = find_stored(store)
-    assert stored is not None
-    return load_weights(store, stored, average=False)
 
 
 def in_bucket(s3_server: Any, cluster: ClusterSpec, tmp_path: Path) -> ClusterSpec:
@@ -46,7 +38,7 @@ def in_bucket(s3_server: Any, cluster: ClusterSpec, tmp_path: Path) -> ClusterSp
 
 @pytest.mark.usefixtures("ray_local")
 def test_the_same_job_file_trains_the_same_weights_from_a_bucket(
-    s3_server: Any, scenes: Path, cluster: ClusterSpec, smoke_job: SmokeJob, tmp_path: Path
+    s3_server: Any, scenes: Path, clip_result: PretrainResult, cluster: ClusterSpec, smoke_job: SmokeJob, tmp_path: Path
 ) -> None:
     for split in ("train", "val"):
         shards = s3_server.folder / "data" / "scenes" / split
@@ -55,11 +47,11 @@ def test_the_same_job_file_trains_the_same_weights_from_a_bucket(
             shutil.copy(shard, shards)
     job = smoke_job("clip", evaluation__sets="[]")
     bucket = in_bucket(s3_server, cluster, tmp_path)
-    there, here = run_pretrain(job, bucket), run_pretrain(job, cluster)
+    there = run_pretrain(job, bucket)
     assert there.status == "finished"
     assert there.checkpoint_uri.startswith(s3_server.uri)
-    expected = weights_in(here.run_folder, cluster)
-    for name, weight in weights_in(there.run_folder, bucket).items():
+    expected = weights_of(clip_result)
+    for name, weight in weights_of(there, bucket.storage.s3).items():
         assert torch.equal(weight, expected[name]), name
     secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
     written = [*s3_server.folder.rglob("runs/**/*"), *tmp_path.rglob("*")]
@@ -76,28 +68,37 @@ def test_a_missing_bucket_is_said_before_anything_starts(
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_a_tracking_server_that_never_answers_costs_nothing_but_its_record(
-    scenes: Path, local_cluster: LocalCluster, smoke_job: SmokeJob, tmp_path: Path, start_server: Callable[..., str]
+def test_catlip_runs_and_a_tracking_server_that_never_answers_gets_its_record_later(
+    scenes: Path, local_cluster: LocalCluster, smoke_job: SmokeJob, tmp_path: Path
 ) -> None:
     cluster = local_cluster(scenes, tmp_path / "runs")
     away = cluster.model_copy(update={"tracking": cluster.tracking.model_copy(update={"uri": "http://127.0.0.1:9"})})
-    job = smoke_job("catlip", evaluation__sets="[]", budget__steps=4)
+    job = smoke_job("catlip", batch__micro_size=8)
     result = run_pretrain(job, away)
     assert result.status == "finished"
     assert result.mlflow_run_id is None
+    assert result.plan.batch.num_micro == 2
+    zero_shot = [probe for probe in result.evaluation if probe.probe == "zero_shot"]
+    assert {probe.feature for probe in zero_shot} == {"synset_rows"}
+    assert any(probe.accuracy is not None for probe in zero_shot)
+    assert all(probe.accuracy is not None for probe in result.evaluation if probe.probe == "linear_probe")
+
     target = tmp_path / "runs" / job.name / "tracking" / "driver.target.json"
     target.write_text(target.read_text().replace("http://127.0.0.1:9", f"sqlite:///{tmp_path}/later.db"))
     assert list(sync_runs(cluster)) == []
     (row,) = list_runs(f"sqlite:///{tmp_path}/later.db", job.experiment)
     assert row.status == "FINISHED"
-    assert row.steps == 4
+    assert row.steps == result.plan.steps
     assert row.checkpoint_uri == result.checkpoint_uri
+    (run,) = mlflow.MlflowClient(f"sqlite:///{tmp_path}/later.db").search_runs(["1"])
+    wanted = {"train/loss_over_prior", "train/positives_per_image", "train/precision_at_5", "train/all_zero_fraction"}
+    assert wanted <= set(run.data.metrics)
 
 
 def test_the_command_line_checkpoints_at_a_signal_and_goes_on(scenes: Path, tmp_path: Path) -> None:
     place = {
         "name": "test",
-        "workers": {"count": 2, "accelerator": "cpu"},
+        "workers": {"count": 1, "accelerator": "cpu"},
         "ray": {"num_cpus": 4, "object_store_bytes": 512 * 2**20},
         "storage": {"data": str(scenes), "runs": str(tmp_path / "runs")},
     }

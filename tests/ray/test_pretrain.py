@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from found_runs import recorded, weights_of
 from orchestrator.data.ledger_report import total_rows
 from orchestrator.errors import BadSampleLimitError, RunConflictError, RunHeldError
 from orchestrator.runs.evaluate import evaluate_run
@@ -25,40 +26,12 @@ from orchestrator.spec.job import PretrainSpec
 from orchestrator.storage.lease import acquire_lease
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.metrics import is_metric
-from orchestrator.training.checkpoint import load_weights
-from orchestrator.training.checkpoint_folders import find_stored
 from shards import read_members
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(600)]
 
 SmokeJob = Callable[..., PretrainSpec]
 LocalCluster = Callable[..., ClusterSpec]
-
-
-def weights_of(result: PretrainResult) -> dict[str, torch.Tensor]:
-    store = open_store(result.run_folder)
-    stored = find_stored(store)
-    assert stored is not None
-    return load_weights(store, stored, average=False)
-
-
-def recorded(result: PretrainResult) -> "mlflow.entities.Run":
-    assert result.mlflow_run_id is not None
-    return mlflow.MlflowClient(result.tracking_uri).get_run(result.mlflow_run_id)
-
-
-@pytest.fixture(scope="module")
-def clip_result(
-    scenes: Path, smoke_job: SmokeJob, local_cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory
-) -> PretrainResult:
-    """A CLIP run that nothing happens to; shared by the tests that only look at it."""
-    return run_pretrain(smoke_job("clip", ema__decay=0.9), local_cluster(scenes, tmp_path_factory.mktemp("runs")))
-
-
-@pytest.fixture
-def clip_cluster(clip_result: PretrainResult, scenes: Path, local_cluster: LocalCluster) -> ClusterSpec:
-    """The cluster that holds ``clip_result``."""
-    return local_cluster(scenes, Path(clip_result.run_folder.removeprefix("file://")).parent)
 
 
 def test_a_run_is_finished_tracked_and_evaluated(clip_result: PretrainResult) -> None:
@@ -146,18 +119,6 @@ def test_a_run_that_is_live_elsewhere_is_refused_by_its_holder(cluster: ClusterS
         run_pretrain(job, cluster)
 
 
-def test_catlip_runs_and_is_judged_zero_shot_through_synset_rows(cluster: ClusterSpec, smoke_job: SmokeJob) -> None:
-    result = run_pretrain(smoke_job("catlip", batch__micro_size=8), cluster)
-    assert result.plan.batch.num_micro == 2
-    names = set(recorded(result).data.metrics)
-    assert {"train/loss_over_prior", "train/positives_per_image", "train/precision_at_5"} <= names
-    assert "train/all_zero_fraction" in names
-    zero_shot = [probe for probe in result.evaluation if probe.probe == "zero_shot"]
-    assert {probe.feature for probe in zero_shot} == {"synset_rows"}
-    assert any(probe.accuracy is not None for probe in zero_shot)
-    assert all(probe.accuracy is not None for probe in result.evaluation if probe.probe == "linear_probe")
-
-
 @pytest.mark.full
 def test_siglip_runs_in_micro_batches_and_classifies_by_names(cluster: ClusterSpec, smoke_job: SmokeJob) -> None:
     result = run_pretrain(smoke_job("siglip"), cluster)
@@ -217,7 +178,7 @@ def test_bad_images_are_replaced_and_counted(
     job = smoke_job(
         "clip", data__heldout="null", evaluation__sets="[]", budget__steps=10, data__max_skipped_fraction=0.1
     )
-    cluster = local_cluster(data, tmp_path / "runs")
+    cluster = local_cluster(data, tmp_path / "runs", num_workers=1)
     result = run_pretrain(job, cluster)
     assert recorded(result).data.metrics["train/skipped_samples/image_undecodable"] == 5
     assert recorded(result).data.metrics["ledger/train/skipped"] == 5
@@ -235,7 +196,7 @@ def test_too_many_bad_images_stop_the_run_by_name(
 ) -> None:
     data = damaged_scenes(scenes, tmp_path / "data", num_bad=100)
     job = smoke_job("clip", data__heldout="null", evaluation__sets="[]")
-    cluster = local_cluster(data, tmp_path / "runs")
+    cluster = local_cluster(data, tmp_path / "runs", num_workers=1)
     with pytest.raises(BadSampleLimitError, match=r"max_skipped_fraction.*image_undecodable"):
         run_pretrain(job, cluster)
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")

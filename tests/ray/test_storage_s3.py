@@ -70,6 +70,18 @@ def test_written_bytes_are_read_back_whole_and_in_ranges(store: Store) -> None:
         assert file.read_at(2, 4) == b"45"
 
 
+def test_a_plain_range_needs_no_second_question(store: Store) -> None:
+    assert isinstance(store, S3Store)
+    store.write_bytes("name with spaces/ü.bin", b"0123456789")
+    info = store.stat("name with spaces/ü.bin")
+    assert info is not None
+    ranges = store._ranges
+    assert ranges.read(store._key(info.path), 2, 3, info.etag) == b"234"
+    assert ranges.read(store._key(info.path), 8, 9, "") == b"89"
+    assert ranges.read(store._key(info.path), 2, 3, "another") is None
+    assert ranges.read(store._key("absent"), 2, 3, "") is None
+
+
 def test_a_cached_range_crosses_the_network_once(store: Store, tmp_path: Path) -> None:
     assert isinstance(store, S3Store)
     cached = open_store(store.uri, store.s3, CacheSpec(folder=str(tmp_path / "cache"), max_bytes=2**20))
