@@ -273,6 +273,8 @@ def measure_round(folder: Path, setting: dict[str, Any], s3: S3Spec | None) -> d
     ratios = {"disk_over_bare": rates["disk"] / rates["bare"]}
     if s3 is not None:
         ratios["s3_over_disk"] = rates["s3"] / rates["disk"]
+        reading = {name: sides[name]["cpu_us_per_image"]["read tasks"] for name in ("disk", "s3")}
+        ratios["s3_over_disk_by_cpu"] = reading["disk"] / reading["s3"]  # the server here takes CPU from the readers
     return {**sides, "ratios": ratios}
 
 
