@@ -23,11 +23,14 @@ demo: install
 	$(BIN)/orchestrator run jobs/catlip-scenes.yaml --cluster cluster/laptop
 	$(BIN)/orchestrator runs --cluster cluster/laptop
 
+# What starts processes of its own runs one after the other.
 test: install
-	$(BIN)/python -m pytest -m "not full"
+	$(BIN)/python -m pytest -m "not full" --numprocesses auto --dist loadfile tests/unit tests/specs
+	$(BIN)/python -m pytest -m "not full" tests/distributed tests/gpu tests/ray
 
 test-full: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile tests/unit tests/specs
+	$(BIN)/python -m pytest tests/distributed tests/gpu tests/ray
 
 check: install
 	$(BIN)/ruff format --check .
