@@ -1,18 +1,20 @@
-"""Reading an evaluation set without Ray: rank r of W takes rows r, r + W, ..., each row exactly once over all ranks.
+"""Reading labelled shards without Ray: rank r of W takes rows r, r + W, ..., each row exactly once over all ranks.
 
 A row's number counts whole samples over all shards in the order of the index, so it is the same at every world
 size. Chunks without a row of this rank are not read. Rows with bad content are left out and counted.
+Other sets, and what these ask, are in ``labelled``.
 
 Legend: B rows of a batch, H W image.
 """
 
+import dataclasses
 import json
 import logging
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +50,7 @@ class EvaluationRow:
     captions: tuple[str, ...]
     """All of them; none where none was asked for."""
     targets: dict[str, Label]
-    annotations: Values
+    annotations: Values = dataclasses.field(default_factory=dict)
     """What ``annotation_join`` gave."""
 
 
@@ -66,6 +68,20 @@ class EvaluationBatch:
     """Target name to the labels of B rows."""
 
 
+class LeftOutError(BadSampleError):
+    """A whole row that is not asked for; ``reason`` is counted, as that of a bad one is."""
+
+
+@dataclass(frozen=True)
+class LabelReader:
+    """How rows carry their labels."""
+
+    fields: tuple[str, ...]
+    """Members or columns that ``read`` wants."""
+    read: Callable[[RawSample], Mapping[str, Label]]
+    """Labels by target. Raises LeftOutError for a row that is not asked for, ValueError for what is no label."""
+
+
 def read_evaluation_rows(
     store: Store,
     index: DatasetIndex,
@@ -80,6 +96,8 @@ def read_evaluation_rows(
     max_samples: int | None = None,
     skipped: Counter[str] | None = None,
     annotations: Sequence[AnnotationPlan] = (),
+    labels: LabelReader | None = None,
+    spread: bool = False,
 ) -> Iterator[EvaluationRow]:
     """This rank's rows among the first ``max_samples`` of the set.
 
@@ -88,17 +106,22 @@ def read_evaluation_rows(
         all_caption_fields: where ``captions`` are, one a line; a row may have none.
         skipped: counts the rows that were left out, by reason (``columns.SKIP_REASONS``).
         annotations: what is joined to the rows, as planned for the held-out shards.
+        labels: none: those of the rows' JSON.
+        spread: take ``max_samples`` rows in even distances instead of the first.
 
     Raises:
         AnnotationError: an annotation was made for another version of a shard, or by another maker than planned.
         ShardReadError, ShardDamagedError: a shard does not give what its index says.
-        EvaluationError: a row whose targets are not a JSON object.
+        EvaluationError: a row whose labels do not read.
     """
     counts = Counter[str]() if skipped is None else skipped
-    fields = {*image_fields, *caption_fields, *all_caption_fields, TARGETS_FIELD}
-    for number, sample, joined in _own_samples(store, index, fields, rank, world_size, max_samples, annotations):
+    labels = labels or JSON_LABELS
+    fields = {*image_fields, *caption_fields, *all_caption_fields, *labels.fields}
+    own = own_numbers(index.num_samples, max_samples, rank, world_size, spread)
+    for number, sample, joined in _own_samples(store, index, fields, own, annotations):
         try:
             joined.check_presence(sample)
+            targets = _read_labels(store, number, sample, labels)
             image, crop = center_image(find_image(sample, image_fields), max_image_pixels, image_size)
             caption = _first_caption(sample, caption_fields)
             captions = _all_captions(sample, all_caption_fields)
@@ -106,50 +129,51 @@ def read_evaluation_rows(
         except BadSampleError as error:
             counts[error.reason] += 1
             continue
-        yield EvaluationRow(number, image, caption, captions, _targets(store, number, sample), values)
+        yield EvaluationRow(number, image, caption, captions, dict(targets), values)
+    say_left_out(store, counts)
+
+
+def stack_rows(rows: Iterator[EvaluationRow], batch_size: int, where: str) -> Iterator[EvaluationBatch]:
+    """Rows of ``where`` in batches; the last may be short.
+
+    Raises EvaluationError when rows of one batch carry different targets.
+    """
+    while batch := list(islice(rows, batch_size)):
+        yield _to_batch(where, batch)
+
+
+def own_numbers(num_rows: int, max_samples: int | None, rank: int, world_size: int, spread: bool) -> list[int]:
+    """The rows that a rank takes: every ``world_size``-th of the first ``max_samples``, or of as many evenly spaced."""
+    num_taken = num_rows if max_samples is None else min(max_samples, num_rows)
+    taken = range(rank, num_taken, world_size)
+    return [place * num_rows // num_taken for place in taken] if spread else list(taken)
+
+
+def say_left_out(store: Store, counts: Counter[str]) -> None:
+    """Tell what a rank did not judge."""
     if counts:
         logger.warning("%s: %d rows left out: %s", store.uri, counts.total(), dict(counts))
-
-
-def read_evaluation_batches(
-    store: Store,
-    index: DatasetIndex,
-    image_size: int,
-    batch_size: int,
-    rank: int = 0,
-    world_size: int = 1,
-    **options: Any,
-) -> Iterator[EvaluationBatch]:
-    """The rows of ``read_evaluation_rows``, which takes the ``options``, in batches; the last may be short.
-
-    Raises EvaluationError also when rows of one batch carry different targets.
-    """
-    rows = read_evaluation_rows(store, index, image_size, rank, world_size, **options)
-    while batch := list(islice(rows, batch_size)):
-        yield _to_batch(store, batch)
 
 
 def _own_samples(
     store: Store,
     index: DatasetIndex,
     fields: set[str],
-    rank: int,
-    world_size: int,
-    max_samples: int | None,
+    own: Sequence[int],
     annotations: Sequence[AnnotationPlan],
 ) -> Iterator[tuple[int, RawSample, ChunkAnnotations]]:
-    """(row number, sample, annotations of its chunk) of this rank, chunk by chunk."""
-    first = 0
+    """(row number, sample, annotations of its chunk) of the rows ``own``, chunk by chunk."""
+    first, taken = 0, 0
     digests = [annotation.heldout for annotation in annotations]
-    stop = index.num_samples if max_samples is None else min(max_samples, index.num_samples)
     for shard in index.shards:
         for chunk in range(shard.num_chunks):
             low, high = (first + position for position in shard.chunk_range(chunk))
-            own = range(low + (rank - low) % world_size, min(high, stop), world_size)
-            if own:
+            stop = bisect_left(own, high, taken)
+            if stop > taken:
                 samples = read_chunk(store, shard, chunk, fields)
                 joined = read_chunk_annotations(store, shard, chunk, annotations, digests)
-                yield from ((number, samples[number - low], joined) for number in own)
+                yield from ((number, samples[number - low], joined) for number in own[taken:stop])
+            taken = stop
         first += shard.num_samples
 
 
@@ -174,30 +198,38 @@ def _decode_caption(data: bytes) -> str:
         raise BadSampleError("caption_undecodable") from error
 
 
-def _targets(store: Store, number: int, sample: RawSample) -> dict[str, Label]:
-    """Labels of a row; what is neither text nor whole number, nor a list of these, is no label."""
+def _read_labels(store: Store, number: int, sample: RawSample, labels: LabelReader) -> Mapping[str, Label]:
+    try:
+        return labels.read(sample)
+    except (ValueError, AttributeError, RecursionError) as error:
+        field = ", ".join(f".{field}" for field in labels.fields)
+        raise EvaluationError(
+            f"{store.uri}, row {number} ({sample.key}): its {field} does not read as labels: {error}"
+        ) from error
+
+
+def read_json_labels(sample: RawSample) -> dict[str, Label]:
+    """Labels in a row's JSON; what is neither text nor whole number, nor a list of these, is no label."""
     if TARGETS_FIELD not in sample.members:
         return {}
-    try:
-        content = json.loads(sample.members[TARGETS_FIELD])
-        labels = content.get("targets", content)
-        return {name: value for name, value in labels.items() if _is_label(value)}
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise EvaluationError(
-            f"{store.uri}, row {number} ({sample.key}): its .{TARGETS_FIELD} is not a JSON object of targets: {error}"
-        ) from error
+    content = json.loads(sample.members[TARGETS_FIELD])
+    labels = content.get("targets", content)
+    return {name: value for name, value in labels.items() if _is_label(value)}
+
+
+JSON_LABELS = LabelReader((TARGETS_FIELD,), read_json_labels)
 
 
 def _is_label(value: object) -> bool:
     return all(isinstance(one, str | int) for one in (value if isinstance(value, list) else [value]))
 
 
-def _to_batch(store: Store, rows: list[EvaluationRow]) -> EvaluationBatch:
+def _to_batch(where: str, rows: list[EvaluationRow]) -> EvaluationBatch:
     names = rows[0].targets.keys()
     for row in rows:
         if row.targets.keys() != names:
             raise EvaluationError(
-                f"{store.uri}: row {row.index} carries targets {sorted(row.targets)}, row {rows[0].index} "
+                f"{where}: row {row.index} carries targets {sorted(row.targets)}, row {rows[0].index} "
                 f"{sorted(names)}; every row must carry the same"
             )
     return EvaluationBatch(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.evaluation.few_shot import few_shot
-from orchestrator.evaluation.linear_probe import check_parts, linear_probe, split_rows
+from orchestrator.evaluation.linear_probe import check_parts, linear_probe
 from orchestrator.evaluation.logistic_regression import standardise
 from orchestrator.evaluation.nearest_neighbours import nearest_neighbour_votes
 from orchestrator.evaluation.questions import Question
@@ -57,7 +57,7 @@ def _zero_shot_result(question: Question, feature: str, score_NK: Tensor, **deta
 
 def answer_linear_probe(question: Question, feature: str) -> ProbeResult:
     """Fitted on the training and validation part, judged on the test part."""
-    split = split_rows(question.rows.index)
+    split = question.split
     found = linear_probe(question.rows.features[feature], question.labels, len(question.target.classes), split)
     label = question.labels[split.test]
     return question.result(
@@ -76,7 +76,7 @@ def answer_linear_probe(question: Question, feature: str) -> ProbeResult:
 
 def answer_nearest_neighbours(question: Question, feature: str, spec: NearestNeighboursSpec) -> ProbeResult:
     """Nothing is chosen, so the training part votes, and the validation part rests."""
-    split = split_rows(question.rows.index)
+    split = question.split
     check_parts(split, question.labels)
     feature_ND = standardise(question.rows.features[feature].double(), split.train)
     label, num_classes = question.labels, len(question.target.classes)
@@ -97,7 +97,7 @@ def answer_few_shot(question: Question, feature: str, spec: FewShotSpec) -> Prob
     """One accuracy for each number of shots that the training part has enough rows for."""
     if question.target.multi_label:
         return question.result("few_shot", feature, reason="rows carry several labels")
-    split = split_rows(question.rows.index)
+    split = question.split
     num_classes = len(question.target.classes)
     found = few_shot(question.rows.features[feature], question.labels, num_classes, split, spec.shots, spec.draws)
     left_out = ", ".join(map(str, found.left_out))

@@ -73,10 +73,10 @@ def evaluate(
         logger.info("evaluation set %s: features of %d rows", one.name, len(rows.index))
         for question in ask(one, rows):
             if "zero_shot" in spec.probes:
-                work.append(_prepare_zero_shot(judged, encode, question))
+                work.append(_prepare_zero_shot(judged, encode, question.judged()))
             work += image_probes(question, spec)
         if "retrieval" in spec.probes:
-            work += _prepare_retrieval(encode, one.name, rows)
+            work += _prepare_retrieval(encode, one.name, rows.before(one.first_train_row))
     records = share_work([partial(_as_record, item) for item in work], rank, world_size)
     return [ProbeResult.from_dict(record) for record in records]
 
@@ -93,7 +93,7 @@ def _prepare_zero_shot(judged: JudgedModel, encode: Encoder | None, question: Qu
             return partial(question.result, "zero_shot", EMBEDDING, reason="the target has no prompt templates")
         return partial(answer_zero_shot, question, class_embeddings(encode, target))
     if judged.match_synsets is not None:
-        rows = judged.match_synsets([target.words_of(label) for label in target.classes])
+        rows = judged.match_synsets([target.concept_of(label) for label in target.classes])
         if rows.num_unmatched == len(target.classes):
             reason = "no class of the target is near a concept of the vocabulary"
             return partial(question.result, "zero_shot", SYNSET_ROWS, reason=reason)

@@ -59,6 +59,15 @@ class FeatureSet:
     captions: list[tuple[str, ...]]
     """Those of N rows."""
 
+    def before(self, stop: int | None) -> "FeatureSet":
+        """The rows with numbers below ``stop``; none: all."""
+        if stop is None:
+            return self
+        num_rows = int(torch.searchsorted(self.index, stop))
+        features = {name: feature_ND[:num_rows] for name, feature_ND in self.features.items()}
+        targets = {name: labels[:num_rows] for name, labels in self.targets.items()}
+        return FeatureSet(self.index[:num_rows], features, targets, self.captions[:num_rows])
+
 
 def extract_features(
     encode: Callable[[Tensor], dict[str, Tensor]], batches: Iterable[EvaluationBatch], world_size: int

@@ -49,10 +49,11 @@ class LinearProbeResult:
     """Rows of the last fit: training and validation part."""
 
 
-def split_rows(index_N: Tensor, seed: int = 0) -> Split:
+def split_rows(index_N: Tensor, seed: int = 0, first_train_row: int | None = None) -> Split:
     """Deals rows to the three parts by a hash of (seed, row number).
 
-    A row's part does not depend on which other rows there are, nor on their order.
+    A row's part does not depend on which other rows there are, nor on their order. Of a set with a training part of
+    its own, rows from ``first_train_row`` on, that part is dealt to training and validation, and the rest is tested.
     """
     with np.errstate(over="ignore"):  # the hash (splitmix64) is arithmetic modulo 2^64
         mixed = index_N.numpy().astype(np.uint64) + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
@@ -60,8 +61,12 @@ def split_rows(index_N: Tensor, seed: int = 0) -> Split:
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         mixed = mixed ^ (mixed >> np.uint64(31))
     share = torch.from_numpy((mixed >> np.uint64(11)).astype(np.float64) / 2**53)
-    is_train = share < TRAIN_FRACTION
-    is_test = share >= TRAIN_FRACTION + VALIDATION_FRACTION
+    if first_train_row is None:
+        is_train = share < TRAIN_FRACTION
+        is_test = share >= TRAIN_FRACTION + VALIDATION_FRACTION
+    else:
+        is_test = index_N < first_train_row
+        is_train = ~is_test & (share < TRAIN_FRACTION / (TRAIN_FRACTION + VALIDATION_FRACTION))
     parts = (part.nonzero().flatten() for part in (is_train, ~is_train & ~is_test, is_test))
     return Split(*parts)
 

@@ -1,7 +1,7 @@
 """What evaluation asks: sets, and for each of their targets the rows with labels as tensors."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,9 +9,10 @@ from torch import Tensor
 
 from orchestrator.errors import EvaluationError
 from orchestrator.evaluation.features import EvaluationBatch, FeatureSet
+from orchestrator.evaluation.linear_probe import Split, split_rows
 from orchestrator.evaluation.results import EMBEDDING, POOLED, ProbeResult
-from orchestrator.evaluation.targets import TargetSpec
 from orchestrator.spec.evaluation import Probe
+from orchestrator.spec.targets import TargetSpec
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class EvaluationSet:
     name: str
     targets: dict[str, TargetSpec]
     batches: Iterable[EvaluationBatch]
+    first_train_row: int | None = None
+    """Rows from this number on are the set's own training part: probes are fitted to them, and nothing is judged on
+    them; none: it has no such part."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,18 @@ class Question:
     rows: FeatureSet
     labels: Tensor
     """int64 [N] class indices, or bool [N, K] where a row carries several."""
+    first_train_row: int | None = None
+    """As of its set."""
+
+    @property
+    def split(self) -> Split:
+        """What probes are fitted to and judged on."""
+        return split_rows(self.rows.index, first_train_row=self.first_train_row)
+
+    def judged(self) -> "Question":
+        """The same of the rows that what needs no fit is judged on."""
+        rows = self.rows.before(self.first_train_row)
+        return replace(self, rows=rows, labels=self.labels[: len(rows.index)], first_train_row=None)
 
     @property
     def image_features(self) -> list[str]:
@@ -59,7 +75,7 @@ def ask(one: EvaluationSet, rows: FeatureSet) -> list[Question]:
         EvaluationError: rows without labels, with none or several for a target that wants one, or with unknown ones.
     """
     return [
-        Question(one.name, name, target, rows, _to_tensor(one.name, name, target, rows))
+        Question(one.name, name, target, rows, _to_tensor(one.name, name, target, rows), one.first_train_row)
         for name, target in one.targets.items()
     ]
 
@@ -68,14 +84,14 @@ def _to_tensor(set_name: str, name: str, target: TargetSpec, rows: FeatureSet) -
     if name not in rows.targets:
         raise EvaluationError(
             f"evaluation set {set_name!r} describes target {name!r}, but its rows carry {sorted(rows.targets)};"
-            " wanted labels in every row for every target in targets.json"
+            " wanted labels in every row for every target"
         )
     labels = rows.targets[name]
     position = {label: i for i, label in enumerate(target.classes)}
     if unknown := sorted({label for own in labels for label in own if label not in position}):
         raise EvaluationError(
             f"rows of evaluation set {set_name!r} carry {unknown[:5]} for target {name!r}; wanted one of its"
-            f" classes in targets.json: {list(target.classes[:20])}"
+            f" classes: {list(target.classes[:20])}"
         )
     if target.multi_label:
         label_NK = torch.zeros(len(labels), len(position), dtype=torch.bool)

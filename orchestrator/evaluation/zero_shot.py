@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from orchestrator.evaluation.targets import TargetSpec
+from orchestrator.spec.targets import TargetSpec
 
 
 def class_embeddings(encode_texts: Callable[[list[str]], Tensor], target: TargetSpec) -> Tensor:

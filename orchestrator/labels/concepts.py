@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,8 @@ from numpy.typing import NDArray
 
 from orchestrator.data.concept_labels import ShardConcepts
 from orchestrator.errors import DatasetError
-from orchestrator.wordnet import table as table_module
 from orchestrator.wordnet.finder import Finder
+from orchestrator.wordnet.table import load_imagenet_wnids
 from orchestrator.wordnet.vocabulary import Vocabulary
 
 MOST_LABELS = 10
@@ -150,5 +149,4 @@ def describe_coverage(vocabulary: Vocabulary, histogram: NDArray[np.int64], find
 @cache
 def imagenet_offsets() -> frozenset[int]:
     """The synsets of ImageNet-1k's thousand classes (ILSVRC 2012), in WordNet 3.0."""
-    wnids = Path(table_module.__file__).with_name("imagenet_1k.txt").read_text().split()
-    return frozenset(int(wnid.removeprefix("n")) for wnid in wnids)
+    return frozenset(int(wnid.removeprefix("n")) for wnid in load_imagenet_wnids())

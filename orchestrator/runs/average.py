@@ -167,7 +167,7 @@ def _plan_of_mean(
     evaluation = plan.evaluation
     uris = plan.evaluation_uris
     if evaluation_sets:
-        evaluation = evaluation.model_copy(update={"sets": tuple(evaluation_sets)})
+        evaluation = evaluation.model_copy(update={"sets": tuple(evaluation_sets), "layouts": {}})
         uris = tuple(join_uri(cluster.storage.data, location) for location in evaluation_sets)
     tracking = TrackingPlan(uri=resolve_tracking_uri(cluster), experiment=plan.tracking.experiment)
     return plan.model_copy(

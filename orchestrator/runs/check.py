@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from orchestrator.data.concepts import open_finder
+from orchestrator.data.labelled.recognise import open_labelled_set
 from orchestrator.errors import OrchestratorError
 from orchestrator.runs.folder import open_run
-from orchestrator.runs.prepare import check_evaluation_set, data_locations, read_facts, read_shards_facts
+from orchestrator.runs.prepare import data_locations, read_facts, read_shards_facts
 from orchestrator.runs.vocabulary import finder_facts
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.describe import describe_plan
+from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.spec.facts import stand_in_facts
 from orchestrator.spec.job import EvaluateSpec, Job, PrepareSpec, PretrainSpec, SyntheticSpec
 from orchestrator.spec.load import join_uri
@@ -49,7 +51,7 @@ def _pretrain_looks(job: PretrainSpec, cluster: ClusterSpec) -> Iterator[Look]:
     for location in data_locations(job):
         yield f"data {location}", partial(_look_at_shards, location, cluster)
     for location in job.evaluation.sets:
-        yield f"targets of {location}", partial(check_evaluation_set, location, cluster)
+        yield f"evaluation set {location}", partial(_look_at_evaluation_set, location, job.evaluation, cluster)
     yield "captions", partial(_look_at_captions, job, cluster)
     yield "plan", partial(_look_at_plan, job, cluster)
     yield "runs folder", partial(_look_at_folder, cluster.storage.runs, cluster)
@@ -60,7 +62,7 @@ def _evaluate_looks(job: EvaluateSpec, cluster: ClusterSpec) -> Iterator[Look]:
     run_uri = join_uri(cluster.storage.runs, job.run)
     yield f"run {job.run}", partial(_look_at_run, run_uri, cluster)
     for location in job.evaluation.sets:
-        yield f"targets of {location}", partial(check_evaluation_set, location, cluster)
+        yield f"evaluation set {location}", partial(_look_at_evaluation_set, location, job.evaluation, cluster)
 
 
 def _prepare_looks(job: PrepareSpec, cluster: ClusterSpec) -> Iterator[Look]:
@@ -82,6 +84,13 @@ def _look_at_shards(location: str, cluster: ClusterSpec) -> str:
     if facts is None:
         return "opens; not indexed yet, a run does that first"
     return f"{facts.num_samples:,} samples in {facts.num_shards:,} shards"
+
+
+def _look_at_evaluation_set(location: str, evaluation: EvaluationSpec, cluster: ClusterSpec) -> str:
+    store = open_store(join_uri(cluster.storage.data, location), cluster.storage.s3)
+    found = open_labelled_set(store, evaluation.layouts.get(location), cluster.storage.s3)
+    asked = ", ".join(found.targets) or "captions alone"
+    return f"layout {found.layout}: {asked}"
 
 
 def _look_at_captions(job: PretrainSpec, cluster: ClusterSpec) -> str:

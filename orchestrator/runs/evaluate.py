@@ -10,8 +10,7 @@ from orchestrator.env import apply_quiet_env
 from orchestrator.errors import PlanError, RunNotFoundError
 from orchestrator.evaluation.results import ProbeResult
 from orchestrator.runs.folder import open_run, tracking_folder
-from orchestrator.runs.indexing import ensure_index
-from orchestrator.runs.prepare import check_evaluation_set
+from orchestrator.runs.prepare import ensure_evaluation_sets
 from orchestrator.runs.recorder import record_evaluation
 from orchestrator.runs.target import run_target
 from orchestrator.spec.cluster import ClusterSpec
@@ -19,7 +18,7 @@ from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.spec.job import EvaluateSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.plan import Plan
-from orchestrator.storage.store import Store, open_store
+from orchestrator.storage.store import Store
 from orchestrator.tracking.mlflow.open import open_tracker
 from orchestrator.training.checkpoint import load_weights
 from orchestrator.training.checkpoint_folders import StoredCheckpoint, find_stored
@@ -98,7 +97,5 @@ def with_evaluation(plan: Plan, evaluation: EvaluationSpec | None, cluster: Clus
         plan = plan.model_copy(update={"evaluation": evaluation, "evaluation_uris": uris})
     if not plan.evaluation.sets:
         raise PlanError(f"run '{plan.name}' names no evaluation set; name some in evaluation.sets of an evaluate job")
-    for location in plan.evaluation_uris:
-        check_evaluation_set(location, cluster)
-        ensure_index(open_store(location, cluster.storage.s3))
+    ensure_evaluation_sets(plan.evaluation, plan.evaluation_uris, cluster.storage.s3)
     return plan

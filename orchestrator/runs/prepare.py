@@ -13,10 +13,9 @@ import psutil
 
 from orchestrator.data.decode import decoder_version
 from orchestrator.data.index import DatasetIndex, load_index
+from orchestrator.data.labelled.recognise import open_labelled_set
 from orchestrator.data.predicate import SampleRule
 from orchestrator.data.selection import OpenList, ensure_selection, find_selection, selection_key
-from orchestrator.errors import DatasetError, EvaluationError
-from orchestrator.evaluation.targets import TARGETS_FILE, load_targets
 from orchestrator.runs.annotations import read_annotation_facts
 from orchestrator.runs.captions import prepare_tokenizer, read_tokenizer_facts
 from orchestrator.runs.indexing import ensure_index
@@ -27,14 +26,15 @@ from orchestrator.runs.vocabulary import (
     prepare_vocabulary,
     read_vocabulary_facts,
 )
-from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.cluster import ClusterSpec, S3Spec
+from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts
 from orchestrator.spec.job import PretrainSpec, ShardsSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.objective import CatlipSpec
 from orchestrator.spec.resolve_annotations import annotation_folders
 from orchestrator.spec.selection import SelectionSpec
-from orchestrator.storage.store import ObjectNotFoundError, Store, check_store, open_store
+from orchestrator.storage.store import Store, check_store, open_store
 
 
 def read_facts(job: PretrainSpec, cluster: ClusterSpec) -> Facts:
@@ -71,8 +71,8 @@ def prepare_facts(job: PretrainSpec, cluster: ClusterSpec, on_progress: OnProgre
     locations = data_locations(job)
     for location in locations:
         check_store(_open_data(location, cluster), write=False)
-    for location in job.evaluation.sets:
-        check_evaluation_set(location, cluster)
+    uris = [join_uri(cluster.storage.data, name) for name in job.evaluation.sets]
+    ensure_evaluation_sets(job.evaluation, uris, cluster.storage.s3, on_progress)
     for location in locations:
         ensure_index(_open_data(location, cluster), on_progress)
     indexed = _read_index_facts(job.data, cluster) if isinstance(job.data, ShardsSpec) else ()
@@ -87,12 +87,11 @@ def prepare_facts(job: PretrainSpec, cluster: ClusterSpec, on_progress: OnProgre
 
 
 def data_locations(job: PretrainSpec) -> list[str]:
-    """Every folder of shards that the job names, as the job names it."""
-    locations = list(job.evaluation.sets)
-    if isinstance(job.data, ShardsSpec):
-        train = [source.uri for source in job.data.sources]
-        locations = [*train, *([job.data.heldout] if job.data.heldout else []), *locations]
-    return list(dict.fromkeys(locations))
+    """Every folder of shards that is trained on or held out, as the job names it."""
+    if not isinstance(job.data, ShardsSpec):
+        return []
+    train = [source.uri for source in job.data.sources]
+    return list(dict.fromkeys([*train, *([job.data.heldout] if job.data.heldout else [])]))
 
 
 def read_shards_facts(
@@ -140,22 +139,19 @@ def _index_facts(location: str, cluster: ClusterSpec, index: DatasetIndex) -> Sh
     )
 
 
-def check_evaluation_set(location: str, cluster: ClusterSpec) -> str:
-    """Read what an evaluation set asks, before a model is trained for it; returns the names of its targets.
+def ensure_evaluation_sets(
+    evaluation: EvaluationSpec, uris: Sequence[str], s3: S3Spec, on_progress: OnProgress | None = None
+) -> None:
+    """Look at every set before a model is trained for it, then index those whose rows lie in shards.
 
     Raises:
-        DatasetError: the folder says nothing of targets, or what cannot be asked.
+        StorageAccessError: a folder that does not open.
+        DatasetError: a folder of no known layout, or one whose description does not read.
     """
-    store = _open_data(location, cluster)
-    try:
-        targets = load_targets(store.read_bytes(TARGETS_FILE), f"{store.uri}/{TARGETS_FILE}")
-    except ObjectNotFoundError as error:
-        raise DatasetError(
-            f"evaluation.sets: {store.uri} has no {TARGETS_FILE}, which says what is to be told from its images"
-        ) from error
-    except EvaluationError as error:
-        raise DatasetError(f"evaluation.sets: {error}") from error
-    return ", ".join(targets)
+    named = zip(evaluation.sets, uris, strict=True)
+    sets = [open_labelled_set(open_store(uri, s3), evaluation.layouts.get(name), s3) for name, uri in named]
+    for folder in [folder for one in sets for folder in one.shard_folders]:
+        ensure_index(folder, on_progress)
 
 
 def machine_facts(cluster: ClusterSpec) -> MachineFacts:

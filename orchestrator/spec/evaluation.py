@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from orchestrator.spec.section import Section
 
@@ -27,11 +27,36 @@ class FewShotSpec(Section):
     """How many times the rows are drawn; the score is the mean."""
 
 
+Layout = Literal["shards", "clip_benchmark", "coco", "karpathy", "image_folder"]
+
+
+class LayoutSpec(Section):
+    """How to read one set, where its own files do not say it (docs/evaluation.md); files are URIs, or paths in it."""
+
+    layout: Layout | None = None
+    """How its files lie; none: what the folder holds tells."""
+    split: str | None = None
+    """The part that is judged, by its name in the set; none: ``test`` or ``val``, whichever there is."""
+    train_samples: int | None = Field(default=None, ge=10)
+    """Fit probes to this many rows of the set's part ``train``, and judge them on all rows of the judged part; none:
+    the judged part itself is dealt out. The rows are encoded at each evaluation."""
+    class_names: str | None = None
+    """Text file of what prompts call the classes, one a line, in their order or each behind its class; none:
+    ``classnames.txt`` in the set, or what its folders are called (WordNet's ids by WordNet's words)."""
+    templates: str | None = None
+    """Text file of zero-shot prompts, one a line, with ``{}`` or ``{c}`` where the class goes; none:
+    ``zeroshot_classification_templates.txt`` in the set, or a few plain ones."""
+    only_classes: str | None = None
+    """Text file of classes, or of their positions from 0, one a line: prompts and rows of others are left out."""
+
+
 class EvaluationSpec(Section):
     """Evaluation sets, judged at the end and, if asked, every N steps."""
 
     sets: tuple[str, ...] = ()
-    """Folders of labelled shards: URIs, or paths below the cluster's ``storage.data``."""
+    """Labelled shards, or sets of a public layout: URIs, or paths below the cluster's ``storage.data``."""
+    layouts: dict[str, LayoutSpec] = Field(default_factory=dict)
+    """How to read sets of a public layout, by their place in ``sets``; each may be left out."""
     probes: tuple[Probe, ...] = ("zero_shot", "linear_probe", "nearest_neighbours", "retrieval")
     """What judges (docs/evaluation.md); ``few_shot``, dozens of small fits a target, only where it is asked for."""
     nearest_neighbours: NearestNeighboursSpec = NearestNeighboursSpec()
@@ -43,6 +68,12 @@ class EvaluationSpec(Section):
     every_steps: int | None = Field(default=None, ge=1)
     """Steps between evaluations; none: at the end only."""
     max_samples: int | None = Field(default=None, ge=10)
-    """Read at most this many rows of a set; none: all."""
+    """Read at most this many rows of a set, of labelled shards the first, else evenly spaced; none: all."""
     min_synset_similarity: float = Field(default=0.5, gt=0, le=1)
     """CatLIP's zero-shot: WordNet path similarity from which a concept stands for a class (0.5: one step away)."""
+
+    @model_validator(mode="after")
+    def _layouts_of_sets(self) -> "EvaluationSpec":
+        if unknown := sorted(set(self.layouts) - set(self.sets)):
+            raise ValueError(f"layouts names {unknown}, which are not in sets: {list(self.sets)}")
+        return self

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from orchestrator.data.blocks import BlockFormat
 from orchestrator.data.concepts import open_finder
-from orchestrator.data.evaluation_set import read_evaluation_batches
-from orchestrator.data.index import load_index
-from orchestrator.errors import DatasetError
+from orchestrator.data.evaluation_set import stack_rows
+from orchestrator.data.labelled.labelled_set import RowRequest
+from orchestrator.data.labelled.recognise import open_labelled_set
 from orchestrator.evaluation.evaluate import SynsetRows, evaluate
 from orchestrator.evaluation.questions import EvaluationSet
 from orchestrator.evaluation.results import EMBEDDING, POOLED, ProbeResult
-from orchestrator.evaluation.targets import TARGETS_FILE, load_targets
 from orchestrator.objectives.objective import Objective, ZeroShotObjective
 from orchestrator.objectives.synset_rows import match_classes, only_matched, transfer_rows
 from orchestrator.spec.cluster import S3Spec
@@ -92,7 +91,7 @@ def judge(
     """All probes on all evaluation sets; all ranks call it, all get the same results.
 
     Raises:
-        DatasetError: a set without an index or without ``targets.json``.
+        DatasetError: a set without an index, or of no layout that is known.
         EvaluationError: a set that cannot be judged.
     """
     sets = [
@@ -105,22 +104,9 @@ def judge(
 def open_evaluation_set(
     name: str, uri: str, s3: S3Spec, image_size: int, evaluation: EvaluationSpec, rank: int, world_size: int
 ) -> EvaluationSet:
-    """This rank's rows of a labelled folder of shards."""
-    store = open_store(uri, s3)
-    index = load_index(store)
-    if index is None:
-        raise DatasetError(f"evaluation.sets: {uri} has no index; run: orchestrator data index {uri}")
-    if store.stat(TARGETS_FILE) is None:
-        raise DatasetError(f"evaluation.sets: {uri} has no {TARGETS_FILE}, which says what to tell from its images")
-    targets = load_targets(store.read_bytes(TARGETS_FILE), f"{uri}/{TARGETS_FILE}")
-    batches = read_evaluation_batches(
-        store,
-        index,
-        image_size,
-        _BATCH_SIZE,
-        rank,
-        world_size,
-        max_samples=evaluation.max_samples,
-        all_caption_fields=evaluation.caption_fields if "retrieval" in evaluation.probes else (),
-    )
-    return EvaluationSet(name.strip("/").replace("/", "-"), targets, batches)
+    """This rank's rows of labelled images."""
+    found = open_labelled_set(open_store(uri, s3), evaluation.layouts.get(name), s3)
+    captions = evaluation.caption_fields if "retrieval" in evaluation.probes else ()
+    request = RowRequest(image_size, rank, world_size, evaluation.max_samples, captions)
+    batches = stack_rows(found.read(request), _BATCH_SIZE, uri)
+    return EvaluationSet(name.strip("/").replace("/", "-"), dict(found.targets), batches, found.first_train_row)

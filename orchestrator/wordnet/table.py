@@ -20,6 +20,7 @@ import numpy as np
 from orchestrator.errors import DatasetError
 
 PACKAGED_TABLE = Path(__file__).with_name("nouns.npz")
+_IMAGENET_WNIDS = Path(__file__).with_name("imagenet_1k.txt")
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +112,12 @@ class NounTable:
 def wnid(offset: int) -> str:
     """ImageNet's name of a noun synset: n and eight digits (``n02084071``)."""
     return f"n{offset:08d}"
+
+
+@functools.cache
+def load_imagenet_wnids() -> tuple[str, ...]:
+    """ImageNet's names of its thousand classes (ILSVRC 2012), in the order of its class numbers."""
+    return tuple(_IMAGENET_WNIDS.read_text().split())
 
 
 @functools.cache

@@ -18,8 +18,8 @@ from orchestrator.evaluation.evaluate import evaluate
 from orchestrator.evaluation.exchange import share_work
 from orchestrator.evaluation.features import extract_features
 from orchestrator.evaluation.questions import EvaluationSet
-from orchestrator.evaluation.targets import TargetSpec
 from orchestrator.spec.evaluation import EvaluationSpec
+from orchestrator.spec.targets import TargetSpec
 from ranks import leave_record, process_group
 
 COLORS = ("red", "green", "blue")

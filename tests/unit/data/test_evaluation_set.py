@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.data.evaluation_set import read_evaluation_batches, read_evaluation_rows
+from orchestrator.data.evaluation_set import read_evaluation_rows, stack_rows
 from orchestrator.data.index import DatasetIndex
 from orchestrator.data.indexing import index_dataset
 from orchestrator.errors import EvaluationError
@@ -37,6 +37,11 @@ def test_max_samples_takes_the_first_rows_of_the_set(opened: tuple[Store, Datase
     assert sorted(rows) == list(range(101))
 
 
+def test_rows_can_be_taken_in_even_distances(opened: tuple[Store, DatasetIndex]) -> None:
+    ranks = [read_evaluation_rows(*opened, 8, rank, 2, max_samples=60, spread=True) for rank in range(2)]
+    assert sorted(row.index for rows in ranks for row in rows) == [place * 150 // 60 for place in range(60)]
+
+
 def test_only_chunks_with_an_own_row_are_read(opened: tuple[Store, DatasetIndex]) -> None:
     reads: list[tuple[str, int]] = []
 
@@ -52,7 +57,7 @@ def test_only_chunks_with_an_own_row_are_read(opened: tuple[Store, DatasetIndex]
 
 
 def test_batches_stack_rows_and_the_last_may_be_short(opened: tuple[Store, DatasetIndex]) -> None:
-    batches = list(read_evaluation_batches(*opened, 8, 32, 1, 2))
+    batches = list(stack_rows(read_evaluation_rows(*opened, 8, 1, 2), 32, "here"))
     assert [len(batch.index) for batch in batches] == [32, 32, 11]
     assert batches[0].image.shape == (32, 8, 8, 3)
     assert (batches[0].image.dtype, batches[0].index.dtype) == (np.uint8, np.int64)
@@ -93,7 +98,7 @@ def test_bad_rows_are_left_out_and_counted(maker: Any, caplog: pytest.LogCapture
 def test_targets_that_are_no_object_are_named(maker: Any, content: bytes) -> None:
     maker.write_members("0.tar", [("a.png", maker.image()), ("a.json", content)])
     store = open_store(str(maker.folder))
-    with pytest.raises(EvaluationError, match=r"row 0 \(a\).*\.json is not a JSON object"):
+    with pytest.raises(EvaluationError, match=r"row 0 \(a\).*\.json does not read as labels"):
         list(read_evaluation_rows(store, index_dataset(store), 8))
 
 
@@ -105,7 +110,7 @@ def test_plain_objects_serve_as_targets_and_only_labels_are_kept(maker: Any) -> 
     assert first.targets == {"class": 3, "name": "cat", "tags": ["a", 2]}
     assert second.targets == {}
     with pytest.raises(EvaluationError, match="row 1 carries targets"):
-        list(read_evaluation_batches(store, index_dataset(store), 8, 4))
+        list(stack_rows(read_evaluation_rows(store, index_dataset(store), 8), 4, store.uri))
 
 
 def test_parquet_sets_read_the_same_way(maker: Any) -> None:

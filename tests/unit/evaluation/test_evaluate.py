@@ -11,8 +11,8 @@ from orchestrator.errors import EvaluationError
 from orchestrator.evaluation.evaluate import SynsetRows, evaluate
 from orchestrator.evaluation.questions import EvaluationSet
 from orchestrator.evaluation.results import ProbeResult
-from orchestrator.evaluation.targets import TargetSpec
 from orchestrator.spec.evaluation import EvaluationSpec, FewShotSpec
+from orchestrator.spec.targets import TargetSpec
 
 torch.set_num_threads(1)
 
@@ -125,7 +125,9 @@ def test_only_the_probes_asked_for_run_and_sets_keep_their_order() -> None:
 
 def test_a_label_that_is_no_class_is_named() -> None:
     one = EvaluationSet("colors", TARGETS, read(colors=("red", "green", "mauve")))
-    with pytest.raises(EvaluationError, match=r"'colors' carry \['mauve'\] for target 'color'.*targets\.json"):
+    with pytest.raises(
+        EvaluationError, match=r"'colors' carry \['mauve'\] for target 'color'; wanted one of its classes"
+    ):
         evaluate(Contrastive(), [one], PROBES, 0, 1)
 
 

@@ -3,8 +3,8 @@ import torch
 from torch import Tensor
 
 from orchestrator.evaluation.scores import class_scores
-from orchestrator.evaluation.targets import TargetSpec
 from orchestrator.evaluation.zero_shot import class_embeddings, zero_shot
+from orchestrator.spec.targets import TargetSpec
 
 CLASSES = ("red", "green", "blue", "white", "black", "grey", "pink")
 TARGET = TargetSpec(

@@ -14,7 +14,6 @@ from orchestrator.cli.main import app
 from orchestrator.data.scenes.write import write_scenes
 from orchestrator.data.tokens import CaptionTokenizer
 from orchestrator.errors import ModelSourceError, RunNotFoundError
-from orchestrator.evaluation.targets import TARGETS_FILE
 from orchestrator.runs.average import average_runs, find_parents
 from orchestrator.runs.evaluate import evaluate_run
 from orchestrator.runs.export import export_run
@@ -23,6 +22,7 @@ from orchestrator.runs.import_weights import import_weights
 from orchestrator.runs.made import write_made_run
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.evaluation import EvaluationSpec
+from orchestrator.spec.targets import TARGETS_FILE
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.store import open_store
 from orchestrator.training.average import Shares, best_trial, greedy_soup, interpolate, mean_tensors

@@ -208,7 +208,7 @@ def test_what_is_wrong_with_the_data_is_said_by_name(tmp_path: Path, cluster: Cl
         prepare_facts(job(CLIP, data={**shards, "caption_fields": ["txt2"]}), cluster)
     with pytest.raises(DatasetError, match=r"min_count"):
         prepare_facts(job({**CATLIP, "min_count": 1000}), cluster)
-    with pytest.raises(DatasetError, match=r"data/val has no targets\.json"):
+    with pytest.raises(DatasetError, match=r"data/val: no layout of labelled images fits \(shards: no targets\.json; "):
         prepare_facts(job(CLIP, evaluation={"sets": ["val"]}), cluster)
     (tmp_path / "data/val/targets.json").write_text("{}")
     with pytest.raises(DatasetError, match=r"data/val/targets\.json does not describe"):
@@ -238,8 +238,7 @@ def test_check_goes_on_behind_the_first_thing_that_is_wrong(tmp_path: Path, clus
     wrong = job(CLIP, batch={"global_size": 7}, evaluation={"sets": ["eval", "nowhere"]})
     findings = {finding.subject: finding for finding in check_job(wrong, cluster)}
     assert [subject for subject, finding in findings.items() if not finding.holds] == [
-        "data nowhere",
-        "targets of nowhere",
+        "evaluation set nowhere",
         "plan",
     ]
     assert "7 does not divide by 2 workers" in findings["plan"].detail

@@ -1,9 +1,11 @@
 """What an evaluation set asks: its targets, their classes and the prompts that name them (``targets.json``).
 
-The file is ``{"targets": {name: fields of TargetSpec}}``; the rows' own labels travel with the rows.
+The file is ``{"targets": {name: fields of TargetSpec}}``; the rows' own labels travel with the rows. Sets of public
+layouts have none: what they ask follows from their own files (``data/labelled``).
 """
 
-from typing import Annotated
+import re
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -16,6 +18,8 @@ TARGETS_FILE = "targets.json"
 PLACEHOLDER = "{}"
 MAX_TARGETS_BYTES = 16 * 1024**2
 
+_WNID = re.compile(r"n\d{8}")
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]  # stands in a metric's name
 
 
@@ -26,10 +30,17 @@ class TargetSpec(Section):
     """Every label a row can carry, as text."""
     multi_label: bool = False
     """A row carries a list of classes, which may be empty, instead of one class."""
+    field: str | None = Field(default=None, min_length=1)
+    """Tar member extension (or Parquet column) that holds a row's label and nothing else, such as ``cls``; of several
+    labels a JSON list, or one a line. None: the label stands in the row's JSON, under the target's name."""
+    labels: Literal["class", "position"] = "class"
+    """Rows carry the class itself, or its position in ``classes``, counted from 0."""
     named_in_captions: bool
     """Whether training captions name this target, that is, whether a text tower had a chance to learn its words."""
     templates: tuple[str, ...] = ()
     """Zero-shot prompts with ``{}`` where the class goes; none: the target has no zero-shot classifier."""
+    names: dict[str, str] = Field(default_factory=dict)
+    """Class to what prompts call it, where that is not the class itself (``n01440764``: tench)."""
     hypernyms: dict[str, str] = Field(default_factory=dict)
     """Class to the more general word that captions call it by, and prompts therefore too."""
 
@@ -40,13 +51,18 @@ class TargetSpec(Section):
         for template in self.templates:
             if PLACEHOLDER not in template:
                 raise ValueError(f"template {template!r} has no {PLACEHOLDER} for the class to stand in")
-        if unknown := sorted(set(self.hypernyms) - set(self.classes)):
-            raise ValueError(f"hypernyms names {unknown}, which are not in classes")
+        for mapping in ("names", "hypernyms"):
+            if unknown := sorted(set(getattr(self, mapping)) - set(self.classes)):
+                raise ValueError(f"{mapping} names {unknown}, which are not in classes")
         return self
 
     def words_of(self, label: str) -> str:
         """What captions call one class."""
-        return self.hypernyms.get(label, label)
+        return self.hypernyms.get(label, self.names.get(label, label))
+
+    def concept_of(self, label: str) -> str:
+        """What WordNet calls one class: its id, where it is one, since a name has several senses."""
+        return label if _WNID.fullmatch(label) else self.words_of(label)
 
     def prompts_of(self, label: str) -> list[str]:
         """The prompts of one class, in the order of the templates."""

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import EvaluationError
-from orchestrator.evaluation import targets as module
-from orchestrator.evaluation.targets import load_targets
+from orchestrator.spec import targets as module
+from orchestrator.spec.targets import load_targets
 
 SHAPE: dict[str, Any] = {
     "classes": ["cube", "torus"],

@@ -1,0 +1,77 @@
+"""Rows that are image files of their own, read a few ahead: a request to a bucket takes longer than a decode."""
+
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain
+
+from orchestrator.data.evaluation_set import EvaluationRow, Label, own_numbers, say_left_out
+from orchestrator.data.image import center_image
+from orchestrator.data.labelled.labelled_set import RowRequest
+from orchestrator.data.retry import retried
+from orchestrator.data.sample import BadSampleError
+from orchestrator.spec.job import ShardsSpec
+from orchestrator.storage.store import ObjectNotFoundError, Store
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
+_MAX_PIXELS: int = ShardsSpec.model_fields["max_image_pixels"].default
+_THREADS, _FILES_AHEAD = 8, 32
+
+
+@dataclass(frozen=True)
+class LabelledFile:
+    """One image and what is known of it."""
+
+    path: str
+    targets: dict[str, Label] = field(default_factory=dict)
+    captions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """Image files in the order in which they are given; implements ``RowSource``."""
+
+    store: Store
+    files: Sequence[LabelledFile]
+
+    shards = None
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.files)
+
+    def read(self, request: RowRequest) -> Iterator[EvaluationRow]:
+        own = own_numbers(len(self.files), request.max_samples, request.rank, request.world_size, spread=True)
+        skipped: Counter[str] = Counter()
+        for number, content in self._contents(own):
+            file = self.files[number]
+            try:
+                if content is None:
+                    raise BadSampleError("image_missing")
+                image, _ = center_image(content, _MAX_PIXELS, request.image_size)
+            except BadSampleError as error:
+                skipped[error.reason] += 1
+                continue
+            yield EvaluationRow(number, image, "", file.captions, file.targets)
+        say_left_out(self.store, skipped)
+
+    def _contents(self, numbers: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
+        """(number, content) in order; none: the file is gone."""
+        ahead: deque[tuple[int, Future[bytes | None]]] = deque()
+        with ThreadPoolExecutor(_THREADS) as pool:
+            try:
+                for number in chain(numbers, [None] * _FILES_AHEAD):
+                    if number is not None:
+                        ahead.append((number, pool.submit(self._read, self.files[number].path)))
+                    if ahead and (number is None or len(ahead) > _FILES_AHEAD):
+                        first, content = ahead.popleft()
+                        yield first, content.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _read(self, path: str) -> bytes | None:
+        try:
+            return retried(lambda: self.store.read_bytes(path))
+        except ObjectNotFoundError:
+            return None

@@ -1,0 +1,66 @@
+"""The folder of a labelled set with what the job says of it, and the small files that describe the set."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.errors import DatasetError
+from orchestrator.spec.cluster import S3Spec
+from orchestrator.spec.evaluation import LayoutSpec
+from orchestrator.spec.load import join_uri
+from orchestrator.storage.store import ObjectNotFoundError, Store, open_store
+
+
+@dataclass(frozen=True)
+class SetFolder:
+    """Where a set lies."""
+
+    store: Store
+    options: LayoutSpec
+    s3: S3Spec
+
+    @property
+    def uri(self) -> str:
+        """Of the folder."""
+        return self.store.uri
+
+    def has(self, path: str) -> bool:
+        """Whether there is such a file."""
+        return self.store.stat(path) is not None
+
+    def error(self, fault: str) -> DatasetError:
+        """``fault`` as an error about this set."""
+        return DatasetError(f"evaluation.sets: {self.uri}: {fault}")
+
+    def read_lines(self, location: str | None, default: str) -> list[str] | None:
+        """The lines of a text file, empty ones left out; none where no file is named and ``default`` is absent."""
+        folder, _, name = join_uri(self.uri, location or default).rpartition("/")
+        try:
+            content = open_store(folder, self.s3).read_bytes(name).decode("utf-8")
+        except ObjectNotFoundError as error:
+            if location is None:
+                return None
+            raise self.error(f"there is no {folder}/{name}, which evaluation.layouts names") from error
+        except UnicodeDecodeError as error:
+            raise self.error(f"{folder}/{name} is not UTF-8: {error}") from error
+        return [line.strip() for line in content.splitlines() if line.strip()]
+
+    def read_json(self, path: str) -> dict[str, Any]:
+        """The object in a JSON file."""
+        try:
+            content = json.loads(self.store.read_bytes(path))
+        except ValueError as error:
+            raise self.error(f"{path} is not JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise self.error(f"{path} is not a JSON object")
+        return content
+
+    def find_images(self, name: str, folders: Sequence[str]) -> str:
+        """Which of ``folders`` (each with a slash behind it, or empty) the image ``name`` lies in."""
+        for folder in folders:
+            if self.has(f"{folder}{name}"):
+                return folder
+        raise self.error(
+            f"no image where its annotations put the first: {', '.join(f'{one}{name}' for one in folders)}"
+        )
