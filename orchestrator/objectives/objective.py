@@ -111,6 +111,10 @@ class ZeroShotObjective(Objective):
     def text_embedding(self, tokens_BT: Tensor) -> Tensor:
         """Captions as unit vectors [B, D], fp32; their product with ``image_embedding`` is the cosine similarity."""
 
+    def pooled_and_embedding(self, image_BHW3: Tensor) -> tuple[Tensor, Tensor]:
+        """``vision_features`` and ``image_embedding``; overridden where one pass through the tower gives both."""
+        return self.vision_features(image_BHW3), self.image_embedding(image_BHW3)
+
 
 def unit_length(rows_BD: Tensor) -> Tensor:
     """Rows scaled to length one, in fp32 whatever they come in."""

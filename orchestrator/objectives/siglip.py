@@ -83,6 +83,12 @@ class SiglipObjective(TwoTowerObjective):
             return super().image_embedding(image_BHW3)
         return unit_length(self.vision_features(image_BHW3))
 
+    def pooled_and_embedding(self, image_BHW3: Tensor) -> tuple[Tensor, Tensor]:
+        if self._spec.towers == "clip":
+            return super().pooled_and_embedding(image_BHW3)
+        pooled_BF = self.vision_features(image_BHW3)
+        return pooled_BF, unit_length(pooled_BF)
+
     def text_embedding(self, tokens_BT: Tensor) -> Tensor:
         if self._spec.towers == "clip":
             return super().text_embedding(tokens_BT)

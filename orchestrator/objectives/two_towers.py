@@ -3,7 +3,7 @@
 A caption column holds K captions of T tokens for each image, one after the other. All K are positives of their image.
 
 Legend: B worker batch, G global batch, K captions of an image, N captions of the global batch (G K), D embedding,
-T tokens, H W image.
+T tokens, H W image, F features of the vision tower.
 """
 
 import math
@@ -43,14 +43,22 @@ class TwoTowerObjective(ZeroShotObjective):
         return {"vision": self.vision, "text": self.text}
 
     def vision_features(self, image_BHW3: Tensor) -> Tensor:
-        pooled = self.vision.vision_model(pixel_values=normalize_pixels(image_BHW3, self.vision.pixels)).pooler_output
-        return pooled.float()
+        return self._pooled(image_BHW3).float()
 
     def image_embedding(self, image_BHW3: Tensor) -> Tensor:
         return unit_length(self.vision(pixel_values=normalize_pixels(image_BHW3, self.vision.pixels)).image_embeds)
 
+    def pooled_and_embedding(self, image_BHW3: Tensor) -> tuple[Tensor, Tensor]:
+        pooled_BF = self._pooled(image_BHW3)
+        return pooled_BF.float(), unit_length(self.vision.visual_projection(pooled_BF))
+
     def text_embedding(self, tokens_BT: Tensor) -> Tensor:
         return unit_length(self.text(input_ids=tokens_BT).text_embeds)
+
+    def _pooled(self, image_BHW3: Tensor) -> Tensor:
+        pixels_B3HW = normalize_pixels(image_BHW3, self.vision.pixels)
+        pooled_BF: Tensor = self.vision.vision_model(pixel_values=pixels_B3HW).pooler_output
+        return pooled_BF
 
     def _is_truncated(self, tokens_BKT: Tensor) -> Tensor:
         """Captions that fill the context up to their end token: they were cut, or fit exactly."""

@@ -66,10 +66,10 @@ class JudgedObjective:
     def encode_images(self, image_BHWC: Tensor) -> dict[str, Tensor]:
         """uint8 images to the pooled output and, where there is one, the embedding."""
         image_BHWC = image_BHWC.to(self._device)
-        features = {POOLED: self._objective.vision_features(image_BHWC)}
-        if isinstance(self._objective, ZeroShotObjective):
-            features[EMBEDDING] = self._objective.image_embedding(image_BHWC)
-        return features
+        if not isinstance(self._objective, ZeroShotObjective):
+            return {POOLED: self._objective.vision_features(image_BHWC)}
+        pooled_BF, embedding_BD = self._objective.pooled_and_embedding(image_BHWC)
+        return {POOLED: pooled_BF, EMBEDDING: embedding_BD}
 
 
 def judged_weights(evaluation: EvaluationSpec, has_average: bool) -> tuple[Weights, ...]:

@@ -46,14 +46,15 @@ def write_clip_benchmark(root: Path, split: str, labels: list[bytes], kind: str 
 
 
 def write_coco(root: Path, split: str = "val2017", num_images: int = 7) -> None:
-    """Numbers fall where names rise; the first two images hold objects, and each has five captions."""
+    """Numbers fall where names rise; two of three images hold objects, and each has five captions."""
     images = [{"id": 100 - number, "file_name": f"{number:012d}.jpg"} for number in range(num_images)]
     for number in range(num_images):
         put(root / split / f"{number:012d}.jpg", picture(number))
     captions = [{"image_id": one["id"], "caption": f"{one['id']} and\n{k} "} for one in images for k in range(5)]
     put(root / f"annotations/captions_{split}.json", {"images": images, "annotations": captions})
     categories = [{"id": 18, "name": "dog"}, {"id": 1, "name": "person"}]
-    objects = [{"image_id": 100, "category_id": 1}] * 2 + [{"image_id": 99, "category_id": k} for k in (1, 18)]
+    held = {0: (1, 1), 1: (1, 18), 2: ()}
+    objects = [{"image_id": 100 - n, "category_id": k} for n in range(num_images) for k in held[n % 3]]
     content = {"images": images, "annotations": objects, "categories": categories}
     put(root / f"annotations/instances_{split}.json", content)
 

@@ -1,4 +1,8 @@
-"""What the evaluation split asks of a scene: six classifications, two that captions name and four that none does."""
+"""What the evaluation split asks of a scene.
+
+Six classifications, two that captions name and four that none does; and which shapes and which colours are in it,
+several to a scene, which captions name at times.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,16 +18,17 @@ from orchestrator.data.scenes.solids import SOLIDS
 
 @dataclass(frozen=True)
 class Target:
-    """A classification: its classes, which of them a scene is, and how to ask for them in words.
+    """A question: its classes, which of them a scene is (or holds, any number), and how to ask for them in words.
 
     ``templates`` are prompts with one ``{}`` for the class; empty when captions do not name the target.
     ``hypernyms`` says which classes captions call by another word.
     """
 
     classes: tuple[str, ...]
-    value: Callable[[Scene], str]
+    value: Callable[[Scene], str | list[str]]
     templates: tuple[str, ...] = ()
     hypernyms: Mapping[str, str] = field(default_factory=dict)
+    multi_label: bool = False
 
     @property
     def named_in_captions(self) -> bool:
@@ -36,7 +41,18 @@ class Target:
             "named_in_captions": self.named_in_captions,
             "templates": list(self.templates),
             "hypernyms": dict(self.hypernyms),
+            "multi_label": self.multi_label,
         }
+
+
+def _all_shapes(scene: Scene) -> list[str]:
+    present = {item.shape for item in scene.objects}
+    return [shape for shape in SOLIDS if shape in present]
+
+
+def _all_colors(scene: Scene) -> list[str]:
+    present = {item.color for item in scene.objects}
+    return [color for color in COLORS if color in present]
 
 
 def _depth_order(scene: Scene) -> str:
@@ -88,5 +104,18 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "depth_order": Target(("largest nearest", "something nearer"), _depth_order),
         "light_direction": Target(LIGHT_DIRECTIONS, _light_direction),
         "camera_height": Target(tuple(CAMERA_HEIGHTS_M), _camera_height),
+        "all_shapes": Target(
+            tuple(SOLIDS),
+            _all_shapes,
+            templates=("a {}", "the {}", "a scene with a {}", "a picture of a {}"),
+            hypernyms=HYPERNYMS,
+            multi_label=True,
+        ),
+        "all_colors": Target(
+            tuple(COLORS),
+            _all_colors,
+            templates=("a {} sphere", "the {} cube", "a scene with a {} cone", "a picture of a {} object"),
+            multi_label=True,
+        ),
     }
 )

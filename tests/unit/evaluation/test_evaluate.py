@@ -163,6 +163,16 @@ def test_every_probe_shares_one_pass_over_the_images() -> None:
     assert recall.low <= recall.value <= recall.high
 
 
+def test_a_training_part_is_fitted_to_and_never_judged() -> None:
+    one = EvaluationSet("colors", {"color": TARGETS["color"]}, read(), first_train_row=50)
+    spec = EvaluationSpec(probes=("zero_shot", "linear_probe", "nearest_neighbours", "retrieval"))
+    for result in evaluate(Contrastive(), [one], spec, 0, 1):
+        assert result.num_test == 50
+        assert result.details.get("num_train", 70) >= 50  # nearest neighbours have no use for the validation part
+        if result.probe == "linear_probe":
+            assert (result.accuracy, result.details["num_train"]) == (1.0, 70)
+
+
 def test_rows_with_several_labels_are_ranked_by_each_probe() -> None:
     targets = {"bright": TargetSpec(classes=COLORS, multi_label=True, named_in_captions=True, templates=("a {}",))}
     spec = EvaluationSpec(probes=("zero_shot", "linear_probe", "nearest_neighbours", "few_shot"))

@@ -149,6 +149,13 @@ def test_a_rows_part_depends_on_its_number_and_the_seed_alone() -> None:
     assert in_test != set(split_rows(all_rows, seed=1).test.tolist())
 
 
+def test_a_training_part_of_its_own_is_dealt_to_training_and_validation() -> None:
+    split = split_rows(torch.arange(10_000), first_train_row=2000)
+    assert split.test.tolist() == list(range(2000))
+    assert sorted([*split.train.tolist(), *split.validation.tolist()]) == list(range(2000, 10_000))
+    assert len(split.validation) / 8000 == pytest.approx(0.2, abs=0.02)
+
+
 def test_parts_that_are_too_small_are_named() -> None:
     feature_ND, label_N = blobs(8, 2, distance=1)
     rows = torch.arange(8)

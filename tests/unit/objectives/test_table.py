@@ -1,5 +1,7 @@
 """The table holds what a job can name, and every objective says what the loop must know."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from orchestrator.objectives.objective import Objective, ZeroShotObjective
 from orchestrator.objectives.table import build_objective, objective_class
 from orchestrator.spec.installed import own_names
 from orchestrator.spec.objective import CatlipSpec, ClipSpec, SiglipSpec
+from tiny import build_tiny, global_batch
 
 SPECS = {"clip": ClipSpec(name="clip"), "siglip": SiglipSpec(name="siglip"), "catlip": CatlipSpec(name="catlip")}
 
@@ -62,6 +65,22 @@ def test_siglip_on_clips_towers_starts_as_clip_does(build: ModelBuild) -> None:
 def test_objectives_with_a_text_tower_classify_by_names() -> None:
     named = {name for name, spec in SPECS.items() if issubclass(objective_class(spec), ZeroShotObjective)}
     assert named == {"clip", "siglip"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("clip", {}), ("siglip", {"towers": "siglip"}), ("siglip", {"towers": "clip"})]
+)
+def test_one_pass_through_the_tower_gives_both_features(name: str, options: dict[str, Any]) -> None:
+    objective, image = build_tiny(name, **options).eval(), global_batch(0)["image"]
+    assert isinstance(objective, ZeroShotObjective)
+    passes = []
+    blocks = next(module for module in objective.vision.modules() if type(module).__name__.endswith("Encoder"))
+    with torch.no_grad():
+        expected = objective.vision_features(image), objective.image_embedding(image)
+        blocks.register_forward_hook(lambda *_: passes.append(1))
+        found = objective.pooled_and_embedding(image)
+    assert passes == [1]
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 class _NoObjective(ClipSpec):

@@ -104,12 +104,21 @@ def test_evaluation_targets_are_described_and_balanced(written: tuple[Path, Scen
     records = [json.loads(sample["json"])["targets"] for sample in _samples(written[0] / "eval").values()]
     assert list(described) == list(TARGETS)
     for name, target in described.items():
-        counts = Counter(record[name] for record in records)
-        assert set(counts) <= set(target["classes"])
-        assert target["named_in_captions"] == (name in ("shape", "color"))
+        assert target["multi_label"] == (name in ("all_shapes", "all_colors"))
+        labels = [record[name] if target["multi_label"] else [record[name]] for record in records]
+        assert {label for own in labels for label in own} <= set(target["classes"])
+        assert target["named_in_captions"] == (name in ("shape", "color", "all_shapes", "all_colors"))
         assert all(template.count("{}") == 1 for template in target["templates"])
     assert Counter(record["shape"] for record in records) == dict.fromkeys(described["shape"]["classes"], 3)
     assert Counter(record["color"] for record in records) == dict.fromkeys(described["color"]["classes"], 3)
+
+
+def test_all_shapes_and_all_colors_are_those_of_the_objects(written: tuple[Path, ScenesSummary]) -> None:
+    for sample in _samples(written[0] / "eval").values():
+        record = json.loads(sample["json"])
+        for name, key in (("all_shapes", "shape"), ("all_colors", "color")):
+            assert sorted(record["targets"][name]) == sorted({item[key] for item in record["objects"]})
+            assert record["targets"][key] in record["targets"][name]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""An imported model is judged on sets of public layouts, by their paths alone or as an evaluate job describes them."""
+
+from pathlib import Path
+
+import pytest
+
+from layout_files import write_coco, write_flickr, write_folders
+from orchestrator.errors import DatasetError
+from orchestrator.evaluation.results import ProbeResult
+from orchestrator.runs.evaluate import evaluate_job, evaluate_run
+from orchestrator.runs.import_weights import import_weights
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.job import EvaluateSpec
+
+SETS = ["public/imagenet", "public/coco", "public/flickr"]
+
+
+def by_key(results: list[ProbeResult]) -> dict[tuple[str, str, str], ProbeResult]:
+    return {(one.set, one.probe, one.target): one for one in results if one.feature != "pooled"}
+
+
+@pytest.fixture(scope="module")
+def imported(cluster: ClusterSpec, clip_folder: Path) -> str:
+    """A run whose plan names three sets; their files lie below the cluster's data."""
+    data = Path(cluster.storage.data.removeprefix("file://")) / "public"
+    write_folders(data / "imagenet/val", 20)
+    write_folders(data / "imagenet/train", 20)
+    write_coco(data / "coco", num_images=40)
+    write_flickr(data / "flickr")
+    made = import_weights(str(clip_folder), "on-public-sets", cluster, evaluation_sets=SETS)
+    return made.plan.run_uri
+
+
+def test_an_imported_model_is_judged_on_public_layouts(cluster: ClusterSpec, imported: str) -> None:
+    found = by_key(evaluate_run(imported, cluster))
+    zero_shot = found["public-imagenet", "zero_shot", "class"]
+    assert (zero_shot.num_test, zero_shot.num_classes) == (60, 3)
+    assert found["public-imagenet", "linear_probe", "class"].num_test < 60
+    for direction, answers in (("image_to_text", 200), ("text_to_image", 40)):
+        coco = found["public-coco", "retrieval", direction]
+        assert (coco.num_test, coco.num_classes) == (40, answers)
+        assert found["public-flickr", "retrieval", direction].num_test == 2
+    assert list(found["public-coco", "linear_probe", "category"].scores) == ["mean_average_precision"]
+
+
+def test_an_evaluate_job_describes_a_set(cluster: ClusterSpec, imported: str, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("tench\ngold fish\nbird crane\n")
+    layout = {"class_names": str(tmp_path / "names.txt"), "train_samples": 40}
+    evaluation = {"sets": SETS[:1], "layouts": {SETS[0]: layout}, "probes": ["zero_shot", "linear_probe"]}
+    document = {"kind": "evaluate", "name": "judge", "run": "on-public-sets", "evaluation": evaluation}
+    found = by_key(evaluate_job(EvaluateSpec.model_validate(document), cluster)["raw"])
+    for probe in ("zero_shot", "linear_probe"):
+        assert found["public-imagenet", probe, "class"].num_test == 60
+    assert found["public-imagenet", "linear_probe", "class"].details["num_train"] == 40
+
+
+def test_a_folder_of_no_layout_is_named_before_anything_is_judged(cluster: ClusterSpec, imported: str) -> None:
+    Path(cluster.storage.data.removeprefix("file://"), "public/notes").mkdir()
+    evaluation = {"sets": ["public/notes"]}
+    document = {"kind": "evaluate", "name": "judge", "run": "on-public-sets", "evaluation": evaluation}
+    with pytest.raises(DatasetError, match=r"public/notes: no layout of labelled images fits"):
+        evaluate_job(EvaluateSpec.model_validate(document), cluster)
