@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +12,9 @@ from orchestrator.evaluation.linear_probe import check_parts, linear_probe
 from orchestrator.evaluation.logistic_regression import standardise
 from orchestrator.evaluation.nearest_neighbours import nearest_neighbour_votes
 from orchestrator.evaluation.questions import Question
-from orchestrator.evaluation.results import EMBEDDING, POOLED, SYNSET_ROWS, ProbeResult
+from orchestrator.evaluation.results import EMBEDDING, POOLED, SYNSET_ROWS, Predictions, ProbeResult
 from orchestrator.evaluation.retrieval import CaptionPairs, Direction, retrieval
-from orchestrator.evaluation.scores import chance, class_scores
+from orchestrator.evaluation.scores import best_classes, chance, class_scores, is_multi_label
 from orchestrator.evaluation.zero_shot import zero_shot, zero_shot_by_rows
 from orchestrator.spec.evaluation import EvaluationSpec, FewShotSpec, NearestNeighboursSpec
 
@@ -45,33 +46,21 @@ def answer_synset_rows(question: Question, weight_KF: Tensor, bias_K: Tensor, nu
 
 
 def _zero_shot_result(question: Question, feature: str, score_NK: Tensor, **details: float) -> ProbeResult:
-    return question.result(
-        "zero_shot",
-        feature,
-        scores=class_scores(score_NK, question.labels),
-        chance=chance(question.labels),
-        num_test=len(question.labels),
-        details=details,
-    )
+    everything = torch.arange(len(question.labels))
+    return question.result("zero_shot", feature, details=details, **_judged(question, everything, score_NK))
 
 
 def answer_linear_probe(question: Question, feature: str) -> ProbeResult:
     """Fitted on the training and validation part, judged on the test part."""
     split = question.split
     found = linear_probe(question.rows.features[feature], question.labels, len(question.target.classes), split)
-    label = question.labels[split.test]
-    return question.result(
-        "linear_probe",
-        feature,
-        scores=class_scores(found.logits, label),
-        chance=chance(label),
-        num_test=len(label),
-        details={
-            "chosen_c": found.chosen_c,
-            "validation_quality": found.validation_quality,
-            "num_train": found.num_train,
-        },
-    )
+    details = {
+        "chosen_c": found.chosen_c,
+        "validation_quality": found.validation_quality,
+        "num_train": found.num_train,
+    }
+    judged = _judged(question, split.test, found.logits)
+    return question.result("linear_probe", feature, details=details, **judged)
 
 
 def answer_nearest_neighbours(question: Question, feature: str, spec: NearestNeighboursSpec) -> ProbeResult:
@@ -83,14 +72,19 @@ def answer_nearest_neighbours(question: Question, feature: str, spec: NearestNei
     vote_QK = nearest_neighbour_votes(
         feature_ND[split.test], feature_ND[split.train], label[split.train], num_classes, spec.k, spec.temperature
     )
-    return question.result(
-        "nearest_neighbours",
-        feature,
-        scores=class_scores(vote_QK, label[split.test]),
-        chance=chance(label[split.test]),
-        num_test=len(split.test),
-        details={"k": spec.k, "temperature": spec.temperature, "num_train": len(split.train)},
-    )
+    details = {"k": spec.k, "temperature": spec.temperature, "num_train": len(split.train)}
+    judged = _judged(question, split.test, vote_QK)
+    return question.result("nearest_neighbours", feature, details=details, **judged)
+
+
+def _judged(question: Question, position_Q: Tensor, score_QK: Tensor) -> dict[str, Any]:
+    """What a record says of the rows at these positions and their ranking of classes."""
+    label = question.labels[position_Q]
+    found = {"scores": class_scores(score_QK, label), "chance": chance(label), "num_test": len(label)}
+    if is_multi_label(label):
+        return found
+    row, predicted = question.rows.index[position_Q], best_classes(score_QK, 1).flatten()
+    return found | {"predictions": Predictions(row.tolist(), label.tolist(), predicted.tolist())}
 
 
 def answer_few_shot(question: Question, feature: str, spec: FewShotSpec) -> ProbeResult:

@@ -82,7 +82,7 @@ def evaluate(
 
 
 def _as_record(item: Work) -> dict[str, Any]:
-    return item().to_dict()
+    return item().to_dict(with_predictions=True)
 
 
 def _prepare_zero_shot(judged: JudgedModel, encode: Encoder | None, question: Question) -> Work:

@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from orchestrator.evaluation.bootstrap import Estimate
@@ -12,6 +12,16 @@ from orchestrator.spec.evaluation import Probe
 POOLED = "pooled"  # the vision tower's pooled output, before any projection or classifier
 EMBEDDING = "embedding"  # where images and texts meet, of length one
 SYNSET_ROWS = "synset_rows"  # the pooled output through rows of a concept classifier: zero-shot without a text tower
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What each judged row got, where a row has one label; classes by their place in ``targets.json``."""
+
+    row: list[int]
+    """Number within the set."""
+    label: list[int]
+    predicted: list[int]
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,8 @@ class ProbeResult:
     ``classes_without_synset`` (never the answer of a zero-shot probe through synset rows), ..."""
     reason: str = ""
     """Why there is no score, or not each."""
+    predictions: Predictions | None = None
+    """Kept beside the run (``predictions.py``), not in what is printed and reported."""
 
     @property
     def accuracy(self) -> float | None:
@@ -53,14 +65,15 @@ class ProbeResult:
             found[f"{prefix}/{name}/high"] = score.high
         return found
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self, *, with_predictions: bool = False) -> dict[str, Any]:
         """Plain values; :meth:`from_dict` is the way back."""
-        return asdict(self)
+        return asdict(self if with_predictions else replace(self, predictions=None))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ProbeResult":
         scores = {name: Estimate(**score) for name, score in values["scores"].items()}
-        return cls(**{**values, "scores": scores})
+        predictions = Predictions(**values["predictions"]) if values["predictions"] else None
+        return cls(**{**values, "scores": scores, "predictions": predictions})
 
 
 def probe_name(probe: Probe, feature: str) -> str:

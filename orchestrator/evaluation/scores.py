@@ -18,14 +18,19 @@ def is_multi_label(label: Tensor) -> bool:
 
 
 def class_scores(score_NK: Tensor, label: Tensor) -> dict[str, Estimate]:
-    """Scores of a ranking of classes; the first is the one that counts. Of classes that tie, the first leads."""
+    """Scores of a ranking of classes; the first is the one that counts."""
     if is_multi_label(label):
         return estimate({MEAN_AVERAGE_PRECISION: mean_average_precision(score_NK, label)}, len(label))
-    hit_NK = score_NK.argsort(dim=1, descending=True, stable=True)[:, :5] == label[:, None]
+    hit_NK = best_classes(score_NK, 5) == label[:, None]
     statistics = {"accuracy": mean_of(hit_NK[:, 0])}
     if score_NK.shape[1] > 5:
         statistics["top5_accuracy"] = mean_of(hit_NK.any(dim=1))
     return estimate(statistics, len(label))
+
+
+def best_classes(score_NK: Tensor, most: int) -> Tensor:
+    """int64 [N, ``most``], the best first. Of classes that tie, the first leads."""
+    return score_NK.argsort(dim=1, descending=True, stable=True)[:, :most]
 
 
 def chance(label: Tensor) -> float:

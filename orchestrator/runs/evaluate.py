@@ -8,6 +8,7 @@ from torch import Tensor
 
 from orchestrator.env import apply_quiet_env
 from orchestrator.errors import PlanError, RunNotFoundError
+from orchestrator.evaluation.predictions import write_predictions
 from orchestrator.evaluation.results import ProbeResult
 from orchestrator.runs.folder import open_run, tracking_folder
 from orchestrator.runs.prepare import ensure_evaluation_sets
@@ -44,6 +45,7 @@ def evaluate_run(
     stored = find_checkpoint_of(store)
     logger.info("judging %s (%s weights)", stored.record.uri, weights)
     results = judge_weights(plan, load_weights(store, stored, average=weights == "ema"))
+    write_predictions(store, stored.record.step, weights, results)
     tracker = open_tracker(run_target(plan, key), tracking_folder(run_uri, key), "evaluate", owns_run=False)
     record_evaluation(tracker, plan, stored.record.uri, stored.record.step, results, weights)
     tracker.close()

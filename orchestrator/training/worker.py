@@ -19,6 +19,7 @@ from orchestrator.data.order import BlockLayout, SampleOrder
 from orchestrator.data.stream import BlockStream
 from orchestrator.env import setup_logging
 from orchestrator.errors import BadSampleLimitError
+from orchestrator.evaluation.predictions import write_predictions
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.spec.plan import Plan, load_plan
 from orchestrator.storage.store import open_store
@@ -259,6 +260,8 @@ class _Run:
                 self._rank,
                 self._world_size,
             )
+        if self._rank == 0:
+            write_predictions(self._store, step, weights, results)
         self._evaluation[weights] = [result.to_dict() for result in results]
         self._send(EvaluationReport(step, weights, self._evaluation[weights]))
 

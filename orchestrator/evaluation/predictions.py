@@ -1,0 +1,119 @@
+"""What each row of an evaluation set got, kept beside the run: a verdict counts test rows and seeds together.
+
+One Parquet file an evaluation, a row for each judged row, probe and target with one label a row. The same predictions
+give the same bytes. Safe to read from anywhere: numbers and names only.
+
+Legend: N rows.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from orchestrator.evaluation.results import ProbeResult, probe_name
+from orchestrator.storage.store import ObjectNotFoundError, Store
+
+PREDICTIONS = "predictions"
+"""Folder below the run's."""
+
+_NAMES = pa.dictionary(pa.int32(), pa.string())
+_SCHEMA = pa.schema(
+    {
+        "set": _NAMES,
+        "probe": _NAMES,
+        "target": _NAMES,
+        "named_in_captions": pa.bool_(),
+        "row": pa.int64(),
+        "label": pa.int32(),
+        "predicted": pa.int32(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class TargetPredictions:
+    """Those of one probe for one target."""
+
+    set: str
+    probe: str
+    """As metrics call it, with its feature where that is not the usual one."""
+    target: str
+    named_in_captions: bool
+    row_N: NDArray[np.int64]
+    """Numbers within the set, ascending."""
+    label_N: NDArray[np.int32]
+    predicted_N: NDArray[np.int32]
+    """Places in the target's classes, as of the label."""
+
+    @property
+    def hits(self) -> NDArray[np.float64]:
+        """fp64 [N]: 1 where the prediction is right."""
+        return (self.label_N == self.predicted_N).astype(np.float64)
+
+
+def predictions_file(step: int, weights: Literal["raw", "ema"]) -> str:
+    """Path below the run's folder."""
+    return f"{PREDICTIONS}/step-{step:08d}-{weights}.parquet"
+
+
+def write_predictions(store: Store, step: int, weights: Literal["raw", "ema"], results: Sequence[ProbeResult]) -> None:
+    """Keep what the results predict; nothing is written where none has predictions."""
+    parts = [_to_table(result) for result in results if result.predictions is not None]
+    if parts:
+        buffer = io.BytesIO()
+        pq.write_table(pa.concat_tables(parts).unify_dictionaries(), buffer, compression="zstd")
+        store.write_bytes(predictions_file(step, weights), buffer.getvalue())
+
+
+def read_predictions(store: Store, step: int, weights: Literal["raw", "ema"]) -> list[TargetPredictions]:
+    """What ``write_predictions`` kept; none where the evaluation left none."""
+    try:
+        content = store.read_bytes(predictions_file(step, weights))
+    except ObjectNotFoundError:
+        return []
+    table = pq.read_table(io.BytesIO(content))
+    keys = list(zip(*(table[name].to_pylist() for name in _SCHEMA.names[:4]), strict=True))
+    bounds = [0, *(i for i in range(1, len(keys)) if keys[i] != keys[i - 1]), len(keys)]
+    columns = [table[name].to_numpy() for name in _SCHEMA.names[4:]]
+    return [TargetPredictions(*keys[low], *(column[low:high] for column in columns)) for low, high in pairwise(bounds)]
+
+
+def row_scores(
+    predictions: Sequence[TargetPredictions], metric: str
+) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+    """Row numbers and what each row adds to an accuracy, whose mean it is; none for metrics of another kind.
+
+    Args:
+        metric: full name, of one target (``.../shape/accuracy``) or of a group of them (``.../named/mean_accuracy``).
+    """
+    prefix, _, score = metric.rpartition("/")
+    _, set_name, probe, target = prefix.split("/")
+    own = [one for one in predictions if (one.set, one.probe) == (set_name, probe)]
+    match score, target:
+        case "accuracy", _:
+            own = [one for one in own if one.target == target]
+        case "mean_accuracy", "named" | "unnamed":
+            own = [one for one in own if one.named_in_captions == (target == "named")]
+        case "mean_accuracy", "all":
+            pass
+        case _:
+            return None
+    if not own or any(not np.array_equal(one.row_N, own[0].row_N) for one in own):
+        return None
+    return own[0].row_N, np.mean([one.hits for one in own], axis=0)
+
+
+def _to_table(result: ProbeResult) -> pa.Table:
+    found = result.predictions
+    assert found is not None
+    name = (result.set, probe_name(result.probe, result.feature), result.target, result.named_in_captions)
+    constant = [[value] * len(found.row) for value in name]
+    columns = [*constant, found.row, found.label, found.predicted]
+    return pa.table(columns, schema=_SCHEMA)

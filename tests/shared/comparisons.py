@@ -1,0 +1,30 @@
+"""Comparisons as records, for what reads them."""
+
+from typing import Any
+
+from orchestrator.evaluation.comparison import ComparisonResult, ObjectiveEntry, TrialResult
+
+METRIC = "eval/scenes-eval/linear_probe/shape/accuracy"
+
+
+def trial(objective: str, replicate: int, score: float | None, **fields: Any) -> TrialResult:
+    """A finished replicate, unless ``fields`` say otherwise."""
+    run = f"{objective}-{replicate}"
+    values = {"status": "finished", "phase": "verdict", "steps": 100, "step": 100, "run_uri": f"/runs/{run}"}
+    scores = {} if score is None else {METRIC: score}
+    return TrialResult(
+        **{"objective": objective, "replicate": replicate, "run": run, "scores": scores, **values, **fields}
+    )
+
+
+def comparison(scores: dict[str, list[float]], **fields: Any) -> ComparisonResult:
+    """One replicate for each score of an objective."""
+    values: dict[str, Any] = {
+        "name": "clip-against-catlip",
+        "mode": "controlled",
+        "primary_metric": METRIC,
+        "budget": "20,000 samples",
+        "objectives": tuple(ObjectiveEntry(label=label, tuned=True) for label in scores),
+        "trials": tuple(trial(label, i, score) for label, own in scores.items() for i, score in enumerate(own)),
+    }
+    return ComparisonResult(**{**values, **fields})

@@ -1,0 +1,85 @@
+"""What each row got, as it is kept beside a run."""
+
+import numpy as np
+import pytest
+
+from orchestrator.evaluation.bootstrap import Estimate
+from orchestrator.evaluation.predictions import predictions_file, read_predictions, row_scores, write_predictions
+from orchestrator.evaluation.results import EMBEDDING, POOLED, Predictions, ProbeResult, results_to_json, summarise
+from orchestrator.storage.store import open_store
+
+
+def result(target: str, predictions: Predictions | None, named: bool = True, feature: str = POOLED) -> ProbeResult:
+    hits = [] if predictions is None else np.equal(predictions.label, predictions.predicted)
+    scores = {} if predictions is None else {"accuracy": Estimate(float(np.mean(hits)), 0, 1)}
+    return ProbeResult("scenes", "linear_probe", target, feature, named, 3, scores=scores, predictions=predictions)
+
+
+SHAPE = Predictions(row=[1, 4, 9, 11], label=[0, 1, 2, 0], predicted=[0, 1, 1, 0])
+LIGHT = Predictions(row=[1, 4, 9, 11], label=[1, 1, 0, 0], predicted=[0, 1, 1, 0])
+RESULTS = [
+    result("shape", SHAPE),
+    result("shape", LIGHT, feature=EMBEDDING),
+    result("tags", None),
+    result("light", LIGHT, named=False),
+]
+
+
+def test_predictions_come_back_by_probe_and_target(tmp_path):
+    store = open_store(str(tmp_path))
+    write_predictions(store, 120, "ema", RESULTS)
+    found = read_predictions(store, 120, "ema")
+    assert [(one.probe, one.target, one.named_in_captions) for one in found] == [
+        ("linear_probe", "shape", True),
+        ("linear_probe.embedding", "shape", True),
+        ("linear_probe", "light", False),
+    ]
+    assert found[0].row_N.tolist() == SHAPE.row
+    assert found[0].hits.tolist() == [1, 1, 0, 1]
+    assert read_predictions(store, 120, "raw") == []
+
+
+def test_the_same_predictions_are_the_same_bytes(tmp_path):
+    stores = [open_store(str(tmp_path / name)) for name in ("a", "b")]
+    for store in stores:
+        write_predictions(store, 1, "raw", RESULTS)
+    first, second = (store.read_bytes(predictions_file(1, "raw")) for store in stores)
+    assert first == second
+
+
+def test_without_one_label_a_row_there_is_no_file(tmp_path):
+    write_predictions(open_store(str(tmp_path)), 1, "raw", [result("tags", None)])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        "eval/scenes/linear_probe/shape/accuracy",
+        "eval_ema/scenes/linear_probe.embedding/shape/accuracy",
+        "eval/scenes/linear_probe/named/mean_accuracy",
+        "eval/scenes/linear_probe/all/mean_accuracy",
+    ],
+)
+def test_rows_average_to_the_metric(tmp_path, metric):
+    store = open_store(str(tmp_path))
+    write_predictions(store, 1, "raw", RESULTS)
+    found = row_scores(read_predictions(store, 1, "raw"), metric)
+    assert found is not None
+    metrics = {name: value for one in RESULTS for name, value in one.metrics().items()} | summarise(RESULTS)
+    assert found[1].mean() == pytest.approx(metrics[metric.replace("eval_ema", "eval")])
+    assert found[0].tolist() == SHAPE.row
+
+
+def test_a_metric_that_is_no_mean_over_rows_has_none(tmp_path):
+    store = open_store(str(tmp_path))
+    write_predictions(store, 1, "raw", RESULTS)
+    predictions = read_predictions(store, 1, "raw")
+    assert row_scores(predictions, "eval/scenes/linear_probe/shape/top5_accuracy") is None
+    assert row_scores(predictions, "eval/scenes/zero_shot/shape/accuracy") is None
+
+
+def test_what_is_printed_holds_no_rows():
+    assert "row" not in results_to_json(RESULTS).replace("synset_rows", "")
+    assert ProbeResult.from_dict(RESULTS[0].to_dict()).predictions is None
+    assert ProbeResult.from_dict(RESULTS[0].to_dict(with_predictions=True)) == RESULTS[0]

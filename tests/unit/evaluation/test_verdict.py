@@ -1,0 +1,106 @@
+"""What a comparison's records show, and what they do not."""
+
+import re
+
+import numpy as np
+import pytest
+
+from comparisons import METRIC, comparison, trial
+from orchestrator.evaluation.comparison import ObjectiveEntry
+from orchestrator.evaluation.verdict import Rows, find_verdict
+
+CLEAR = {"catlip": [0.50, 0.51, 0.52], "clip": [0.60, 0.611, 0.619]}
+
+
+def rows_of(scores: dict[str, list[float]], num_rows: int = 1000) -> dict[str, Rows]:
+    """The first rows are hits, as many as the score says."""
+    numbers = np.arange(num_rows)
+    return {
+        f"{label}-{i}": (numbers * 4, (numbers < round(score * num_rows)).astype(float))
+        for label, own in scores.items()
+        for i, score in enumerate(own)
+    }
+
+
+def test_a_clear_difference_is_said_with_its_interval():
+    verdict = find_verdict(comparison(CLEAR), {})
+    assert re.fullmatch(
+        r"Clip is ahead of catlip by 10\.0 points \(95 % interval 9\.8 to 10\.2, 3 replicates\) \(paired by seed\)\.",
+        verdict.sentence,
+    ), verdict.sentence
+    assert [spread.objective for spread in verdict.spreads] == ["clip", "catlip"]
+    assert any(note.startswith("Controlled") for note in verdict.notes)
+    assert any("over replicates alone" in note for note in verdict.notes)
+
+
+def test_test_rows_count_when_they_are_known():
+    alone, together = (find_verdict(comparison(CLEAR), rows) for rows in ({}, rows_of(CLEAR)))
+    assert together.pairs[0].num_rows == 1000
+    assert together.pairs[0].difference.high > alone.pairs[0].difference.high
+    assert any("1,000 test rows together" in note for note in together.notes)
+
+
+@pytest.mark.parametrize("fault", ["other rows", "other scores", "missing"])
+def test_rows_that_do_not_belong_are_not_used(fault):
+    rows = rows_of(CLEAR)
+    numbers, values = rows["clip-1"]
+    if fault == "missing":
+        del rows["clip-1"]
+    else:
+        rows["clip-1"] = (numbers + 1, values) if fault == "other rows" else (numbers, 1 - values)
+    assert find_verdict(comparison(CLEAR), rows).pairs[0].num_rows == 0
+
+
+def test_three_objectives_are_corrected_over_all_pairs():
+    scores = {**CLEAR, "siglip": [0.59, 0.62, 0.61]}
+    verdict = find_verdict(comparison(scores), {})
+    assert len(verdict.pairs) == 3
+    assert "Holm-corrected over 3 pairs" in verdict.sentence
+    assert "clip is ahead of catlip" in verdict.sentence.lower()
+    assert "no difference could be shown between clip and siglip (95 % interval -" in verdict.sentence
+    smallest = min(verdict.pairs, key=lambda pair: pair.p_holm)
+    assert smallest.p_holm == pytest.approx(3 * smallest.difference.p_value)
+
+
+def test_no_difference_is_no_verdict_for_either():
+    verdict = find_verdict(comparison({"clip": [0.5, 0.6, 0.55], "siglip": [0.56, 0.52, 0.58]}), {})
+    assert verdict.sentence.startswith("No difference could be shown between siglip and clip (95 % interval -")
+    assert not verdict.pairs[0].is_shown
+
+
+def test_two_replicates_show_their_spread_only():
+    verdict = find_verdict(comparison({"clip": [0.5, 0.6], "siglip": [0.7, 0.71]}), {})
+    assert verdict.sentence == (
+        "No verdict: 2 replicates show a spread only, 3 or more give one; siglip 70.0 % to 71.0 %, "
+        "clip 50.0 % to 60.0 %."
+    )
+    assert verdict.pairs[0].difference is None
+
+
+def test_there_is_no_verdict_before_the_end():
+    made = comparison(CLEAR)
+    trials = (*made.trials[:-1], trial("clip", 2, None, status="running"))
+    verdict = find_verdict(made.model_copy(update={"trials": trials}), {})
+    assert verdict.sentence.startswith("No verdict yet: 1 of 6 replicates have not ended; clip 60.0 % to 61.1 %")
+
+
+def test_what_has_no_part_is_said():
+    made = comparison({"catlip": [0.5, 0.51, 0.52, 0.53], "clip": [0.6, 0.61, 0.62, 0.63]})
+    lost = trial("clip", 1, None, status="failed", reason="diverged")
+    trials = (*(one for one in made.trials if one.run != "clip-1"), lost, trial("clip", 9, 0.9, phase="search"))
+    objectives = (ObjectiveEntry(label="catlip", tuned=False), ObjectiveEntry(label="clip", tuned=True))
+    made = made.model_copy(update={"trials": trials, "objectives": objectives, "mode": "recipe"})
+    verdict = find_verdict(made, {})
+    assert verdict.pairs[0].num_replicates == 3
+    assert "clip, replicate 1, has no part: failed (diverged)." in verdict.notes
+    assert "Untuned (nothing was searched): catlip." in verdict.notes
+    assert any(note.startswith("Recipe") for note in verdict.notes)
+    assert "All other metrics are descriptive." in verdict.notes[0]
+
+
+def test_ranks_are_better_when_they_are_lower():
+    metric = "eval/scenes-eval/retrieval/image_to_text/mean_rank"
+    made = comparison({"clip": [9.0, 9.1, 9.2], "siglip": [4.0, 4.2, 4.1]}, higher_is_better=False)
+    trials = tuple(one.model_copy(update={"scores": {metric: one.scores[METRIC]}}) for one in made.trials)
+    verdict = find_verdict(made.model_copy(update={"trials": trials, "primary_metric": metric}), {})
+    assert verdict.sentence.startswith("Siglip is ahead of clip by 5.0 ranks (95 % interval 4.")
