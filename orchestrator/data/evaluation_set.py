@@ -12,7 +12,7 @@ import json
 import logging
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -94,6 +94,7 @@ def read_evaluation_rows(
     all_caption_fields: Sequence[str] = (),
     max_image_pixels: int = ShardsSpec.model_fields["max_image_pixels"].default,
     max_samples: int | None = None,
+    only: Collection[int] | None = None,
     skipped: Counter[str] | None = None,
     annotations: Sequence[AnnotationPlan] = (),
     labels: LabelReader | None = None,
@@ -104,6 +105,7 @@ def read_evaluation_rows(
     Args:
         caption_fields: none: no caption is read, and none is missed.
         all_caption_fields: where ``captions`` are, one a line; a row may have none.
+        only: numbers of rows to read, and no chunk without one of them; none: all rows.
         skipped: counts the rows that were left out, by reason (``columns.SKIP_REASONS``).
         annotations: what is joined to the rows, as planned for the held-out shards.
         labels: none: those of the rows' JSON.
@@ -118,6 +120,8 @@ def read_evaluation_rows(
     labels = labels or JSON_LABELS
     fields = {*image_fields, *caption_fields, *all_caption_fields, *labels.fields}
     own = own_numbers(index.num_samples, max_samples, rank, world_size, spread)
+    if only is not None:
+        own = [number for number in own if number in only]
     for number, sample, joined in _own_samples(store, index, fields, own, annotations):
         try:
             joined.check_presence(sample)

@@ -10,6 +10,9 @@ from pydantic import Field
 
 from orchestrator.spec.section import Section
 
+COMPARISON_FILE = "comparison.json"
+"""Its name, in the comparison's folder."""
+
 TrialStatus = Literal["waiting", "running", "finished", "stopped", "failed"]
 
 

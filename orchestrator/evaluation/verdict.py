@@ -175,7 +175,7 @@ def _sentence(
         clauses.append("no difference could be shown between " + ", nor between ".join(names))
     corrected = f"; Holm-corrected over {len(pairs)} pairs" if len(pairs) > 1 else ""
     text = "; ".join(clauses) + f" (paired by seed{corrected})."
-    return text[0].upper() + text[1:]
+    return text if any(pair.is_shown for pair in told) else text.capitalize()
 
 
 def _say_ahead(comparison: ComparisonResult, pair: PairVerdict) -> str:

@@ -16,10 +16,10 @@ from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import RunConflictError, RunNotFoundError
 from orchestrator.spec.cluster import S3Spec
-from orchestrator.spec.plan import Plan, compare_identities, load_plan
+from orchestrator.spec.plan import PLAN_FILE, Plan, compare_identities, load_plan
 from orchestrator.storage.store import ObjectNotFoundError, Store, open_store
 
-PLAN_FILE, KEY_FILE = "plan.json", "run.json"
+KEY_FILE = "run.json"
 
 
 def claim_run(store: Store, plan: Plan) -> str:

@@ -28,6 +28,9 @@ from orchestrator.spec.optimizer import EmaSpec, OptimizerSpec, ScheduleSpec
 from orchestrator.spec.resolution import ImageSizes
 from orchestrator.spec.section import Section
 
+PLAN_FILE = "plan.json"
+"""Its name, in the run's folder."""
+
 # Where labels and what makes them come from; the vocabulary's digest says whether they are the same.
 _SAME_LABELS = {"vocabulary", "foreign_vocabulary", "labels", "noun_table", "tagger"}
 

@@ -1,0 +1,1 @@
+"""The page that people read first: a comparison's verdict, numbers and pictures, in one file."""

@@ -1,0 +1,247 @@
+"""A comparison's charts as SVG, drawn by Vega-Lite when the page is written: the page itself runs no plotting code.
+
+Colours are the page's own CSS variables, so that a chart turns dark with its page. Each chart is drawn at one or two
+widths, of which the page shows the one that fits.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from orchestrator.evaluation.comparison import ComparisonResult, TrialResult
+from orchestrator.evaluation.metric_words import format_difference, is_share, unit_of_difference
+from orchestrator.evaluation.verdict import PairVerdict, Spread
+
+Row = dict[str, Any]
+
+WIDE, NARROW = 520, 340
+_INK, _MUTED, _LINE, _PAPER = "var(--ink)", "var(--muted)", "var(--line)", "var(--paper)"
+_NUM_COLORS = 8
+_LABEL_GAP = 0.07  # of the height, between labels at the ends of lines
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart; what screen readers say of it, and its drawings, widest first."""
+
+    title: str
+    description: str
+    drawings: tuple[str, ...]
+    """SVG, safe to put into a page."""
+
+
+def color_of(comparison: ComparisonResult, label: str) -> str:
+    """The objective's colour, by its place in the comparison's file."""
+    labels = [one.label for one in comparison.objectives]
+    return f"var(--objective-{labels.index(label) % _NUM_COLORS + 1})"
+
+
+def draw_scores(comparison: ComparisonResult, spreads: Sequence[Spread]) -> Chart:
+    """Each replicate a dot, their mean a tick."""
+    rows = [{"objective": one.objective, "score": score} for one in spreads for score in one.scores]
+    means = [{"objective": one.objective, "score": one.mean, "label": _say(comparison, one.mean)} for one in spreads]
+    order = [one.objective for one in spreads]
+    x = alt.X("score:Q", title=None, axis=_score_axis(comparison), scale=alt.Scale(zero=False, padding=24))
+    y = alt.Y("objective:N", sort=order, title=None, axis=alt.Axis(labelLimit=120, labelColor=_INK, labelFontSize=13))
+    color = _by_objective(comparison, order)
+    dots = alt.Chart(alt.Data(values=rows)).mark_circle(size=70, opacity=0.55).encode(x=x, y=y, color=color)
+    ticks = alt.Chart(alt.Data(values=means)).mark_tick(thickness=3, size=26).encode(x=x, y=y, color=color)
+    label = ticks.mark_text(dy=-20, fontWeight=600, color=_INK).encode(x=x, y=y, text="label:N", color=alt.value(_INK))
+    description = "; ".join(f"{row['objective']}: {row['label']} on the mean" for row in means)
+    layers = alt.layer(dots, ticks, label)
+    return Chart("Scores by replicate", description, _draw(layers, 54 * len(order), WIDE, NARROW))
+
+
+def draw_differences(comparison: ComparisonResult, pairs: Sequence[PairVerdict]) -> Chart | None:
+    """Each pair's difference with its interval, against zero; none where no pair has one."""
+    metric = comparison.primary_metric
+    factor = 100 if is_share(metric) else 1
+    rows = [
+        {
+            "pair": f"{pair.ahead} − {pair.behind}",
+            "mean": factor * found.mean,
+            "low": factor * found.low,
+            "high": factor * found.high,
+            "label": f"{format_difference(metric, found.mean)} ({format_difference(metric, found.low)} to "
+            f"{format_difference(metric, found.high)})",
+            "shown": pair.is_shown,
+        }
+        for pair in pairs
+        if (found := pair.difference) is not None
+    ]
+    if not rows:
+        return None
+    unit = unit_of_difference(metric)
+    data = alt.Data(values=rows)
+    axis = alt.Axis(title=unit, tickCount=5)
+    y = alt.Y("pair:N", sort=None, title=None, axis=alt.Axis(labelLimit=150, labelColor=_INK, labelFontSize=13))
+    color = alt.condition("datum.shown", alt.value("var(--accent)"), alt.value(_MUTED))
+    scale = alt.Scale(padding=12)
+    zero = alt.Chart(alt.Data(values=[{"x": 0}])).mark_rule(color=_MUTED, strokeDash=[3, 3]).encode(x="x:Q")
+    rule = (
+        alt.Chart(data)
+        .mark_rule(strokeWidth=2.5)
+        .encode(x=alt.X("low:Q", axis=axis, scale=scale, title=unit), x2="high:Q", y=y, color=color)
+    )
+    dot = alt.Chart(data).mark_circle(size=90, opacity=1).encode(x="mean:Q", y=y, color=color)
+    label = alt.Chart(data).mark_text(dy=-14, color=_INK).encode(x="mean:Q", y=y, text="label:N")
+    description = "; ".join(f"{row['pair']}: {row['label']} {unit}" for row in rows)
+    drawings = _draw(alt.layer(zero, rule, dot, label), 54 * len(rows), WIDE, NARROW)
+    return Chart("Differences with 95 % intervals", description, drawings)
+
+
+def draw_curves(comparison: ComparisonResult, trials: Sequence[TrialResult]) -> list[Chart]:
+    """The primary metric against each budget: samples, seconds, FLOPs; replicates thin, their mean bold."""
+    axes = (("samples", "samples seen"), ("train_s", "seconds of training"), ("flops", "training FLOPs"))
+    charts = []
+    for key, title in axes:
+        rows = list(_curve_rows(comparison, trials, key))
+        if rows and any(row["x"] for row in rows):
+            charts.append(_draw_curve(comparison, rows, title))
+    return charts
+
+
+def draw_cost(comparison: ComparisonResult, trials: Sequence[TrialResult]) -> Chart | None:
+    """Seconds of a replicate (mean): steps, waits for data, evaluation; and once, what an objective alone needs."""
+    rows: list[Row] = []
+    for one in comparison.objectives:
+        own = [trial.cost for trial in trials if trial.objective == one.label]
+        if not own:
+            continue
+        parts = {
+            "steps": _mean([cost.step_s for cost in own]),
+            "data wait": _mean([cost.data_wait_s for cost in own]),
+            "evaluation": _mean([cost.evaluation_s for cost in own]),
+            "own preparation": one.prepare_s,
+        }
+        rows += [
+            {"objective": one.label, "part": part, "seconds": seconds, "place": place}
+            for place, (part, seconds) in enumerate(parts.items())
+        ]
+    if not any(row["seconds"] for row in rows):
+        return None
+    parts_in_order = list(dict.fromkeys(row["part"] for row in rows))
+    colors = [f"var(--part-{place + 1})" for place in range(len(parts_in_order))]
+    legend = alt.Legend(title=None, orient="top", labelColor=_INK, labelFontSize=12, symbolType="square", columns=2)
+    bars = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_bar(size=22)
+        .encode(
+            x=alt.X("seconds:Q", title="seconds", axis=alt.Axis(tickCount=5, format="~s")),
+            y=alt.Y("objective:N", sort=None, title=None, axis=alt.Axis(labelColor=_INK, labelFontSize=13)),
+            color=alt.Color("part:N", scale=alt.Scale(domain=parts_in_order, range=colors), sort=None, legend=legend),
+            order="place:Q",
+        )
+    )
+    description = "; ".join(f"{row['objective']}, {row['part']}: {row['seconds']:,.0f} s" for row in rows)
+    num_bars = len({row["objective"] for row in rows})
+    return Chart("Seconds by what they went into", description, _draw(bars, 44 * num_bars, WIDE, NARROW))
+
+
+def _curve_rows(comparison: ComparisonResult, trials: Sequence[TrialResult], key: str) -> Iterator[Row]:
+    """One for each point of a replicate, and one for the mean of those at the same step."""
+    metric = comparison.primary_metric
+    for label, own in groupby(sorted(trials, key=lambda trial: trial.objective), key=lambda trial: trial.objective):
+        by_step: dict[int, list[Row]] = {}
+        for trial in own:
+            for point in trial.curve:
+                if metric in point.scores:
+                    x = float(getattr(point, key))
+                    row = {"x": x, "y": point.scores[metric], "ended": point.schedule_ended, "objective": label}
+                    by_step.setdefault(point.step, []).append(row)
+                    yield {**row, "line": f"{label} {trial.replicate}", "mean": False}
+        for rows in by_step.values():
+            x, y = (_mean([row[axis] for row in rows]) for axis in ("x", "y"))
+            ended = all(row["ended"] for row in rows)
+            yield {"x": x, "y": y, "ended": ended, "objective": label, "line": label, "mean": True}
+
+
+def _draw_curve(comparison: ComparisonResult, rows: list[Row], title: str) -> Chart:
+    order = [one.label for one in comparison.objectives if any(row["objective"] == one.label for row in rows)]
+    color = _by_objective(comparison, order)
+    x = alt.X("x:Q", title=title, axis=alt.Axis(format="~s", tickCount=4), scale=alt.Scale(padding=6))
+    y = alt.Y("y:Q", title=None, axis=_score_axis(comparison), scale=alt.Scale(zero=False))
+    means = [row for row in rows if row["mean"]]
+    of_trials, of_means = (alt.Data(values=part) for part in ([row for row in rows if not row["mean"]], means))
+    thin = alt.Chart(of_trials).mark_line(strokeWidth=1, opacity=0.3).encode(x=x, y=y, color=color, detail="line:N")
+    bold = alt.Chart(of_means).mark_line(strokeWidth=2.25).encode(x=x, y=y, color=color)
+    fill = alt.condition("datum.ended", color, alt.value(_PAPER))
+    points = alt.Chart(of_means).mark_point(size=46, strokeWidth=1.75, opacity=1)
+    points = points.encode(x=x, y=y, stroke=color, fill=fill)
+    ends = _spread_labels([max((row for row in means if row["objective"] == one), key=_x) for one in order])
+    names = alt.Chart(alt.Data(values=ends)).mark_text(align="left", dx=9, fontWeight=600, fontSize=12)
+    names = names.encode(x=x, y="label_y:Q", text="objective:N", color=color)
+    description = "; ".join(f"{row['objective']}: {_say(comparison, row['y'])} after {row['x']:,.3g}" for row in ends)
+    margin = 8 + 7 * max(len(one) for one in order)
+    layers = alt.layer(thin, bold, points, names)
+    return Chart(title.capitalize(), description, _draw(layers, 210, NARROW, margin=margin))
+
+
+def _spread_labels(ends: list[Row]) -> list[Row]:
+    """The ends of lines with heights for their labels, which keep a distance."""
+    ends = sorted(ends, key=lambda row: row["y"])
+    span = max(row["y"] for row in ends) - min(row["y"] for row in ends) or 1.0
+    placed: list[Row] = []
+    for row in ends:
+        least = placed[-1]["label_y"] + _LABEL_GAP * span if placed else row["y"]
+        placed.append({**row, "label_y": max(row["y"], least)})
+    return placed
+
+
+def _draw(chart: Any, height: int, *widths: int, margin: int = 0) -> tuple[str, ...]:
+    """SVG of a chart at each outer width; ``margin`` is kept free at the right."""
+    drawn = []
+    for width in widths:
+        sized = chart.properties(
+            width=width - margin,
+            height=height,
+            autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+            padding={"left": 2, "right": 8 + margin, "top": 8, "bottom": 2},
+            background="transparent",
+        )
+        styled = (
+            sized.configure(font="inherit")
+            .configure_view(stroke=None, clip=False)
+            .configure_axis(
+                domain=False,
+                ticks=False,
+                gridColor=_LINE,
+                labelColor=_MUTED,
+                titleColor=_MUTED,
+                labelFontSize=12,
+                titleFontSize=12,
+                titleFontWeight="normal",
+                labelPadding=8,
+            )
+            .configure_axisY(gridOpacity=0.6)
+            .configure_text(fontSize=12)
+        )
+        drawn.append(
+            vl_convert.vegalite_to_svg(styled.to_json(), vl_version=".".join(alt.SCHEMA_VERSION[1:].split(".")[:2]))
+        )
+    return tuple(drawn)
+
+
+def _by_objective(comparison: ComparisonResult, order: Sequence[str]) -> alt.Color:
+    colors = [color_of(comparison, label) for label in order]
+    return alt.Color("objective:N", scale=alt.Scale(domain=list(order), range=colors), legend=None)
+
+
+def _score_axis(comparison: ComparisonResult) -> alt.Axis:
+    return alt.Axis(format=".0%" if is_share(comparison.primary_metric) else ".1f", tickCount=5)
+
+
+def _say(comparison: ComparisonResult, score: float) -> str:
+    return f"{100 * score:.1f} %" if is_share(comparison.primary_metric) else f"{score:.1f}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _x(row: Row) -> float:
+    return float(row["x"])

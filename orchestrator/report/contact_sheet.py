@@ -1,0 +1,168 @@
+"""Test images with their captions, and what each objective took them for.
+
+Legend: R replicates, T those of all objectives, N rows, H W image.
+"""
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from orchestrator.data.evaluation_set import EvaluationRow, read_evaluation_rows
+from orchestrator.data.index import load_index
+from orchestrator.errors import EvaluationError
+from orchestrator.evaluation.metric_words import set_of
+from orchestrator.evaluation.predictions import TargetPredictions
+from orchestrator.evaluation.targets import TARGETS_FILE, load_targets
+from orchestrator.spec.plan import Plan
+from orchestrator.storage.store import open_store
+
+NUM_IMAGES = 12
+_IMAGE_SIZE = 144
+_JPEG_QUALITY = 88
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What an objective's replicates took an image for."""
+
+    objective: str
+    label: str
+    """The class that most of them named."""
+    is_right: bool
+    num_right: int
+    num_replicates: int
+
+
+@dataclass(frozen=True)
+class SheetImage:
+    """One test image."""
+
+    row: int
+    picture: str
+    """A ``data:`` URI."""
+    caption: str
+    label: str
+    guesses: tuple[Guess, ...]
+
+
+@dataclass(frozen=True)
+class ContactSheet:
+    """Test images, those that divide the objectives first."""
+
+    probe: str
+    target: str
+    num_divided: int
+    """Of the images, how many some objective gets right and another one wrong."""
+    images: tuple[SheetImage, ...]
+
+
+Predictions = Mapping[str, Sequence[Sequence[TargetPredictions]]]
+"""By objective, of each of its replicates."""
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """One target of one probe, as all replicates of all objectives answered it."""
+
+    probe: str
+    target: str
+    row_N: NDArray[np.int64]
+    label_N: NDArray[np.int32]
+    predicted: dict[str, NDArray[np.int32]]
+    """By objective, [replicates, N]."""
+
+    def choose(self) -> tuple[list[int], int]:
+        """Places of the rows to show, and how many of them divide the objectives: at most half, and the first others.
+
+        A row divides them if not all replicates of all objectives are alike right or wrong about it.
+        """
+        right_TN = np.concatenate(list(self.predicted.values())) == self.label_N
+        divides_N = right_TN.any(axis=0) & ~right_TN.all(axis=0)
+        divided, others = np.flatnonzero(divides_N).tolist(), np.flatnonzero(~divides_N).tolist()
+        num_divided = min(len(divided), max(NUM_IMAGES // 2, NUM_IMAGES - len(others)))
+        return divided[:num_divided] + others[: NUM_IMAGES - num_divided], num_divided
+
+    def guesses(self, place: int, classes: Sequence[str]) -> Iterator[Guess]:
+        """Of each objective for one row."""
+        for objective, predicted_RN in self.predicted.items():
+            own = predicted_RN[:, place].tolist()
+            named, _ = Counter(own).most_common(1)[0]
+            label = int(self.label_N[place])
+            yield Guess(objective, classes[named], named == label, own.count(label), len(own))
+
+
+def make_contact_sheet(metric: str, plan: Plan, predictions: Predictions) -> ContactSheet:
+    """Images of the set that ``metric`` is about.
+
+    Args:
+        plan: of a run that was judged on the set; says where it is.
+
+    Raises:
+        EvaluationError: no target that all predict, or a set that is not where the plan says.
+        StorageAccessError, ShardReadError, ShardDamagedError: the set cannot be read.
+    """
+    judged = _find_judged(metric, predictions)
+    places, num_divided = judged.choose()
+    rows, classes = _read(metric, plan, judged.target, [int(judged.row_N[place]) for place in places])
+    images = [
+        SheetImage(
+            number,
+            _to_picture(rows[number].image),
+            " / ".join(rows[number].captions),
+            classes[judged.label_N[place]],
+            tuple(judged.guesses(place, classes)),
+        )
+        for place in places
+        if (number := int(judged.row_N[place])) in rows
+    ]
+    return ContactSheet(judged.probe, judged.target, num_divided, tuple(images))
+
+
+def _find_judged(metric: str, predictions: Predictions) -> _Judged:
+    """The metric's own target, or the first of its probe or set that all replicates predict."""
+    _, set_name, probe, target, _ = metric.split("/")
+    by_key = [
+        (objective, {(one.probe, one.target): one for one in of_run if one.set == set_name})
+        for objective, runs in predictions.items()
+        for of_run in runs
+    ]
+    common = [key for key in (by_key[0][1] if by_key else ()) if all(key in own for _, own in by_key)]
+    if not common:
+        raise EvaluationError(f"no target of evaluation set {set_name!r} was predicted by all replicates")
+    chosen = min(common, key=lambda key: (key[0] != probe, key[1] != target))
+    first = by_key[0][1][chosen]
+    predicted: dict[str, list[NDArray[np.int32]]] = {}
+    for objective, own in by_key:
+        if not np.array_equal(own[chosen].row_N, first.row_N):
+            raise EvaluationError(f"the replicates were judged on different rows of evaluation set {set_name!r}")
+        predicted.setdefault(objective, []).append(own[chosen].predicted_N)
+    stacked = {objective: np.stack(own) for objective, own in predicted.items()}
+    return _Judged(*chosen, first.row_N, first.label_N, stacked)
+
+
+def _read(metric: str, plan: Plan, target: str, numbers: list[int]) -> tuple[dict[int, EvaluationRow], Sequence[str]]:
+    """Rows by their number, and the target's classes."""
+    places = zip(plan.evaluation.sets, plan.evaluation_uris, strict=True)
+    uri = next((uri for name, uri in places if name.strip("/").replace("/", "-") == set_of(metric)), None)
+    store = None if uri is None else open_store(uri, plan.s3)
+    index = None if store is None else load_index(store)
+    if store is None or index is None:
+        raise EvaluationError(
+            f"evaluation set {set_of(metric)!r} is not where the plan says ({uri or 'it names none'})"
+        )
+    classes = load_targets(store.read_bytes(TARGETS_FILE), f"{uri}/{TARGETS_FILE}")[target].classes
+    fields = plan.evaluation.caption_fields
+    rows = read_evaluation_rows(store, index, _IMAGE_SIZE, only=set(numbers), all_caption_fields=fields)
+    return {row.index: row for row in rows}, classes
+
+
+def _to_picture(image_HWC: NDArray[np.uint8]) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(image_HWC).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,96 @@
+"""What a report is made of: the comparison's records, its verdict, and pictures, read from where the runs left them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from orchestrator.errors import OrchestratorError, RunNotFoundError, TrackingError
+from orchestrator.evaluation.comparison import COMPARISON_FILE, ComparisonResult, TrialResult
+from orchestrator.evaluation.predictions import TargetPredictions, read_predictions, row_scores
+from orchestrator.evaluation.verdict import Verdict, find_verdict
+from orchestrator.report.contact_sheet import ContactSheet, make_contact_sheet
+from orchestrator.spec.cluster import S3Spec
+from orchestrator.spec.plan import PLAN_FILE, load_plan
+from orchestrator.storage.store import ObjectNotFoundError, open_store
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything that a page shows."""
+
+    comparison: ComparisonResult
+    verdict: Verdict
+    sheet: ContactSheet | None
+    without_sheet: str
+    """Why there are no pictures; empty where there are."""
+
+    @property
+    def replicates(self) -> list[TrialResult]:
+        """The trials that count, in the comparison's order of objectives."""
+        order = [one.label for one in self.comparison.objectives]
+        own = [trial for trial in self.comparison.trials if trial.phase == "verdict"]
+        return sorted(own, key=lambda trial: (order.index(trial.objective), trial.replicate))
+
+
+def read_contents(comparison_uri: str, s3: S3Spec) -> Contents:
+    """Read a comparison, whether or not it has ended.
+
+    Raises:
+        RunNotFoundError: no comparison there.
+        TrackingError: a record of one that cannot be read.
+    """
+    comparison = _read_comparison(comparison_uri, s3)
+    finished = [trial for trial in comparison.trials if trial.phase == "verdict" and trial.status == "finished"]
+    predictions = {trial.run: _predictions_of(comparison, trial, s3) for trial in finished}
+    rows = {
+        run: found
+        for run, own in predictions.items()
+        if (found := row_scores(own, comparison.primary_metric)) is not None
+    }
+    verdict = find_verdict(comparison, rows)
+    try:
+        return Contents(comparison, verdict, _make_sheet(comparison, finished, predictions, s3), "")
+    except OrchestratorError as error:  # a set that has moved must not cost the page
+        return Contents(comparison, verdict, None, str(error))
+
+
+def _read_comparison(uri: str, s3: S3Spec) -> ComparisonResult:
+    try:
+        content = open_store(uri, s3).read_bytes(COMPARISON_FILE)
+    except ObjectNotFoundError as error:
+        raise RunNotFoundError(
+            f"{uri} holds no {COMPARISON_FILE}; a job of kind 'compare' writes it into the folder of its name, below "
+            f"the cluster's storage.runs"
+        ) from error
+    try:
+        return ComparisonResult.model_validate_json(content)
+    except ValidationError as error:
+        raise TrackingError(f"{uri}/{COMPARISON_FILE} is no comparison that this version can read: {error}") from error
+
+
+def _predictions_of(comparison: ComparisonResult, trial: TrialResult, s3: S3Spec) -> list[TargetPredictions]:
+    return read_predictions(open_store(trial.run_uri, s3), trial.step, comparison.weights)
+
+
+def _make_sheet(
+    comparison: ComparisonResult,
+    finished: Sequence[TrialResult],
+    predictions: dict[str, list[TargetPredictions]],
+    s3: S3Spec,
+) -> ContactSheet:
+    own = {
+        one.label: [predictions[trial.run] for trial in finished if trial.objective == one.label]
+        for one in comparison.objectives
+    }
+    if not finished:
+        raise RunNotFoundError("no replicate has ended")
+    uri = finished[0].run_uri
+    plan = load_plan(open_store(uri, s3).read_bytes(PLAN_FILE).decode(), f"{uri}/{PLAN_FILE}")
+    return make_contact_sheet(comparison.primary_metric, plan, own)
+
+
+def plan_text(comparison: ComparisonResult) -> str:
+    """The resolved comparison, for people."""
+    return json.dumps(comparison.plan, indent=2)

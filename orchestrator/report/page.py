@@ -1,0 +1,72 @@
+"""From a report's contents to one HTML text: nothing is fetched, and every value is escaped by the template engine."""
+
+from importlib.resources import files
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from orchestrator.evaluation.comparison import ComparisonResult, TrialResult
+from orchestrator.evaluation.metric_words import describe_metric, format_score, set_of
+from orchestrator.report.charts import color_of, draw_cost, draw_curves, draw_differences, draw_scores
+from orchestrator.report.contents import Contents, plan_text
+from orchestrator.report.tables import ledger_table, score_table, search_table, trial_table
+
+_TEMPLATES = "templates"
+
+
+def render_page(contents: Contents) -> str:
+    """The whole page."""
+    comparison, verdict, trials = contents.comparison, contents.verdict, contents.replicates
+    searched = [trial for trial in comparison.trials if trial.phase == "search"]
+    environment = Environment(
+        loader=PackageLoader("orchestrator.report", _TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["drawing"] = Markup  # Vega escapes what it writes
+    return environment.get_template("report.html.j2").render(
+        comparison=comparison,
+        verdict=verdict,
+        metric=describe_metric(comparison.primary_metric),
+        set_name=set_of(comparison.primary_metric),
+        colors={one.label: color_of(comparison, one.label) for one in comparison.objectives},
+        num_replicates=max((trial.replicate for trial in trials), default=-1) + 1,
+        baselines=[
+            (one.objective, format_score(comparison.primary_metric, one.scores[comparison.primary_metric]))
+            for one in comparison.baselines
+            if comparison.primary_metric in one.scores
+        ],
+        scores_chart=draw_scores(comparison, verdict.spreads) if verdict.spreads else None,
+        differences_chart=draw_differences(comparison, verdict.pairs),
+        curves=draw_curves(comparison, trials),
+        cost_chart=draw_cost(comparison, trials),
+        scores=score_table(comparison, trials),
+        search=search_table(comparison),
+        bought=trial_table(comparison, trials),
+        searched=trial_table(comparison, searched) if searched else None,
+        ledger=ledger_table([*trials, *searched]),
+        sheet=contents.sheet,
+        without_sheet=contents.without_sheet,
+        runs=[(trial, _mlflow_page(comparison, trial)) for trial in (*trials, *searched)],
+        parent_page=_run_page(comparison.tracking_uri, comparison.mlflow_run_id),
+        plan=plan_text(comparison) if comparison.plan else "",
+        style=Markup(_read("report.css")),
+        script=Markup(_read("report.js")),
+    )
+
+
+def _mlflow_page(comparison: ComparisonResult, trial: TrialResult) -> str | None:
+    return _run_page(comparison.tracking_uri, trial.mlflow_run_id)
+
+
+def _run_page(tracking_uri: str, run_id: str | None) -> str | None:
+    """A run's page on its server; none where no server has one."""
+    if run_id is None or not tracking_uri.startswith(("http://", "https://")):
+        return None
+    return f"{tracking_uri.rstrip('/')}/#/runs/{run_id}"
+
+
+def _read(name: str) -> str:
+    return files("orchestrator.report").joinpath(_TEMPLATES, name).read_text(encoding="utf-8")

@@ -1,0 +1,138 @@
+"""A comparison's tables, as text that is ready to be shown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.evaluation.comparison import ComparisonResult, TrialResult
+from orchestrator.evaluation.metric_words import describe_metric, format_score, is_score
+
+_GROUPS = ("all", "named", "unnamed")
+_LEDGER_ORDER = (
+    "expected",
+    "trained_once",
+    "repeated",
+    "skipped",
+    "substituted",
+    "left_out",
+    "filtered",
+    "missing",
+    "unplanned",
+)
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class ScoreCell:
+    """The mean over replicates, and their least and greatest where there are several."""
+
+    mean: str
+    spread: str
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One metric."""
+
+    words: str
+    metric: str
+    is_primary: bool
+    cells: tuple[ScoreCell, ...]
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Metrics by objectives, baselines behind them."""
+
+    headings: tuple[str, ...]
+    main: tuple[ScoreRow, ...]
+    """The primary metric, means over targets, recalls."""
+    rest: tuple[ScoreRow, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Any other table: the first column names the row."""
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def score_table(comparison: ComparisonResult, replicates: Sequence[TrialResult]) -> ScoreTable:
+    """All scores of the end, and where they are not all there a dash."""
+    columns = [
+        (one.label, [trial.scores for trial in replicates if trial.objective == one.label])
+        for one in comparison.objectives
+    ]
+    columns += [(f"{one.objective} (baseline)", [one.scores]) for one in comparison.baselines]
+    names = {name for _, runs in columns for scores in runs for name in scores if is_score(name)}
+    primary = comparison.primary_metric
+    rows = [
+        ScoreRow(describe_metric(name), name, name == primary, tuple(_score_cell(name, runs) for _, runs in columns))
+        for name in sorted(names, key=lambda name: (name != primary, name))
+    ]
+    main = [row for row in rows if row.is_primary or _is_main(row.metric)]
+    rest = [row for row in rows if row not in main]
+    return ScoreTable(tuple(label for label, _ in columns), tuple(main), tuple(rest))
+
+
+def trial_table(comparison: ComparisonResult, trials: Sequence[TrialResult]) -> Table:
+    """What each trial's budget bought."""
+    headings = (
+        "run", "status", "steps", "samples", "FLOPs", "steps, s", "data wait, s", "evaluation, s", "wall, s",
+        "device, s", "samples/s", "attempts", "primary metric",
+    )  # fmt: skip
+    return Table(headings, tuple(_trial_row(comparison, trial) for trial in trials))
+
+
+def ledger_table(trials: Sequence[TrialResult]) -> Table | None:
+    """Counts of samples, known ones first; none where no trial has a ledger."""
+    known = {name for trial in trials for name in trial.ledger}
+    names = [name for name in _LEDGER_ORDER if name in known] + sorted(known - set(_LEDGER_ORDER))
+    if not names:
+        return None
+    rows = [(trial.run, *(f"{trial.ledger.get(name, 0):,}" for name in names)) for trial in trials if trial.ledger]
+    return Table(("run", *(name.replace("_", " ") for name in names)), tuple(rows))
+
+
+def search_table(comparison: ComparisonResult) -> Table:
+    """What was searched for each objective, and what was chosen."""
+    rows = [
+        (
+            one.label,
+            str(one.num_search_trials) if one.tuned else "untuned",
+            ", ".join(f"{key} = {value}" for key, value in one.chosen.items()) or MISSING,
+            f"{one.prepare_s:,.0f} s",
+        )
+        for one in comparison.objectives
+    ]
+    return Table(("objective", "search trials", "chosen", "own preparation"), tuple(rows))
+
+
+def _trial_row(comparison: ComparisonResult, trial: TrialResult) -> tuple[str, ...]:
+    cost, metric = trial.cost, comparison.primary_metric
+    return (
+        trial.run,
+        trial.status + (f": {trial.reason}" if trial.reason else ""),
+        f"{trial.step:,} of {trial.steps:,}",
+        f"{cost.samples:,}",
+        f"{cost.flops:.3g}",
+        *(f"{seconds:,.1f}" for seconds in (cost.step_s, cost.data_wait_s, cost.evaluation_s, cost.wall_s)),
+        f"{cost.device_s:,.1f}",
+        MISSING if cost.samples_per_s is None else f"{cost.samples_per_s:,.0f}",
+        str(cost.attempts),
+        format_score(metric, trial.scores[metric]) if metric in trial.scores else MISSING,
+    )
+
+
+def _score_cell(name: str, runs: Sequence[dict[str, float]]) -> ScoreCell:
+    found = [scores[name] for scores in runs if name in scores]
+    if not found:
+        return ScoreCell(MISSING, "")
+    low, high = format_score(name, min(found)), format_score(name, max(found))
+    spread = "" if len(found) < 2 else f"{low.removesuffix(' %')} to {high.removesuffix(' %')}"
+    return ScoreCell(format_score(name, sum(found) / len(found)), spread)
+
+
+def _is_main(name: str) -> bool:
+    _, _, probe, target, score = name.split("/")
+    return target in _GROUPS or (probe == "retrieval" and score.startswith("recall"))
