@@ -34,7 +34,7 @@ def format_score(name: str, value: float) -> str:
 
 def format_difference(name: str, value: float) -> str:
     """Without its unit, see ``unit_of_difference``."""
-    return f"{100 * value:.1f}" if is_share(name) else f"{value:.1f}"
+    return f"{100 * value if is_share(name) else value:.1f}".replace("-", "−")
 
 
 def unit_of_difference(name: str) -> str:

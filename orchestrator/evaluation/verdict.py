@@ -169,33 +169,32 @@ def _sentence(
     told = [pair for pair in pairs if pair.ahead == spreads[0].objective]
     if not any(pair.is_shown for pair in told):
         told = [pair for pair in pairs if pair.is_shown] or told
-    clauses = [_say_ahead(comparison, pair) for pair in told if pair.is_shown]
+    clauses = [_say_ahead(metric, pair) for pair in told if pair.is_shown]
     if unclear := [pair for pair in told if not pair.is_shown]:
-        names = [_say_pair(comparison, pair) for pair in unclear]
+        names = [f"{pair.ahead} and {pair.behind} ({_say_interval(metric, pair)})" for pair in unclear]
         clauses.append("no difference could be shown between " + ", nor between ".join(names))
-    corrected = f"; Holm-corrected over {len(pairs)} pairs" if len(pairs) > 1 else ""
-    text = "; ".join(clauses) + f" (paired by seed{corrected})."
-    return text if any(pair.is_shown for pair in told) else text.capitalize()
+    intervals = f"{100 * CONFIDENCE:.0f} % interval" + ("s" if len(told) > 1 else "")
+    text = "; ".join(clauses) + f": {intervals}, {_say_evidence(pairs)}."
+    return text if any(pair.is_shown for pair in told) else text[0].upper() + text[1:]
 
 
-def _say_ahead(comparison: ComparisonResult, pair: PairVerdict) -> str:
-    unit = unit_of_difference(comparison.primary_metric)
+def _say_ahead(metric: str, pair: PairVerdict) -> str:
     assert pair.difference is not None, "what is shown has a difference"
-    by = format_difference(comparison.primary_metric, pair.difference.mean)
-    return f"{pair.ahead} is ahead of {pair.behind} by {by} {unit} ({_say_interval(comparison, pair)})"
+    by = f"{format_difference(metric, pair.difference.mean)} {unit_of_difference(metric)}"
+    return f"{pair.ahead} is ahead of {pair.behind} by {by} ({_say_interval(metric, pair)})"
 
 
-def _say_pair(comparison: ComparisonResult, pair: PairVerdict) -> str:
-    interval = f" ({_say_interval(comparison, pair)})" if pair.difference is not None else " (too few replicates)"
-    return f"{pair.ahead} and {pair.behind}{interval}"
+def _say_interval(metric: str, pair: PairVerdict) -> str:
+    if pair.difference is None:
+        return "too few replicates"
+    return f"{format_difference(metric, pair.difference.low)} to {format_difference(metric, pair.difference.high)}"
 
 
-def _say_interval(comparison: ComparisonResult, pair: PairVerdict) -> str:
-    assert pair.difference is not None, "asked for pairs with an interval only"
-    low, high = (
-        format_difference(comparison.primary_metric, end) for end in (pair.difference.low, pair.difference.high)
-    )
-    return f"{CONFIDENCE:.0%} interval {low} to {high}, {pair.num_replicates} replicates".replace("%", " %")
+def _say_evidence(pairs: Sequence[PairVerdict]) -> str:
+    numbers = sorted({pair.num_replicates for pair in pairs if pair.difference is not None})
+    replicates = " to ".join(str(number) for number in dict.fromkeys((numbers[0], numbers[-1])))
+    corrected = f", Holm-corrected over {len(pairs)} pairs" if len(pairs) > 1 else ""
+    return f"{replicates} replicates paired by seed{corrected}"
 
 
 def _say_spread(metric: str, spread: Spread) -> str:

@@ -88,10 +88,13 @@ def draw_differences(comparison: ComparisonResult, pairs: Sequence[PairVerdict])
         .encode(x=alt.X("low:Q", axis=axis, scale=scale, title=unit), x2="high:Q", y=y, color=color)
     )
     dot = alt.Chart(data).mark_circle(size=90, opacity=1).encode(x="mean:Q", y=y, color=color)
-    label = alt.Chart(data).mark_text(dy=-14, color=_INK).encode(x="mean:Q", y=y, text="label:N")
+    words = alt.Chart(data).encode(x="mean:Q", y=y, text="label:N")
+    halo = words.mark_text(dy=-14, stroke=_PAPER, strokeWidth=5, strokeJoin="round")
+    label = words.mark_text(dy=-14, color=_INK)
     description = "; ".join(f"{row['pair']}: {row['label']} {unit}" for row in rows)
-    drawings = _draw(alt.layer(zero, rule, dot, label), 54 * len(rows), WIDE, NARROW)
-    return Chart("Differences with 95 % intervals", description, drawings)
+    drawings = _draw(alt.layer(zero, rule, dot, halo, label), 54 * len(rows), WIDE, NARROW)
+    title = "Differences with 95 % intervals (grey: none shown)"
+    return Chart(title, description, drawings)
 
 
 def draw_curves(comparison: ComparisonResult, trials: Sequence[TrialResult]) -> list[Chart]:
@@ -131,7 +134,7 @@ def draw_cost(comparison: ComparisonResult, trials: Sequence[TrialResult]) -> Ch
         alt.Chart(alt.Data(values=rows))
         .mark_bar(size=22)
         .encode(
-            x=alt.X("seconds:Q", title="seconds", axis=alt.Axis(tickCount=5, format="~s")),
+            x=alt.X("seconds:Q", title=None, axis=alt.Axis(tickCount=5, format="~s")),
             y=alt.Y("objective:N", sort=None, title=None, axis=alt.Axis(labelColor=_INK, labelFontSize=13)),
             color=alt.Color("part:N", scale=alt.Scale(domain=parts_in_order, range=colors), sort=None, legend=legend),
             order="place:Q",
@@ -139,7 +142,33 @@ def draw_cost(comparison: ComparisonResult, trials: Sequence[TrialResult]) -> Ch
     )
     description = "; ".join(f"{row['objective']}, {row['part']}: {row['seconds']:,.0f} s" for row in rows)
     num_bars = len({row["objective"] for row in rows})
-    return Chart("Seconds by what they went into", description, _draw(bars, 44 * num_bars, WIDE, NARROW))
+    return Chart(
+        "Seconds of a replicate, by what they went into", description, _draw(bars, 44 * num_bars, WIDE, NARROW)
+    )
+
+
+def draw_throughput(comparison: ComparisonResult, trials: Sequence[TrialResult]) -> Chart | None:
+    """Samples per second in training, of each objective's replicates on the mean."""
+    rows = [
+        {"objective": one.label, "speed": speed, "label": f"{speed:,.0f}"}
+        for one in comparison.objectives
+        if (own := [_speed(trial) for trial in trials if trial.objective == one.label and _speed(trial)])
+        and (speed := _mean(own))
+    ]
+    if not rows:
+        return None
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X("speed:Q", title=None, axis=alt.Axis(tickCount=5, format="~s"), scale=alt.Scale(padding=30)),
+        y=alt.Y("objective:N", sort=None, title=None, axis=alt.Axis(labelColor=_INK, labelFontSize=13)),
+    )
+    bars = base.mark_bar(size=22, color="var(--part-1)")
+    label = base.mark_text(align="left", dx=6, color=_INK).encode(text="label:N")
+    description = "; ".join(f"{row['objective']}: {row['label']}" for row in rows)
+    return Chart("Samples per second", description, _draw(alt.layer(bars, label), 44 * len(rows), WIDE, NARROW))
+
+
+def _speed(trial: TrialResult) -> float:
+    return trial.cost.samples_per_s or 0.0
 
 
 def _curve_rows(comparison: ComparisonResult, trials: Sequence[TrialResult], key: str) -> Iterator[Row]:
@@ -163,7 +192,7 @@ def _curve_rows(comparison: ComparisonResult, trials: Sequence[TrialResult], key
 def _draw_curve(comparison: ComparisonResult, rows: list[Row], title: str) -> Chart:
     order = [one.label for one in comparison.objectives if any(row["objective"] == one.label for row in rows)]
     color = _by_objective(comparison, order)
-    x = alt.X("x:Q", title=title, axis=alt.Axis(format="~s", tickCount=4), scale=alt.Scale(padding=6))
+    x = alt.X("x:Q", title=None, axis=alt.Axis(format="~s", tickCount=4), scale=alt.Scale(padding=6))
     y = alt.Y("y:Q", title=None, axis=_score_axis(comparison), scale=alt.Scale(zero=False))
     means = [row for row in rows if row["mean"]]
     of_trials, of_means = (alt.Data(values=part) for part in ([row for row in rows if not row["mean"]], means))
@@ -178,7 +207,7 @@ def _draw_curve(comparison: ComparisonResult, rows: list[Row], title: str) -> Ch
     description = "; ".join(f"{row['objective']}: {_say(comparison, row['y'])} after {row['x']:,.3g}" for row in ends)
     margin = 8 + 7 * max(len(one) for one in order)
     layers = alt.layer(thin, bold, points, names)
-    return Chart(title.capitalize(), description, _draw(layers, 210, NARROW, margin=margin))
+    return Chart(title[0].upper() + title[1:], description, _draw(layers, 210, NARROW, margin=margin))
 
 
 def _spread_labels(ends: list[Row]) -> list[Row]:
@@ -197,7 +226,7 @@ def _draw(chart: Any, height: int, *widths: int, margin: int = 0) -> tuple[str, 
     drawn = []
     for width in widths:
         sized = chart.properties(
-            width=width - margin,
+            width=width,
             height=height,
             autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
             padding={"left": 2, "right": 8 + margin, "top": 8, "bottom": 2},

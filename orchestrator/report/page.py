@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from orchestrator.evaluation.comparison import ComparisonResult, TrialResult
 from orchestrator.evaluation.metric_words import describe_metric, format_score, set_of
-from orchestrator.report.charts import color_of, draw_cost, draw_curves, draw_differences, draw_scores
+from orchestrator.report.charts import color_of, draw_cost, draw_curves, draw_differences, draw_scores, draw_throughput
 from orchestrator.report.contents import Contents, plan_text
 from orchestrator.report.tables import ledger_table, score_table, search_table, trial_table
 
@@ -42,6 +42,7 @@ def render_page(contents: Contents) -> str:
         differences_chart=draw_differences(comparison, verdict.pairs),
         curves=draw_curves(comparison, trials),
         cost_chart=draw_cost(comparison, trials),
+        throughput_chart=draw_throughput(comparison, trials),
         scores=score_table(comparison, trials),
         search=search_table(comparison),
         bought=trial_table(comparison, trials),
@@ -51,6 +52,7 @@ def render_page(contents: Contents) -> str:
         without_sheet=contents.without_sheet,
         runs=[(trial, _mlflow_page(comparison, trial)) for trial in (*trials, *searched)],
         parent_page=_run_page(comparison.tracking_uri, comparison.mlflow_run_id),
+        is_server=_is_server(comparison.tracking_uri),
         plan=plan_text(comparison) if comparison.plan else "",
         style=Markup(_read("report.css")),
         script=Markup(_read("report.js")),
@@ -63,9 +65,11 @@ def _mlflow_page(comparison: ComparisonResult, trial: TrialResult) -> str | None
 
 def _run_page(tracking_uri: str, run_id: str | None) -> str | None:
     """A run's page on its server; none where no server has one."""
-    if run_id is None or not tracking_uri.startswith(("http://", "https://")):
-        return None
-    return f"{tracking_uri.rstrip('/')}/#/runs/{run_id}"
+    return f"{tracking_uri.rstrip('/')}/#/runs/{run_id}" if run_id is not None and _is_server(tracking_uri) else None
+
+
+def _is_server(tracking_uri: str) -> bool:
+    return tracking_uri.startswith(("http://", "https://"))
 
 
 def _read(name: str) -> str:

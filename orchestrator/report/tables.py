@@ -1,5 +1,6 @@
 """A comparison's tables, as text that is ready to be shown."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ _LEDGER_ORDER = (
     "missing",
     "unplanned",
 )
+_PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 MISSING = "–"
 
 
@@ -115,13 +117,19 @@ def _trial_row(comparison: ComparisonResult, trial: TrialResult) -> tuple[str, .
         trial.status + (f": {trial.reason}" if trial.reason else ""),
         f"{trial.step:,} of {trial.steps:,}",
         f"{cost.samples:,}",
-        f"{cost.flops:.3g}",
+        _with_prefix(cost.flops),
         *(f"{seconds:,.1f}" for seconds in (cost.step_s, cost.data_wait_s, cost.evaluation_s, cost.wall_s)),
         f"{cost.device_s:,.1f}",
         MISSING if cost.samples_per_s is None else f"{cost.samples_per_s:,.0f}",
         str(cost.attempts),
         format_score(metric, trial.scores[metric]) if metric in trial.scores else MISSING,
     )
+
+
+def _with_prefix(value: float) -> str:
+    """Such as ``16.3 T``."""
+    place = min(max(int(math.log10(value)) // 3, 0), len(_PREFIXES) - 1) if value else 0
+    return f"{value / 1000**place:.3g} {_PREFIXES[place]}".rstrip()
 
 
 def _score_cell(name: str, runs: Sequence[dict[str, float]]) -> ScoreCell:

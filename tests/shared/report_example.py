@@ -1,4 +1,4 @@
-"""A comparison as a driver leaves it, over real test images: three objectives, three replicates, a search, a baseline."""
+"""A comparison as a driver leaves it, over real test images: three objectives, a search, a baseline."""
 
 from pathlib import Path
 

@@ -16,6 +16,7 @@ COMMANDS = (
     "plan",
     "run",
     "evaluate",
+    "report",
     "export",
     "import",
     "average",

@@ -56,6 +56,20 @@ def test_only_chunks_with_an_own_row_are_read(opened: tuple[Store, DatasetIndex]
     assert reads == [("0.tar", index.shards[0].boundaries[1])]
 
 
+def test_chosen_rows_come_by_their_numbers_from_their_chunks_alone(opened: tuple[Store, DatasetIndex]) -> None:
+    reads: list[tuple[str, int]] = []
+
+    class Counting(LocalStore):
+        def read_range(self, path: str, offset: int, length: int, etag: str = "") -> bytes:
+            reads.append((path, offset))
+            return super().read_range(path, offset, length, etag)
+
+    store, index = opened
+    rows = list(read_evaluation_rows(Counting(store.uri), index, 8, only={70, 71, 149, 150}))
+    assert [row.index for row in rows] == [70, 71, 149]
+    assert reads == [("0.tar", index.shards[0].boundaries[1]), ("1.tar", index.shards[1].boundaries[0])]
+
+
 def test_batches_stack_rows_and_the_last_may_be_short(opened: tuple[Store, DatasetIndex]) -> None:
     batches = list(stack_rows(read_evaluation_rows(*opened, 8, 1, 2), 32, "here"))
     assert [len(batch.index) for batch in batches] == [32, 32, 11]

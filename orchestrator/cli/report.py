@@ -1,0 +1,30 @@
+"""Command ``report``: a comparison as a page."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli import terminal
+from orchestrator.cli.options import LAPTOP, ClusterOption, run_uri
+
+
+def report(
+    comparison: Annotated[str, typer.Argument(metavar="COMPARISON", help="A comparison's name, or its folder or URI.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="HTML file to write.")] = "report.html",
+    cluster: ClusterOption = LAPTOP,
+) -> None:
+    """Write a comparison's verdict, numbers and pictures as one page that needs no network."""
+    from orchestrator.report.write import write_report
+    from orchestrator.spec.load import load_cluster
+
+    place = load_cluster(cluster)
+    with terminal.err.status(f"writing the report of {comparison}"):
+        contents = write_report(run_uri(comparison, place), place.storage.s3, output)
+    terminal.out.print(contents.verdict.sentence, markup=False, soft_wrap=True)
+    for note in contents.verdict.notes:
+        terminal.out.print(note, style="dim", markup=False, soft_wrap=True)
+    if contents.without_sheet:
+        terminal.err.print(f"no pictures: {contents.without_sheet}", markup=False, soft_wrap=True)
+    terminal.print_pairs([("report", output)])

@@ -1,0 +1,191 @@
+"""The page: what stands on it, what it must not do, and how a real browser shows it."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from browser import CHROMIUM, open_browser
+from comparisons import METRIC, comparison, trial
+from orchestrator.cli.main import app
+from orchestrator.errors import RunNotFoundError, TrackingError
+from orchestrator.evaluation.comparison import COMPARISON_FILE, ObjectiveEntry
+from orchestrator.evaluation.verdict import find_verdict
+from orchestrator.report.contents import Contents, read_contents
+from orchestrator.report.page import render_page
+from orchestrator.report.write import REPORT_FILE, write_report
+from orchestrator.spec.cluster import S3Spec
+from orchestrator.storage.store import open_store
+from orchestrator.tracking.mlflow.client import connect, ensure_experiment
+
+HOSTILE = '<script>alert("1")</script>{{ 7 * 7 }}'
+
+
+class Text(HTMLParser):
+    """What a reader sees, and the addresses that a page names."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.links: list[str] = []
+        self.pictures: list[str] = []
+        self.scripts = 0
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        self.scripts += tag == "script"
+        if tag == "a":
+            self.links.append(found["href"])
+        if tag == "img":
+            self.pictures.append(found["src"])
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def __contains__(self, text: str) -> bool:
+        return text in re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def test_the_page_says_verdict_numbers_and_places(example: str, page_file: Path) -> None:
+    contents = write_report(example, S3Spec(), str(page_file))
+    text = Text(page_file.read_text())
+    verdict = contents.verdict
+    assert verdict.sentence in text
+    assert all(note in text for note in verdict.notes)
+    assert {pair.num_rows for pair in verdict.pairs} == {40}
+    for heading in (
+        "What a budget buys",
+        "Objectives by metrics",
+        "Throughput and cost",
+        "Data",
+        "Test images",
+        "Plan",
+    ):
+        assert heading in text
+    assert "openai-vit-b32 (baseline)" in text
+    assert "Untuned (nothing was searched): catlip." in text
+    assert "3.4 % of the rows of a global batch" in text
+    assert "stopped: below the median of its rung" in text
+    assert "38,397" in text  # of the ledger
+    assert "http://mlflow.example:5000/#/runs/clip0" in text.links
+
+
+def test_pictures_come_with_captions_and_what_each_objective_took_them_for(example: str) -> None:
+    sheet = read_contents(example, S3Spec()).sheet
+    assert sheet is not None
+    assert (sheet.probe, len(sheet.images)) == ("linear_probe", 12)
+    for place, image in enumerate(sheet.images):
+        assert image.picture.startswith("data:image/jpeg;base64,")
+        assert image.caption
+        assert [guess.objective for guess in image.guesses] == ["clip", "siglip", "catlip"]
+        assert all(guess.num_replicates == 3 for guess in image.guesses)
+        assert all(guess.is_right == (guess.label == image.label) for guess in image.guesses)
+        number = sum(guess.num_right for guess in image.guesses)
+        assert (0 < number < 9) == (place < sheet.num_divided)
+
+
+def test_a_comparison_that_goes_on_has_a_page(page_file: Path) -> None:
+    made = comparison({"clip": [0.5], "catlip": [0.6]})
+    made = made.model_copy(update={"trials": (*made.trials, trial("clip", 1, None, status="running"))})
+    folder = page_file.parent
+    open_store(str(folder)).write_bytes(COMPARISON_FILE, made.model_dump_json().encode())
+    contents = write_report(str(folder), S3Spec())
+    text = Text((folder / REPORT_FILE).read_text())
+    assert "No verdict yet: 1 of 3 replicates have not ended" in text
+    assert "No pictures:" in text
+    assert contents.without_sheet
+
+
+def test_whatever_is_interpolated_is_escaped_and_nothing_is_fetched() -> None:
+    made = comparison({"clip": [0.5, 0.6, 0.7], "catlip": [0.6, 0.7, 0.9]})
+    objectives = (ObjectiveEntry(label="clip", tuned=True, chosen={HOSTILE: HOSTILE}), made.objectives[1])
+    lost = trial("clip", 4, None, status="failed", reason=HOSTILE, run=HOSTILE, checkpoint_uri=HOSTILE)
+    made = made.model_copy(
+        update={
+            "name": HOSTILE,
+            "budget": HOSTILE,
+            "objectives": objectives,
+            "trials": (*made.trials, lost, trial("clip", 5, None, scores={f"eval/s/p/{HOSTILE[:7]}/accuracy": 0.5})),
+            "tracking_uri": "javascript:alert(1)",
+            "mlflow_run_id": HOSTILE,
+            "plan": {HOSTILE: HOSTILE},
+        }
+    )
+    page = render_page(Contents(made, find_verdict(made, {}), None, HOSTILE))
+    text = Text(page)
+    assert "<script>alert" not in page
+    assert "49" not in re.findall(r"\d+", re.sub(r"<svg.*?</svg>|<style.*?</style>", "", page, flags=re.S))
+    assert text.scripts == 1  # the page's own
+    assert text.links == []
+    assert HOSTILE in text
+    addresses = set(re.findall(r"(?:https?:)?//[\w.]+", re.sub(r'xmlns(:xlink)?="[^"]*"', "", page)))
+    assert addresses == set()
+
+
+def test_labels_in_charts_are_escaped(example: str) -> None:
+    contents = read_contents(example, S3Spec())
+    text = contents.comparison.model_dump_json().replace('"clip"', json.dumps("<b>&clip"))
+    made = type(contents.comparison).model_validate_json(text)
+    page = render_page(Contents(made, find_verdict(made, {}), None, ""))
+    assert "<b>" not in page
+    assert "&lt;b&gt;&amp;clip" in page
+
+
+def test_what_is_no_comparison_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunNotFoundError, match=r"holds no comparison\.json; a job of kind 'compare' writes it"):
+        write_report(str(tmp_path), S3Spec())
+    (tmp_path / COMPARISON_FILE).write_text('{"name": 1}')
+    with pytest.raises(TrackingError, match="is no comparison that this version can read"):
+        write_report(str(tmp_path), S3Spec())
+
+
+def test_the_page_is_an_artifact_of_the_comparisons_run(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow/mlflow.db"
+    client = connect(uri)
+    run_id = client.create_run(ensure_experiment(client, uri, "unit")).info.run_id
+    made = comparison({"clip": [0.5], "catlip": [0.6]}, tracking_uri=uri, mlflow_run_id=run_id)
+    (tmp_path / COMPARISON_FILE).write_text(made.model_dump_json())
+    write_report(str(tmp_path), S3Spec())
+    assert [item.path for item in client.list_artifacts(run_id)] == [REPORT_FILE]
+    assert Path(client.download_artifacts(run_id, REPORT_FILE, str(tmp_path))).read_text().startswith("<!doctype html>")
+
+
+def test_a_server_that_is_away_costs_the_artifact_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = comparison({"clip": [0.5], "catlip": [0.6]}, tracking_uri="http://127.0.0.1:9", mlflow_run_id="a" * 32)
+    (tmp_path / COMPARISON_FILE).write_text(made.model_dump_json())
+    write_report(str(tmp_path), S3Spec())
+    assert (tmp_path / REPORT_FILE).exists()
+    assert "the report is not in MLflow" in caplog.text
+
+
+def test_the_command_prints_the_verdict(tmp_path: Path) -> None:
+    made = comparison({"clip": [0.5, 0.6], "catlip": [0.6, 0.7]})
+    (tmp_path / COMPARISON_FILE).write_text(made.model_dump_json())
+    output = tmp_path / "page" / "here.html"
+    output.parent.mkdir()
+    shown = CliRunner().invoke(app, ["report", f"{tmp_path}/", "-o", str(output)], env={"COLUMNS": "300"})
+    assert shown.exit_code == 0, shown.output
+    assert "No verdict: 2 replicates show a spread only" in shown.stdout
+    assert METRIC.split("/")[1] in shown.stdout
+    assert output.exists()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on the path (Debian: chromium)")
+def test_a_browser_shows_it_without_overflow_or_error(example: str, page_file: Path) -> None:
+    write_report(example, S3Spec(), str(page_file))
+    with open_browser(page_file.parent / "profile") as page:
+        for width in (1280, 390):
+            for dark in (False, True):
+                page.open(page_file, width, dark=dark)
+                assert page.evaluate("document.documentElement.scrollWidth") <= width
+                assert page.errors() == []
+                assert page.requests() == [page_file.as_uri()]
+                paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+                page.evaluate("document.getElementById('theme').click()")
+                assert page.evaluate("getComputedStyle(document.body).backgroundColor") != paper
+        pictures = page.evaluate("[...document.images].map(image => image.naturalWidth)")
+        assert pictures == [144] * 12
