@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from orchestrator.data.evaluation_set import read_evaluation_rows
 from orchestrator.data.index import save_index
 from orchestrator.data.indexing import index_dataset
 from orchestrator.data.scenes.write import write_scenes
@@ -36,10 +37,15 @@ def write_example(folder: Path, num_rows: int = 40, num_replicates: int = 3, **f
     """Write scenes, runs and ``comparison.json`` below ``folder``; returns the comparison's URI."""
     write_scenes(str(folder / "scenes"), 1, num_rows, 0, annotate=False, num_processes=1)
     scenes = open_store(str(folder / "scenes" / "eval"))
-    save_index(scenes, index_dataset(scenes))
+    index = index_dataset(scenes)
+    save_index(scenes, index)
     targets = load_targets(scenes.read_bytes(TARGETS_FILE))
     rng = np.random.default_rng(0)
-    labels = {name: rng.integers(0, len(target.classes), num_rows) for name, target in targets.items()}
+    rows = list(read_evaluation_rows(scenes, index, 8))
+    labels = {
+        name: np.array([target.classes.index(str(row.targets[name])) for row in rows])
+        for name, target in targets.items()
+    }
     hardness = {name: rng.normal(0, 1.2, num_rows) for name in targets}
     trials = [
         _replicate(folder, label, number, targets, labels, hardness, rng)
