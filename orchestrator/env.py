@@ -18,6 +18,8 @@ QUIET_ENV = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow and comparison.json have what these would write
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours asks for checkpoints
     "TOKENIZERS_PARALLELISM": "false",
     # A planted pickle in a checkpoint must not run: DeepSpeed itself asks for weights_only=False.
     "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",

@@ -13,7 +13,8 @@ from orchestrator.cli.results import print_evaluation, print_pretrain
 
 if TYPE_CHECKING:
     from orchestrator.spec.cluster import ClusterSpec
-    from orchestrator.spec.job import Job
+    from orchestrator.spec.compare import CompareSpec
+    from orchestrator.spec.kinds import Job
 
 
 def check(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOption = None) -> None:
@@ -34,6 +35,7 @@ def plan(
     job: JobArgument, cluster: ClusterOption = LAPTOP, json: JsonOption = False, overrides: SetOption = None
 ) -> None:
     """Show what would run, with the arithmetic; starts nothing and writes nothing."""
+    from orchestrator.spec.compare import CompareSpec
     from orchestrator.spec.describe import describe_evaluate, describe_plan, describe_prepare
     from orchestrator.spec.job import EvaluateSpec, PrepareSpec
     from orchestrator.spec.resolve import resolve_plan
@@ -43,6 +45,13 @@ def plan(
         document, sections = spec.model_dump_json(indent=2), describe_evaluate(spec, place)
     elif isinstance(spec, PrepareSpec):
         document, sections = spec.model_dump_json(indent=2), describe_prepare(spec, place)
+    elif isinstance(spec, CompareSpec):
+        from orchestrator.runs.compare_facts import read_compare_facts
+        from orchestrator.spec.describe_compare import describe_compare
+        from orchestrator.spec.resolve_compare import resolve_compare
+
+        comparison = resolve_compare(spec, place, read_compare_facts(spec, place))
+        document, sections = comparison.model_dump_json(indent=2), describe_compare(comparison)
     else:
         from orchestrator.runs.prepare import read_facts
 
@@ -56,6 +65,7 @@ def plan(
 
 def run(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOption = None) -> None:
     """Run a job here and now. The same name again goes on from the run's last checkpoint."""
+    from orchestrator.spec.compare import CompareSpec
     from orchestrator.spec.job import EvaluateSpec, PrepareSpec
 
     spec, place = _load(job, cluster, overrides)
@@ -71,6 +81,9 @@ def run(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOption 
     if isinstance(spec, PrepareSpec):
         run_prepare(spec, place)
         return
+    if isinstance(spec, CompareSpec):
+        _run_compare(spec, place)
+        return
     from orchestrator.runs.pretrain import run_pretrain
 
     with terminal.show_progress() as on_progress:
@@ -78,6 +91,17 @@ def run(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOption 
     print_pretrain(result)
     if result.status == "stopped":
         raise typer.Exit(130)
+
+
+def _run_compare(spec: CompareSpec, place: ClusterSpec) -> None:
+    from orchestrator.cli.compare import print_compare
+    from orchestrator.runs.compare import run_compare
+
+    with terminal.show_progress() as on_progress:
+        outcome = run_compare(spec, place, on_progress=on_progress)
+    print_compare(outcome)
+    if outcome.status != "finished":
+        raise typer.Exit(130 if outcome.status == "stopped" else 1)
 
 
 def _load(job: str, cluster: str, overrides: list[str] | None) -> tuple[Job, ClusterSpec]:

@@ -86,15 +86,15 @@ class _BarPerActivity:
 
 class _Lines:
     def __init__(self) -> None:
-        self._activity = ""
-        self._shown_s = 0.0
+        self._shown_s: dict[str, float] = {}  # several go on at once in a comparison
 
     def show(self, progress: Progress) -> None:
         now_s = time.monotonic()
-        is_news = progress.activity != self._activity or progress.done == progress.total
-        if not is_news and now_s - self._shown_s < PLAIN_INTERVAL_S:
+        shown_s = self._shown_s.get(progress.activity)
+        is_news = shown_s is None or progress.done == progress.total
+        if shown_s is not None and not is_news and now_s - shown_s < PLAIN_INTERVAL_S:
             return
-        self._activity, self._shown_s = progress.activity, now_s
+        self._shown_s[progress.activity] = now_s
         of_total = "" if progress.total is None else f"/{progress.total:,}"
         note = f", {progress.note}" if progress.note else ""
         line = f"{progress.activity}: {progress.done:,}{of_total} {progress.unit}".rstrip()

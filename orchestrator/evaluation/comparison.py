@@ -113,3 +113,12 @@ class ComparisonResult(Section):
     """The resolved comparison, as ``plan --json`` shows it."""
     baselines: tuple[TrialResult, ...] = ()
     """Runs that were not trained here (imported weights), as rows without a part in the verdict."""
+
+    def primary_scores(self, label: str) -> list[float]:
+        """The primary metric of an objective's finished replicates, in their order."""
+        return [
+            trial.scores[self.primary_metric]
+            for trial in self.trials
+            if (trial.objective, trial.phase, trial.status) == (label, "verdict", "finished")
+            and self.primary_metric in trial.scores
+        ]

@@ -7,16 +7,21 @@ from functools import partial
 from orchestrator.data.concepts import open_finder
 from orchestrator.data.labelled.recognise import open_labelled_set
 from orchestrator.errors import OrchestratorError
+from orchestrator.runs.compare_facts import read_compare_facts
 from orchestrator.runs.folder import open_run
 from orchestrator.runs.prepare import data_locations, read_facts, read_shards_facts
 from orchestrator.runs.vocabulary import finder_facts
 from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.describe import describe_plan
+from orchestrator.spec.describe_compare import describe_compare
 from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.spec.facts import stand_in_facts
-from orchestrator.spec.job import EvaluateSpec, Job, PrepareSpec, PretrainSpec, SyntheticSpec
+from orchestrator.spec.job import EvaluateSpec, PrepareSpec, PretrainSpec, SyntheticSpec
+from orchestrator.spec.kinds import Job
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.resolve import resolve_plan, resolve_tracking_uri
+from orchestrator.spec.resolve_compare import probe_job, resolve_compare
 from orchestrator.storage.store import check_store, open_store
 
 Look = tuple[str, Callable[[], str]]
@@ -40,6 +45,8 @@ def check_job(job: Job, cluster: ClusterSpec) -> Iterator[Finding]:
             looks = _evaluate_looks(job, cluster)
         case PrepareSpec():
             looks = _prepare_looks(job, cluster)
+        case CompareSpec():
+            looks = _compare_looks(job, cluster)
     for subject, look in looks:
         try:
             yield Finding(subject, True, look())
@@ -63,6 +70,19 @@ def _evaluate_looks(job: EvaluateSpec, cluster: ClusterSpec) -> Iterator[Look]:
     yield f"run {job.run}", partial(_look_at_run, run_uri, cluster)
     for location in job.evaluation.sets:
         yield f"evaluation set {location}", partial(_look_at_evaluation_set, location, job.evaluation, cluster)
+
+
+def _compare_looks(job: CompareSpec, cluster: ClusterSpec) -> Iterator[Look]:
+    jobs = {entry.label: probe_job(job, entry, steps=1) for entry in job.objectives}
+    for location in data_locations(next(iter(jobs.values()))):
+        yield f"data {location}", partial(_look_at_shards, location, cluster)
+    for location in job.run.evaluation.sets:
+        yield f"evaluation set {location}", partial(_look_at_evaluation_set, location, job.run.evaluation, cluster)
+    for label, of_objective in jobs.items():
+        yield f"captions for {label}", partial(_look_at_captions, of_objective, cluster)
+    yield "plan", partial(_look_at_comparison, job, cluster)
+    yield "runs folder", partial(_look_at_folder, cluster.storage.runs, cluster)
+    yield "tracking", partial(_look_at_tracking, job.experiment, cluster)
 
 
 def _prepare_looks(job: PrepareSpec, cluster: ClusterSpec) -> Iterator[Look]:
@@ -108,6 +128,10 @@ def _look_at_plan(job: PretrainSpec, cluster: ClusterSpec) -> str:
         return dict(describe_plan(resolve_plan(job, cluster, facts)))["batch"]
     resolve_plan(job, cluster, facts.model_copy(update={"train": stand_in_facts(job)}))
     return "job and cluster fit; the number of steps follows from the index"
+
+
+def _look_at_comparison(job: CompareSpec, cluster: ClusterSpec) -> str:
+    return dict(describe_compare(resolve_compare(job, cluster, read_compare_facts(job, cluster))))["trials"]
 
 
 def _look_at_folder(uri: str, cluster: ClusterSpec) -> str:

@@ -17,9 +17,24 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopRequest:
     """Whether somebody asked to stop."""
 
-    def __init__(self) -> None:
-        self.requested = False
-        self.signal_name = ""
+    def __init__(self, whole: "StopRequest | None" = None) -> None:
+        """``whole``: of what this work is a part of; asked to stop, it asks this one too."""
+        self._whole = whole
+        self._reason = ""
+
+    @property
+    def reason(self) -> str:
+        """Who asked first: the name of a signal or a rule; empty: nobody."""
+        return self._reason or (self._whole.reason if self._whole else "")
+
+    @property
+    def requested(self) -> bool:
+        """Whether anybody asked."""
+        return bool(self.reason)
+
+    def ask(self, reason: str) -> None:
+        """Ask to stop."""
+        self._reason = self._reason or reason
 
     def listen(self) -> None:
         """Take the signals; again once Ray is started, which puts handlers of its own in their place."""
@@ -32,7 +47,7 @@ class StopRequest:
         name = signal.Signals(number).name
         if self.requested:
             raise Interrupted(f"{name} came twice; stopped at once, later steps than the last checkpoint are lost")
-        self.requested, self.signal_name = True, name
+        self.ask(name)
         logger.warning("%s: writing a checkpoint, then stopping (once more to stop at once)", name)
 
 

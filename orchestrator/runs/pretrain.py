@@ -11,7 +11,7 @@ from orchestrator.runs.folder import claim_run, tracking_folder
 from orchestrator.runs.interrupts import StopRequest, stop_on_signals
 from orchestrator.runs.prepare import prepare_facts
 from orchestrator.runs.progress import OnProgress
-from orchestrator.runs.recorder import Recorder
+from orchestrator.runs.recorder import OnReport, Recorder
 from orchestrator.runs.target import run_target
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
@@ -20,7 +20,7 @@ from orchestrator.spec.resolve import resolve_plan
 from orchestrator.storage.lease import Lease, acquire_lease
 from orchestrator.storage.store import Store, check_store, open_store
 from orchestrator.tracking.mlflow.open import open_tracker
-from orchestrator.tracking.prometheus import serve_metrics
+from orchestrator.tracking.prometheus import OnMetrics, serve_metrics
 from orchestrator.tracking.tracker import RunStatus, Tracker, flat_params
 from orchestrator.tracking.writer import JournalTracker
 from orchestrator.training.checkpoint_folders import find_checkpoint
@@ -47,6 +47,15 @@ class PretrainResult:
     evaluation_ema: list[ProbeResult] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Onlookers:
+    """Who is told of a run while it goes on."""
+
+    on_progress: OnProgress | None = None
+    on_metrics: OnMetrics | None = None
+    on_report: OnReport | None = None
+
+
 def run_pretrain(job: PretrainSpec, cluster: ClusterSpec, *, on_progress: OnProgress | None = None) -> PretrainResult:
     """Run a pretrain job to its end, or to the user's.
 
@@ -54,27 +63,53 @@ def run_pretrain(job: PretrainSpec, cluster: ClusterSpec, *, on_progress: OnProg
         OrchestratorError: what was wrong with the input, or what ended the work; the run is closed in MLflow.
     """
     apply_quiet_env()
-    _check_reaches_ray(cluster)
+    check_reaches_ray(cluster)
     plan = resolve_plan(job, cluster, prepare_facts(job, cluster, on_progress))
-    store = open_store(plan.run_uri, plan.s3)
-    check_store(store, write=True)
     with (
         stop_on_signals() as stop,
-        acquire_lease(store, holder_name()) as lease,
         serve_metrics(plan.name, cluster.tracking.metrics_address) as on_metrics,
     ):
+        return run_plan(plan, cluster, stop, Onlookers(on_progress, on_metrics))
+
+
+def run_plan(
+    plan: Plan,
+    cluster: ClusterSpec,
+    stop: StopRequest,
+    onlookers: Onlookers,
+    *,
+    parent_key: str | None = None,
+    patience_s: float = 0.0,
+) -> PretrainResult:
+    """Run a plan to its end, or until ``stop`` is asked. Safe in several threads at once, with a plan each.
+
+    Args:
+        parent_key: of the run that this one is recorded below.
+        patience_s: how long to wait for the lease of a driver that may be dead.
+
+    Raises:
+        OrchestratorError: what was wrong with the input, or what ended the work; the run is closed in MLflow.
+    """
+    store = open_store(plan.run_uri, plan.s3)
+    check_store(store, write=True)
+    with acquire_lease(store, holder_name(), patience_s=patience_s) as lease:
         key = claim_run(store, plan)
-        folder = tracking_folder(plan.run_uri, key)
         tracker = open_tracker(
-            run_target(plan, key), folder, "driver", owns_run=True, samples_system=True, on_metrics=on_metrics
+            run_target(plan, key, parent_key),
+            tracking_folder(plan.run_uri, key),
+            "driver",
+            owns_run=True,
+            samples_system=True,
+            on_metrics=onlookers.on_metrics,
         )
         try:
-            return _run(plan, cluster, store, tracker, on_progress, stop, lease)
+            return _run(plan, cluster, store, tracker, onlookers, stop, lease)
         finally:
             tracker.close()
 
 
-def _check_reaches_ray(cluster: ClusterSpec) -> None:
+def check_reaches_ray(cluster: ClusterSpec) -> None:
+    """Raises PlanError for a cluster that is made for each job, seen from outside of it."""
     if cluster.launch is not None and cluster.ray.address is None:
         raise PlanError(
             f"cluster '{cluster.name}' is made for each job ({cluster.launch.kind}) and does not run here; print what "
@@ -87,12 +122,12 @@ def _run(
     cluster: ClusterSpec,
     store: Store,
     tracker: JournalTracker,
-    on_progress: OnProgress | None,
+    onlookers: Onlookers,
     stop: StopRequest,
     lease: Lease,
 ) -> PretrainResult:
     _record_start(plan, tracker)
-    recorder = Recorder(plan, tracker, on_progress)
+    recorder = Recorder(plan, tracker, onlookers.on_progress, onlookers.on_report)
     try:
         status = _train(plan, cluster, store, recorder, stop, lease)
     except Interrupted as error:
@@ -101,7 +136,7 @@ def _run(
     except OrchestratorError as error:
         tracker.finish(RunStatus.FAILED, str(error))
         raise
-    reason = f"{stop.signal_name} at step {recorder.step}" if status == "stopped" else ""
+    reason = f"{stop.reason} at step {recorder.step}" if status == "stopped" else ""
     tracker.finish(RunStatus.KILLED if status == "stopped" else RunStatus.FINISHED, reason)
     return PretrainResult(
         plan=plan,

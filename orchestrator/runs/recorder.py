@@ -1,7 +1,7 @@
 """From a worker's reports to what people see: tracker, progress, and the state that a run's end needs."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from orchestrator.evaluation.results import ProbeResult, summarise
 from orchestrator.runs.progress import OnProgress, Progress
@@ -21,13 +21,21 @@ from orchestrator.training.reports import (
 logger = logging.getLogger(__name__)
 
 
+OnReport = Callable[["Recorder", Report], None]
+
+
 class Recorder:
     """Takes reports in order."""
 
-    def __init__(self, plan: Plan, tracker: Tracker, on_progress: OnProgress | None) -> None:
-        self._plan = plan
+    def __init__(
+        self, plan: Plan, tracker: Tracker, on_progress: OnProgress | None, on_report: OnReport | None = None
+    ) -> None:
+        """``on_report``: sees every report after it was recorded."""
+        self.plan = plan
         self._tracker = tracker
         self._on_progress = on_progress
+        self._on_report = on_report
+        self.num_attempts = 0
         self.checkpoint_uri = ""
         self.num_checkpoints = 0
         self.step = 0
@@ -47,9 +55,12 @@ class Recorder:
                     self._record_evaluation(report)
                 case NoteReport():
                     logger.info("%s", report.text)
+            if self._on_report is not None:
+                self._on_report(self, report)
 
     def record_attempt(self, number: int) -> None:
         """Record that the workers start for the ``number``-th time."""
+        self.num_attempts = number
         self._tracker.log_metrics({metrics.ATTEMPTS: float(number)}, self.step)
 
     def _record_step(self, report: StepReport) -> None:
@@ -61,7 +72,7 @@ class Recorder:
         self.samples_per_s = report.metrics.get(metrics.SAMPLES_PER_S, self.samples_per_s)
         if self._on_progress and metrics.LOSS in report.metrics:
             note = f"loss {report.metrics[metrics.LOSS]:.3f}, {self.samples_per_s or 0:,.0f} samples/s"
-            self._on_progress(Progress("train", report.step, self._plan.steps, "steps", note))
+            self._on_progress(Progress("train", report.step, self.plan.steps, "steps", note))
 
     def _record_checkpoint(self, report: CheckpointReport) -> None:
         self.checkpoint_uri = report.uri
@@ -73,7 +84,7 @@ class Recorder:
     def _record_evaluation(self, report: EvaluationReport) -> None:
         results = [ProbeResult.from_dict(record) for record in report.results]
         self.evaluation[report.weights] = results
-        record_evaluation(self._tracker, self._plan, self.checkpoint_uri, report.step, results, report.weights)
+        record_evaluation(self._tracker, self.plan, self.checkpoint_uri, report.step, results, report.weights)
 
 
 def record_evaluation(

@@ -185,7 +185,7 @@ class BatchSpec(Section):
 
 
 class BudgetSpec(Section):
-    """How long to train; exactly one of the three."""
+    """How long to train; exactly one."""
 
     steps: int | None = Field(default=None, ge=1)
     """Optimizer steps."""
@@ -196,9 +196,10 @@ class BudgetSpec(Section):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "BudgetSpec":
-        given = [key for key in ("steps", "samples", "epochs") if getattr(self, key) is not None]
+        keys = type(self).model_fields
+        given = [key for key in keys if getattr(self, key) is not None]
         if len(given) != 1:
-            raise ValueError(f"wanted exactly one of steps, samples, epochs; given: {given or 'none'}")
+            raise ValueError(f"wanted exactly one of {', '.join(keys)}; given: {given or 'none'}")
         return self
 
 
@@ -224,22 +225,14 @@ class FaultsSpec(Section):
     """Steps in a row that may be left out because loss or gradient is not finite, or a spike (optimizer.guard)."""
 
 
-class PretrainSpec(Section):
-    """A job that trains a model with one objective."""
+class TrainingSpec(Section):
+    """What a run is trained on and how, whatever its objective: what the runs of a comparison share."""
 
-    kind: Literal["pretrain"]
-    name: Name
-    """The run's name; running the same name again goes on with the same run."""
-    experiment: str = "vl-orchestrator"
-    """MLflow experiment that holds the run."""
-    seed: SeedSpec = SeedSpec()
-    objective: ObjectiveSpec
     data: DataSpec
     model: ModelSpec
     init: InitSpec | None = None
     text: TextSpec = TextSpec()
     batch: BatchSpec
-    budget: BudgetSpec
     optimizer: OptimizerSpec
     schedule: ScheduleSpec = ScheduleSpec()
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
@@ -254,6 +247,19 @@ class PretrainSpec(Section):
     faults: FaultsSpec = FaultsSpec()
     log_every_steps: int = Field(default=10, ge=1)
     """Steps between the metrics that are recorded."""
+
+
+class PretrainSpec(TrainingSpec):
+    """A job that trains a model with one objective."""
+
+    kind: Literal["pretrain"]
+    name: Name
+    """The run's name; running the same name again goes on with the same run."""
+    experiment: str = "vl-orchestrator"
+    """MLflow experiment that holds the run."""
+    seed: SeedSpec = SeedSpec()
+    objective: ObjectiveSpec
+    budget: BudgetSpec
 
 
 class EvaluateSpec(Section):
@@ -278,7 +284,3 @@ class PrepareSpec(Section):
     store_labels: bool = True
     """Keep the concepts of every caption beside the shards, for runs with ``labels: stored`` and for a second start;
     off: the captions are read twice, and only the vocabulary is kept."""
-
-
-Job = PretrainSpec | EvaluateSpec | PrepareSpec
-JobSpec = Annotated[Job, Field(discriminator="kind")]

@@ -13,8 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.errors import JobFileError
 from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.installed import find_installed, installed_names
-from orchestrator.spec.job import EvaluateSpec, Job, JobSpec, PrepareSpec, PretrainSpec
+from orchestrator.spec.job import EvaluateSpec, PrepareSpec, PretrainSpec
+from orchestrator.spec.kinds import Job, JobSpec
 from orchestrator.spec.section import Section
 
 MAX_FILE_BYTES = 1_000_000
@@ -237,7 +239,7 @@ def _written_path(detail: Any, document: dict[str, Any]) -> tuple[tuple[Any, ...
 
 def _sibling_keys(location: tuple[Any, ...]) -> list[str]:
     """Keys that are valid beside the one at ``location``."""
-    sections: list[type[Section]] = [PretrainSpec, EvaluateSpec, PrepareSpec, ClusterSpec]
+    sections: list[type[Section]] = [PretrainSpec, EvaluateSpec, PrepareSpec, CompareSpec, ClusterSpec]
     for part in location[:-1]:
         by_tag = [section for section in sections if _tag(section) == part]
         children = [child for section in sections for child in _children(section, str(part))]

@@ -98,17 +98,22 @@ class Lease:
         logger.error("lease on %s lost; its file names %s", self._store.uri, taker)
 
 
-def acquire_lease(store: Store, holder: str, ttl_s: float = 60.0) -> Lease:
+def acquire_lease(store: Store, holder: str, ttl_s: float = 60.0, patience_s: float = 0.0) -> Lease:
     """Hold the run in ``store``; an expired lease is taken over.
 
     Args:
         holder: who asks, for messages (host and process).
         ttl_s: life of the lease without a renewal.
+        patience_s: how long to wait for the end of a lease whose holder may be dead.
 
     Raises RunHeldError while another holder is live.
     """
     found = _read(store)
-    if found is not None and time.time() <= found[0].expires_at:
+    deadline_s = time.monotonic() + patience_s
+    while found is not None and _is_live(found[0]) and time.monotonic() < deadline_s:
+        time.sleep(1.0)
+        found = _read(store)
+    if found is not None and _is_live(found[0]):
         raise _held(store, found[0])
     holding = _holding(holder, ttl_s)
     if found is None:
@@ -124,6 +129,10 @@ def acquire_lease(store: Store, holder: str, ttl_s: float = 60.0) -> Lease:
             _held(store, winner[0]) if winner else RunHeldError(f"the lease on {store.uri} changes hands; start again")
         )
     return Lease(store, holding, ttl_s)
+
+
+def _is_live(holding: _Holding) -> bool:
+    return time.time() <= holding.expires_at
 
 
 def _holding(holder: str, ttl_s: float, token: str | None = None, since: float | None = None) -> _Holding:

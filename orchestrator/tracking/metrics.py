@@ -50,6 +50,9 @@ _LEDGER = _metric(
     "ledger/<dataset>/<count>", "samples", "what the last checkpoint's ledger says of a data set, over all epochs"
 )
 ATTEMPTS = _metric("run/attempts", "attempts", "starts of the workers since this command began, this one included")
+_COMPARISON_MEAN = _metric(
+    "comparison/<objective>/primary_mean", "share", "mean of a comparison's primary metric over the replicates so far"
+)
 HELDOUT_LOSS = _metric("heldout/loss", "nats", "the objective's loss on the fixed held-out shards")
 
 LOGIT_SCALE = _metric("train/logit_scale", "1", "CLIP, SigLIP: factor on the similarities, exp of the temperature")
@@ -140,6 +143,11 @@ def skipped_samples(reason: str) -> str:
 def ledger_count(dataset: str, count: str) -> str:
     """Name of one of the ledger's counts (``data/ledger_report.py``) of a data set."""
     return _LEDGER.replace("<dataset>", dataset).replace("<count>", count)
+
+
+def comparison_mean(objective: str) -> str:
+    """Name of the mean of one objective's replicates, in a comparison's own record."""
+    return _COMPARISON_MEAN.replace("<objective>", objective)
 
 
 def gpu_metrics(index: int, busy_fraction: float, memory_used_bytes: float) -> dict[str, float]:

@@ -8,9 +8,10 @@ brackets there is a label here: ``train/skipped_samples/<reason>`` is
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Protocol
 
 from orchestrator.errors import PlanError
 from orchestrator.tracking.metrics import MetricRow, find_metric
@@ -20,7 +21,12 @@ logger = logging.getLogger(__name__)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PATH = "/metrics"
 
-OnMetrics = Callable[[Mapping[str, float]], None]
+
+class OnMetrics(Protocol):
+    """Is handed a run's metrics as they come."""
+
+    def __call__(self, values: Mapping[str, float], run: str | None = None) -> None:
+        """``run``: whose they are; none: of the page's own run."""
 
 
 class MetricsPage:
@@ -32,13 +38,15 @@ class MetricsPage:
         self._help: dict[str, str] = {}
         self._values: dict[str, dict[str, float]] = {}  # by name, then by labels
 
-    def update(self, values: Mapping[str, float]) -> None:
+    def update(self, values: Mapping[str, float], run: str | None = None) -> None:
         """Take values by their names of ``metrics.py``; one that the table lacks goes by its own name."""
         with self._lock:
             for metric, value in values.items():
                 row, parts = find_metric(metric) or (MetricRow(metric, "unknown", "not described"), {})
                 name = prometheus_name(row)
-                labels = ",".join(f'{key}="{_escape(part)}"' for key, part in {"run": self._run, **parts}.items())
+                labels = ",".join(
+                    f'{key}="{_escape(part)}"' for key, part in {"run": run or self._run, **parts}.items()
+                )
                 self._help[name] = f"{row.meaning} ({row.unit})"
                 self._values.setdefault(name, {})[labels] = value
 

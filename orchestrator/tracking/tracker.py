@@ -40,6 +40,8 @@ class RunTarget:
     run_name: str
     run_key: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    parent_key: str | None = None
+    """``run_key`` of the run below which this one is shown; that one's record is made first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ class StepReport:
 
     step: int
     metrics: dict[str, float]
+    num_steps: int = 0
+    """Steps whose means they are; none: they are not about steps."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class EvaluationReport:
     step: int
     weights: Weights
     results: list[dict[str, Any]]
+    seconds: float
+    """That judging took."""
 
 
 @dataclass(frozen=True)

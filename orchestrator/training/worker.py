@@ -5,6 +5,7 @@ at a logged step, at a checkpoint and at the end. All ranks pass the same points
 """
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from typing import Any
@@ -201,7 +202,7 @@ class _Run:
             metrics.MEMORY_BYTES: float(memory_bytes(self._device)),
             metrics.CHECKPOINT_S: self._checkpoint_s,
         }
-        self._send(StepReport(done, values))
+        self._send(StepReport(done, values, num_steps))
         self._check_skipped(samples_seen, skipped)
 
     def _save(self, step: int, wait: bool) -> CheckpointRecord:
@@ -248,7 +249,7 @@ class _Run:
                 self._judge(step, weights)
 
     def _judge(self, step: int, weights: Weights) -> None:
-        plan = self._plan
+        plan, started_s = self._plan, time.monotonic()
         with self._engine.gathered() as objective:
             judged = JudgedObjective(objective, self._format, plan.evaluation.min_synset_similarity, self._device)
             results = judge(
@@ -263,7 +264,7 @@ class _Run:
         if self._rank == 0:
             write_predictions(self._store, step, weights, results)
         self._evaluation[weights] = [result.to_dict() for result in results]
-        self._send(EvaluationReport(step, weights, self._evaluation[weights]))
+        self._send(EvaluationReport(step, weights, self._evaluation[weights], time.monotonic() - started_s))
 
     def _stream(self) -> BlockStream:
         batch = self._plan.batch

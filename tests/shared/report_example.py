@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from orchestrator.evaluation.targets import TARGETS_FILE, TargetSpec, load_targets
 
 from orchestrator.data.evaluation_set import read_evaluation_rows
 from orchestrator.data.index import save_index
@@ -19,7 +20,6 @@ from orchestrator.evaluation.comparison import (
 )
 from orchestrator.evaluation.predictions import write_predictions
 from orchestrator.evaluation.results import POOLED, Predictions, ProbeResult, summarise
-from orchestrator.evaluation.targets import TARGETS_FILE, TargetSpec, load_targets
 from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.spec.facts import Facts, MachineFacts
 from orchestrator.spec.load import load_cluster, load_job

@@ -6,6 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.job import EvaluateSpec, PrepareSpec, PretrainSpec
 from orchestrator.spec.section import Section
 
@@ -19,7 +20,7 @@ def sections_in(annotation: Any) -> Iterator[type[Section]]:
 
 def all_sections() -> list[type[Section]]:
     found: dict[type[Section], None] = {}
-    pending: list[type[Section]] = [PretrainSpec, EvaluateSpec, PrepareSpec, ClusterSpec]
+    pending: list[type[Section]] = [PretrainSpec, EvaluateSpec, PrepareSpec, CompareSpec, ClusterSpec]
     while pending:
         section = pending.pop()
         if section not in found:

@@ -24,6 +24,7 @@ from mlflow.entities import (
     RunTag,
 )
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from orchestrator.errors import TrackingError
 from orchestrator.tracking import journal
@@ -70,18 +71,29 @@ class MlflowDestination:
         target = self._target
         self._client: MlflowClient = connect(target.tracking_uri)
         self._experiment_id = ensure_experiment(self._client, target.tracking_uri, target.experiment)
-        found = self._client.search_runs(
-            [self._experiment_id], f"tags.`{TAG_RUN_KEY}` = '{target.run_key}'", max_results=1
-        )
-        if found:
-            self._run_id = found[0].info.run_id
+        if (run_id := self._find(target.run_key)) is not None:
+            self._run_id = run_id
         elif self._owns_run:
             tags = {name: redact(value) for name, value in target.tags.items()}
-            tags |= {TAG_RUN_KEY: target.run_key, TAG_HEARTBEAT: _now_s()}
+            tags |= {TAG_RUN_KEY: target.run_key, TAG_HEARTBEAT: _now_s()} | self._parent_tag()
             run = self._client.create_run(self._experiment_id, run_name=target.run_name, tags=tags)
             self._run_id = run.info.run_id
         else:
             raise TrackingError(f"run {target.run_name} has no record in experiment {target.experiment} yet")
+
+    def _find(self, key: str) -> str | None:
+        """Id of the run with that key."""
+        found = self._client.search_runs([self._experiment_id], f"tags.`{TAG_RUN_KEY}` = '{key}'", max_results=1)
+        return found[0].info.run_id if found else None
+
+    def _parent_tag(self) -> dict[str, str]:
+        """Raises TrackingError while the parent has no record."""
+        if self._target.parent_key is None:
+            return {}
+        parent = self._find(self._target.parent_key)
+        if parent is None:
+            raise TrackingError(f"the run above {self._target.run_name} has no record yet")
+        return {MLFLOW_PARENT_RUN_ID: parent}
 
     def ping(self) -> None:
         self._client.get_run(self._run_id)

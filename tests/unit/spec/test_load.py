@@ -66,7 +66,7 @@ def test_overrides_are_applied_in_order_and_read_as_yaml(job_file: Path) -> None
         (
             "kind: pretrain",
             "kind: pretrian",
-            ["'pretrian' is none of pretrain, evaluate, prepare; did you mean 'pretrain'?"],
+            ["'pretrian' is none of pretrain, evaluate, prepare, compare; did you mean 'pretrain'?"],
         ),
         ("kind: pretrain", "# no kind", ["kind: this key is required"]),
         ("  learning_rate: 1.0e-3", "  learning_rate: fast", ["optimizer.learning_rate:", "'fast'"]),

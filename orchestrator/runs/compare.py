@@ -1,0 +1,164 @@
+"""The compare job, seen from the driver: prepare once, plan, claim, let Tune run the trials, and say what was found."""
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestrator.env import apply_quiet_env, holder_name
+from orchestrator.errors import Interrupted, OrchestratorError, RunHeldError
+from orchestrator.evaluation.comparison import ComparisonResult
+from orchestrator.runs.agenda import Agenda
+from orchestrator.runs.compare_facts import prepare_compare_facts
+from orchestrator.runs.compare_folder import COMPARISON_FILE, claim_comparison, load_comparison
+from orchestrator.runs.comparison_record import ComparisonRecord, start_result
+from orchestrator.runs.folder import tracking_folder
+from orchestrator.runs.interrupts import StopRequest, stop_on_signals
+from orchestrator.runs.pretrain import check_reaches_ray
+from orchestrator.runs.progress import OnProgress
+from orchestrator.runs.target import TAG_PLAN
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.compare import CompareSpec
+from orchestrator.spec.compare_plan import ComparePlan
+from orchestrator.spec.load import join_uri
+from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare
+from orchestrator.storage.lease import Lease, acquire_lease
+from orchestrator.storage.store import check_store, open_store
+from orchestrator.tracking.metrics import comparison_mean
+from orchestrator.tracking.mlflow.open import open_tracker
+from orchestrator.tracking.prometheus import OnMetrics, serve_metrics
+from orchestrator.tracking.tracker import TAG_OBJECTIVE, RunStatus, RunTarget, flat_params
+from orchestrator.tracking.writer import JournalTracker
+
+logger = logging.getLogger(__name__)
+
+_RECORD_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class CompareOutcome:
+    """How a compare job ended, and what it found so far."""
+
+    status: Literal["finished", "stopped", "failed"]
+    """``failed``: all trials have ended, at least one of them by an error."""
+    result: ComparisonResult
+    folder: str
+
+
+def run_compare(spec: CompareSpec, cluster: ClusterSpec, *, on_progress: OnProgress | None = None) -> CompareOutcome:
+    """Run a comparison to its end, or to the user's; what an earlier start finished is not run again.
+
+    Raises:
+        OrchestratorError: what was wrong with the input. What ends one trial stands in the result.
+    """
+    apply_quiet_env()
+    check_reaches_ray(cluster)
+    store = open_store(join_uri(cluster.storage.runs, spec.name), cluster.storage.s3)
+    prepared = prepare_compare_facts(spec, cluster, on_progress)
+    plan = resolve_compare(spec, cluster, prepared.facts)
+    check_store(store, write=True)
+    with (
+        stop_on_signals() as stop,
+        acquire_lease(store, holder_name()) as lease,
+        serve_metrics(plan.name, cluster.tracking.metrics_address) as on_metrics,
+    ):
+        key = claim_comparison(store, plan)
+        record = ComparisonRecord(
+            store, start_result(plan, cluster.storage.runs, prepared.prepare_s, load_comparison(store))
+        )
+        tracker = open_tracker(_target(plan, key), tracking_folder(plan.run_uri, key), "driver", owns_run=True)
+        work = _Work(spec, plan, cluster, prepared.facts, key, record, stop, lease, on_progress, on_metrics)
+        try:
+            return _run(work, tracker)
+        finally:
+            tracker.close()
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What one start of a comparison works with."""
+
+    spec: CompareSpec
+    plan: ComparePlan
+    cluster: ClusterSpec
+    facts: CompareFacts
+    key: str
+    record: ComparisonRecord
+    stop: StopRequest
+    lease: Lease
+    on_progress: OnProgress | None
+    on_metrics: OnMetrics | None
+
+
+def _run(work: _Work, tracker: JournalTracker) -> CompareOutcome:
+    plan, record = work.plan, work.record
+    tracker.log_text("plan.json", plan.model_dump_json(indent=2))
+    tracker.log_params(flat_params(plan.model_dump(mode="json", exclude={"trials", "identities", "tracking"})))
+    try:
+        _train(work, tracker)
+    except Interrupted as error:
+        tracker.finish(RunStatus.KILLED, str(error))
+        raise
+    except OrchestratorError as error:
+        tracker.finish(RunStatus.FAILED, str(error))
+        raise
+    tracker.log_metrics(_means(record.result), step=sum(trial.status == "finished" for trial in record.result.trials))
+    tracker.log_text(COMPARISON_FILE, record.result.model_dump_json(indent=1))
+    outcome = CompareOutcome(_status(work), record.result, plan.run_uri)
+    status = {"finished": RunStatus.FINISHED, "stopped": RunStatus.KILLED, "failed": RunStatus.FAILED}
+    tracker.finish(status[outcome.status], work.stop.reason)
+    return outcome
+
+
+def _train(work: _Work, tracker: JournalTracker) -> None:
+    agenda = Agenda(work.plan, work.record)
+    if not len(agenda):
+        logger.info("comparison '%s' is finished; nothing to train", work.plan.name)
+        return
+
+    from orchestrator.runs.session import ray_session  # Ray is only imported once there is work for it
+    from orchestrator.runs.trials import Comparison, TrialRunner
+    from orchestrator.runs.tuning import run_tuning
+
+    def should_stop() -> bool:
+        return work.stop.requested or work.lease.lost
+
+    with ray_session(work.cluster, next(iter(work.facts.by_label.values())).machine):
+        work.stop.listen()
+        work.record.record_run(tracker.run_id(_RECORD_TIMEOUT_S))  # the runs' records are made below this one
+        comparison = Comparison(
+            spec=work.spec,
+            plan=work.plan,
+            cluster=work.cluster,
+            facts=work.facts,
+            key=work.key,
+            record=work.record,
+            agenda=agenda,
+            stop=work.stop,
+            on_progress=work.on_progress,
+            on_metrics=work.on_metrics,
+        )
+        run_tuning(work.plan, agenda, TrialRunner(comparison), should_stop)
+    if work.lease.lost:
+        raise RunHeldError("the lease on this comparison went to another holder while it ran; it was stopped here")
+
+
+def _target(plan: ComparePlan, key: str) -> RunTarget:
+    tags = {TAG_OBJECTIVE: ", ".join(plan.labels), TAG_PLAN: plan.digest}
+    return RunTarget(plan.tracking.uri, plan.tracking.experiment, plan.name, key, tags)
+
+
+def _status(work: _Work) -> Literal["finished", "stopped", "failed"]:
+    statuses = {trial.status for trial in work.record.result.trials}
+    if statuses & {"waiting", "running"}:
+        return "stopped"
+    return "failed" if "failed" in statuses else "finished"
+
+
+def _means(result: ComparisonResult) -> dict[str, float]:
+    """The primary metric's mean over the replicates of each objective that has any."""
+    means = {}
+    for entry in result.objectives:
+        scores = result.primary_scores(entry.label)
+        if scores:
+            means[comparison_mean(entry.label)] = sum(scores) / len(scores)
+    return means

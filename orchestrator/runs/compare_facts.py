@@ -1,0 +1,66 @@
+"""What a comparison must know before it is planned: made once for all its runs, and timed for each objective."""
+
+import logging
+import time
+from dataclasses import dataclass
+
+from orchestrator.data.labelled.recognise import open_labelled_set
+from orchestrator.runs.indexing import ensure_index
+from orchestrator.runs.prepare import data_locations, ensure_evaluation_sets, prepare_facts, read_facts
+from orchestrator.runs.progress import OnProgress
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.compare import CompareSpec
+from orchestrator.spec.load import join_uri
+from orchestrator.spec.resolve_compare import CompareFacts, probe_job, set_name
+from orchestrator.storage.store import check_store, open_store
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Facts, and what it took to make those that one objective alone needs."""
+
+    facts: CompareFacts
+    prepare_s: dict[str, float]
+    """By label: seconds for its vocabulary and labels, or its tokenizer where no other objective needs one."""
+
+
+def read_compare_facts(spec: CompareSpec, cluster: ClusterSpec) -> CompareFacts:
+    """What is known now; writes nothing. Raises as ``read_facts`` does."""
+    return CompareFacts(
+        by_label={entry.label: read_facts(probe_job(spec, entry, 1), cluster) for entry in spec.objectives},
+        targets=_read_targets(spec, cluster),
+    )
+
+
+def prepare_compare_facts(spec: CompareSpec, cluster: ClusterSpec, on_progress: OnProgress | None) -> Prepared:
+    """Make what is missing, then read everything; what several objectives need is made for the first of them.
+
+    Raises:
+        UserError: as ``prepare_facts``.
+    """
+    targets = _read_targets(spec, cluster)
+    evaluation = spec.run.evaluation
+    uris = [join_uri(cluster.storage.data, name) for name in evaluation.sets]
+    ensure_evaluation_sets(evaluation, uris, cluster.storage.s3, on_progress)
+    for location in data_locations(probe_job(spec, spec.objectives[0], 1)):
+        store = open_store(join_uri(cluster.storage.data, location), cluster.storage.s3)
+        check_store(store, write=False)
+        ensure_index(store, on_progress)
+    facts, prepare_s = {}, {}
+    for entry in spec.objectives:
+        started_s = time.monotonic()
+        facts[entry.label] = prepare_facts(probe_job(spec, entry, 1), cluster, on_progress)
+        prepare_s[entry.label] = time.monotonic() - started_s
+    return Prepared(CompareFacts(facts, targets), prepare_s)
+
+
+def _read_targets(spec: CompareSpec, cluster: ClusterSpec) -> dict[str, tuple[str, ...]]:
+    """Names of the targets of each evaluation set."""
+    evaluation, s3 = spec.run.evaluation, cluster.storage.s3
+    stores = {name: open_store(join_uri(cluster.storage.data, name), s3) for name in evaluation.sets}
+    return {
+        set_name(name): tuple(open_labelled_set(store, evaluation.layouts.get(name), s3).targets)
+        for name, store in stores.items()
+    }

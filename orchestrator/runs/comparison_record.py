@@ -1,0 +1,216 @@
+"""What is known of a comparison while it runs: trials report from threads of their own, the file stays current."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.evaluation.comparison import (
+    ComparisonResult,
+    CurvePoint,
+    ObjectiveEntry,
+    TrialResult,
+)
+from orchestrator.evaluation.results import POOLED, ProbeResult, summarise
+from orchestrator.runs.compare_folder import save_comparison
+from orchestrator.runs.recorder import Recorder
+from orchestrator.spec.compare_metric import VALIDATION_SCORE
+from orchestrator.spec.compare_plan import ComparePlan, Phase, TrialPlan
+from orchestrator.spec.load import join_uri
+from orchestrator.storage.store import Store
+from orchestrator.tracking import metrics
+from orchestrator.training.reports import CheckpointReport, EvaluationReport, Report, StepReport
+
+logger = logging.getLogger(__name__)
+
+
+class ComparisonRecord:
+    """The current ``ComparisonResult``; safe in several threads."""
+
+    def __init__(self, store: Store, result: ComparisonResult) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._result = result
+
+    @property
+    def result(self) -> ComparisonResult:
+        """As it stands."""
+        return self._result
+
+    def trial(self, run: str) -> TrialResult:
+        """What is known of one run."""
+        return next(trial for trial in self._result.trials if trial.run == run)
+
+    def change(self, run: str, **values: Any) -> None:
+        """Replace fields of one run's record, and keep it."""
+        with self._lock:
+            trials = tuple(
+                trial.model_copy(update=values) if trial.run == run else trial for trial in self._result.trials
+            )
+            self._result = self._result.model_copy(update={"trials": trials})
+            self._save()
+
+    def record_run(self, mlflow_run_id: str | None) -> None:
+        """Keep where the comparison itself is recorded, once that is known."""
+        with self._lock:
+            self._result = self._result.model_copy(
+                update={"mlflow_run_id": mlflow_run_id or self._result.mlflow_run_id}
+            )
+            self._save()
+
+    def choose(self, label: str, settings: dict[str, Any]) -> None:
+        """Keep what the search chose for an objective."""
+        with self._lock:
+            entries = tuple(
+                entry.model_copy(update={"chosen": settings}) if entry.label == label else entry
+                for entry in self._result.objectives
+            )
+            self._result = self._result.model_copy(update={"objectives": entries})
+            self._save()
+
+    def _save(self) -> None:
+        try:
+            save_comparison(self._store, self._result)
+        except OrchestratorError as error:  # the next change writes it again, the runs' own folders hold the rest
+            logger.warning("comparison.json not written: %s", error)
+
+
+def start_result(
+    plan: ComparePlan, runs_uri: str, prepare_s: dict[str, float], before: ComparisonResult | None
+) -> ComparisonResult:
+    """The result at a start: as it was left, or with every trial waiting.
+
+    What was interrupted waits again; what failed is tried again, but for search trials whose choice is made.
+    """
+    known = {trial.run: trial for trial in before.trials} if before else {}
+    entries = {entry.label: entry for entry in before.objectives} if before else {}
+    trials = []
+    for trial in plan.trials:
+        found = known.get(trial.run) or TrialResult(
+            objective=trial.objective,
+            phase=trial.phase,
+            replicate=trial.replicate,
+            settings=trial.settings,
+            run=trial.run,
+            run_uri=join_uri(runs_uri, trial.run),
+            status="waiting",
+            steps=trial.steps,
+        )
+        chosen = trial.phase == "search" and bool(entries[trial.objective].chosen) if entries else False
+        if found.status == "running" or (found.status == "failed" and not chosen):
+            found = found.model_copy(update={"status": "waiting", "reason": ""})
+        trials.append(found)
+    return ComparisonResult(
+        name=plan.name,
+        mode=plan.mode,
+        primary_metric=plan.primary_metric,
+        higher_is_better=plan.higher_is_better,
+        budget=plan.budget,
+        objectives=tuple(_start_entry(plan, label, prepare_s[label], entries.get(label)) for label in plan.labels),
+        trials=tuple(trials),
+        weights=plan.weights,
+        tracking_uri=plan.tracking.uri,
+        mlflow_run_id=before.mlflow_run_id if before else None,
+        plan=plan.model_dump(mode="json"),
+    )
+
+
+def _start_entry(plan: ComparePlan, label: str, prepare_s: float, before: ObjectiveEntry | None) -> ObjectiveEntry:
+    number = len(plan.trials_of(label, "search"))
+    return ObjectiveEntry(
+        label=label,
+        tuned=number > 0,
+        num_search_trials=number,
+        chosen=before.chosen if before else {},
+        prepare_s=max(prepare_s, before.prepare_s if before else 0.0),  # a later start finds what the first one made
+    )
+
+
+class TrialMeter:
+    """Turns one run's reports into its record: cost, curve and scores, on top of what earlier starts left there."""
+
+    def __init__(
+        self, record: ComparisonRecord, trial: TrialPlan, weights: Literal["raw", "ema"], num_workers: int
+    ) -> None:
+        self._record, self._trial, self._weights, self._num_workers = record, trial, weights, num_workers
+        before = record.trial(trial.run)
+        self._cost, self._curve = before.cost, list(before.curve)
+        self._attempts_before = before.cost.attempts
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether there are scores of the end."""
+        wants_none = not self._trial.job.evaluation.sets
+        return wants_none or bool(self._curve and self._curve[-1].step == self._trial.steps)
+
+    def take(self, recorder: Recorder, report: Report) -> None:
+        """One report, after it was recorded."""
+        attempts = self._attempts_before + recorder.num_attempts
+        self._cost = self._cost.model_copy(update={"attempts": attempts})
+        match report:
+            case StepReport() if report.num_steps:
+                self._add_steps(report)
+            case EvaluationReport():
+                self._add(evaluation_s=report.seconds)
+                if report.weights == self._weights:
+                    self.judge(report.step, [ProbeResult.from_dict(result) for result in report.results])
+            case CheckpointReport():
+                self._record.change(self._trial.run, checkpoint_uri=report.uri, step=report.step, cost=self._cost)
+
+    def judge(self, step: int, results: Sequence[ProbeResult]) -> None:
+        """Take scores at a step; what an earlier attempt found there or later no longer counts."""
+        scores = scores_of(results, self._trial.phase)
+        point = CurvePoint(
+            step=step,
+            samples=step * self._trial.job.batch.global_size,
+            train_s=self._cost.step_s + self._cost.data_wait_s,
+            flops=step * self._trial.flops / self._trial.steps,
+            scores=scores,
+            schedule_ended=step == self._trial.steps,
+        )
+        self._curve = [*(one for one in self._curve if one.step < step), point]
+        self._record.change(self._trial.run, curve=tuple(self._curve), scores=scores, step=step, cost=self._cost)
+
+    def add_wall(self, seconds: float) -> None:
+        """Count what a start took from beginning to end."""
+        self._add(wall_s=seconds)
+        self._record.change(self._trial.run, cost=self._cost)
+
+    def end(self, **values: Any) -> None:
+        """Close the record with what the run's end says of it."""
+        self._record.change(self._trial.run, cost=self._cost, **values)
+
+    def _add_steps(self, report: StepReport) -> None:
+        seconds = report.metrics[metrics.STEP_S] * report.num_steps
+        wait_s = seconds * report.metrics[metrics.DATA_WAIT_FRACTION]
+        num_samples = report.num_steps * self._trial.job.batch.global_size
+        self._add(
+            step_s=seconds - wait_s,
+            data_wait_s=wait_s,
+            device_s=seconds * self._num_workers,
+            flops=report.num_steps * self._trial.flops / self._trial.steps,
+            samples=num_samples,
+        )
+        trained_s = self._cost.step_s + self._cost.data_wait_s
+        self._cost = self._cost.model_copy(update={"samples_per_s": self._cost.samples / trained_s})
+
+    def _add(self, **values: float) -> None:
+        added = {key: getattr(self._cost, key) + value for key, value in values.items()}
+        self._cost = self._cost.model_copy(update=added)
+
+
+def scores_of(results: Sequence[ProbeResult], phase: Phase) -> dict[str, float]:
+    """Scores by full metric name; of a search trial only those of validation rows, so that no test row chooses."""
+    if phase == "verdict":
+        return {name: value for result in results for name, value in result.metrics().items()} | summarise(results)
+    scores: dict[str, float] = {}
+    groups: dict[str, list[float]] = {}
+    for result in results:
+        if result.probe != "linear_probe" or result.feature != POOLED or VALIDATION_SCORE not in result.details:
+            continue
+        prefix, value = f"eval/{result.set}/linear_probe", result.details[VALIDATION_SCORE]
+        scores[f"{prefix}/{result.target}/{VALIDATION_SCORE}"] = value
+        for group in ("named" if result.named_in_captions else "unnamed", "all"):
+            groups.setdefault(f"{prefix}/{group}/{VALIDATION_SCORE}", []).append(value)
+    return scores | {name: sum(values) / len(values) for name, values in groups.items()}

@@ -1,0 +1,141 @@
+"""Ray Tune over a comparison: which trial is next, and which has to end early.
+
+One Tuner holds all trials. The search algorithm is the agenda; each objective has a scheduler of its own, since only
+trials of one objective can be compared before their end.
+"""
+
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
+
+from orchestrator.runs.agenda import Agenda
+from orchestrator.runs.relay import relay
+from orchestrator.runs.trials import SAMPLES, SCORE, TrialRunner
+from orchestrator.spec.compare_plan import ComparePlan
+
+
+def run_tuning(plan: ComparePlan, agenda: Agenda, runner: TrialRunner, should_stop: Callable[[], bool]) -> None:
+    """Run what is left on the agenda; returns when all trials have ended, or soon after ``should_stop``."""
+    trainable = tune.with_resources(tune.with_parameters(relay, board=runner.board), {"CPU": 0})
+    with tempfile.TemporaryDirectory(prefix="vl-orchestrator-tune-", ignore_cleanup_errors=True) as folder:
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=_AgendaSearcher(agenda, should_stop),
+                scheduler=_SchedulerPerObjective(plan),
+                num_samples=len(agenda),
+                max_concurrent_trials=plan.share.at_once,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: trial.config["run"],
+                trial_dirname_creator=lambda trial: trial.config["run"],
+            ),
+            run_config=tune.RunConfig(
+                name=plan.name,
+                storage_path=folder,  # holds Tune's own state; what a comparison goes on from lies in its folder
+                stop=_StopAll(should_stop),
+                callbacks=[_Starter(runner)],
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+        runner.join()
+
+
+class _AgendaSearcher(Searcher):
+    """Suggests the trials of the agenda as soon as they may start."""
+
+    def __init__(self, agenda: Agenda, should_stop: Callable[[], bool]) -> None:
+        super().__init__()
+        self._agenda, self._should_stop = agenda, should_stop
+
+    def suggest(self, trial_id: str) -> Any:
+        if self._should_stop() or not len(self._agenda):
+            return Searcher.FINISHED
+        trial = self._agenda.take()
+        if trial is None:
+            return None
+        return {"run": trial.run, "objective": trial.objective, "phase": trial.phase}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The agenda reads the comparison's own record."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: a comparison goes on from its own folder, not from Tune's."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, as ``save``."""
+
+
+class _SchedulerPerObjective(TrialScheduler):
+    """Hands each search trial to the scheduler of its objective; replicates run to their end."""
+
+    def __init__(self, plan: ComparePlan) -> None:
+        super().__init__()
+        self._of_label = {label: _build_scheduler(plan, label) for label in plan.labels}
+        self._fifo = FIFOScheduler()
+
+    def _of(self, trial: Any) -> TrialScheduler:
+        is_search = trial.config["phase"] == "search"
+        return self._of_label[trial.config["objective"]] if is_search else self._fifo
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._of(trial).on_trial_add(tune_controller, trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self._of(trial).on_trial_error(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision: str = self._of(trial).on_trial_result(tune_controller, trial, result)
+        return decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self._of(trial).on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        self._of(trial).on_trial_remove(tune_controller, trial)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        return self._fifo.choose_trial_to_run(tune_controller)
+
+    def debug_string(self) -> str:
+        return "one scheduler for each objective"
+
+
+def _build_scheduler(plan: ComparePlan, label: str) -> TrialScheduler:
+    search, trials = plan.search, plan.trials_of(label, "search")
+    if search is None or search.scheduler == "none" or not trials:
+        return FIFOScheduler()
+    shared = {"time_attr": SAMPLES, "metric": SCORE, "mode": "max", "grace_period": plan.rung_samples[label]}
+    if search.scheduler == "median":
+        return MedianStoppingRule(**shared)
+    # One sample more than there are: the end of a trial is its own, not the scheduler's.
+    return ASHAScheduler(max_t=trials[0].samples + 1, reduction_factor=search.reduction_factor, **shared)
+
+
+class _StopAll(Stopper):
+    def __init__(self, should_stop: Callable[[], bool]) -> None:
+        self._should_stop = should_stop
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._should_stop()
+
+
+class _Starter(tune.Callback):
+    """Starts a trial in the driver when Tune starts its relay, and ends it when Tune ends that early."""
+
+    def __init__(self, runner: TrialRunner) -> None:
+        self._runner = runner
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._runner.start(trial.config["run"])
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._runner.stop_early(trial.config["run"])

@@ -1,0 +1,117 @@
+"""The ComparePlan: a comparison resolved for a cluster (``resolve_compare.py`` does that)."""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import Field
+
+from orchestrator.spec.compare import Mode
+from orchestrator.spec.job import PretrainSpec
+from orchestrator.spec.plan import TrackingPlan
+from orchestrator.spec.search import SearchSpec
+from orchestrator.spec.section import Section
+
+Phase = Literal["search", "verdict"]
+
+
+class TrialPlan(Section):
+    """One run of a comparison."""
+
+    objective: str
+    """Label of the objective."""
+    phase: Phase
+    """``search``: looks for settings, judged on validation rows; ``verdict``: a replicate, judged on test rows."""
+    replicate: int
+    """Of the verdict, its number; those of all objectives with the same number see the same data in the same order.
+    Search trials all share one seed, that of no replicate."""
+    settings: dict[str, Any]
+    """What it tries, by key of a job file."""
+    job: PretrainSpec
+    """A verdict's before the search, whose choice it takes over."""
+    steps: int
+    flops: float
+    """Of the whole run."""
+
+    @property
+    def run(self) -> str:
+        """Its name."""
+        return self.job.name
+
+    @property
+    def samples(self) -> int:
+        """That it trains on."""
+        return self.steps * self.job.batch.global_size
+
+
+class SharePlan(Section):
+    """What each of the runs that go on side by side has to itself."""
+
+    at_once: int
+    """Runs side by side."""
+    workers: int
+    num_cores: int
+    num_cpus: int
+    """Logical CPUs, those of its workers included."""
+    object_store_bytes: int
+
+
+class ComparePlan(Section):
+    """A compare job, resolved: the runs, their budget, and how many of them go on at once."""
+
+    kind: Literal["compare"] = "compare"
+    name: str
+    run_uri: str
+    """Its folder; those of its runs lie beside it."""
+    mode: Mode
+    budget: str
+    """In words."""
+    primary_metric: str
+    higher_is_better: bool
+    weights: Literal["raw", "ema"]
+    search: SearchSpec | None
+    search_metric: str | None
+    """What the search selects by."""
+    rung_samples: dict[str, int] = Field(default_factory=dict)
+    """Of each objective: the samples after which a search trial is judged first."""
+    seconds_per_step: dict[str, float] = Field(default_factory=dict)
+    """What a calibration measured, of a budget in seconds."""
+    calibrated: bool = True
+    """Whether the steps are known; those of a budget in seconds are once a calibration has run."""
+    labels: tuple[str, ...]
+    """Of the objectives."""
+    trials: tuple[TrialPlan, ...]
+    """Search first."""
+    same_order: bool
+    """Whether replicate i shows the same samples in the same order to every objective, or only the same number."""
+    share: SharePlan
+    tracking: TrackingPlan
+    identities: dict[str, dict[str, Any]]
+    """By label: ``Plan.identity`` of its first replicate."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must stay the same when a comparison goes on."""
+        verdict = [trial for trial in self.trials if trial.phase == "verdict"]
+        own = {
+            "mode": self.mode,
+            "primary_metric": self.primary_metric,
+            "weights": self.weights,
+            "search": self.search.model_dump(mode="json") if self.search else None,
+            "replicates": sorted({trial.job.seed.data for trial in verdict}),
+            "objectives": list(self.labels),
+            "searched": {trial.run: trial.settings for trial in self.trials if trial.phase == "search"},
+        }
+        of_objectives = {
+            f"{label}: {key}": value for label, identity in self.identities.items() for key, value in identity.items()
+        }
+        return own | of_objectives
+
+    @property
+    def digest(self) -> str:
+        """Short name of :attr:`identity`."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
+
+    def trials_of(self, label: str, phase: Phase) -> tuple[TrialPlan, ...]:
+        """The runs of one objective in one phase."""
+        return tuple(trial for trial in self.trials if (trial.objective, trial.phase) == (label, phase))

@@ -1,0 +1,233 @@
+"""A comparison and a cluster become a ComparePlan: pure arithmetic, as ``resolve.py`` for one run."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.errors import PlanError
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.compare import CompareSpec, ObjectiveEntrySpec
+from orchestrator.spec.compare_metric import resolve_metric, search_metric
+from orchestrator.spec.compare_plan import ComparePlan, Phase, SharePlan, TrialPlan
+from orchestrator.spec.compare_share import resolve_share, share_cluster, share_facts
+from orchestrator.spec.evaluation import EvaluationSpec
+from orchestrator.spec.facts import Facts
+from orchestrator.spec.flops import training_flops
+from orchestrator.spec.job import BudgetSpec, PretrainSpec, SeedSpec
+from orchestrator.spec.load import join_uri
+from orchestrator.spec.plan import Plan, TrackingPlan
+from orchestrator.spec.resolve import resolve_plan, resolve_tracking_uri
+from orchestrator.spec.trial_job import build_job
+
+CALIBRATION_STEPS = 20
+"""Steps of a calibration, after as many that warm it up."""
+_LONGEST_NAME = 63
+_FLOPS_STEPS = 1000  # phases of other image sizes are shares of the budget
+
+
+@dataclass(frozen=True)
+class CompareFacts:
+    """What ``resolve_compare`` must know besides the job and the cluster."""
+
+    by_label: Mapping[str, Facts]
+    targets: Mapping[str, Sequence[str]]
+    """Of each evaluation set, by its name in metrics."""
+    seconds_per_step: Mapping[str, float] = field(default_factory=dict)
+    """What a calibration measured, by label; none: it has not run."""
+
+
+def resolve_compare(spec: CompareSpec, cluster: ClusterSpec, facts: CompareFacts) -> ComparePlan:
+    """Resolve a comparison for a cluster.
+
+    Raises:
+        PlanError: as ``resolve_plan`` for one of the runs; a primary metric that an objective lacks; a budget that is
+            too small for one rung; a name that becomes too long.
+    """
+    metric = resolve_metric(spec, facts.targets)
+    num_trials = len(spec.objectives) * len(spec.seeds)
+    share = resolve_share(spec, cluster, next(iter(facts.by_label.values())).machine, num_trials)
+    resolver = _Resolver(spec, cluster, facts, share)
+    search: list[TrialPlan] = []
+    verdict: list[TrialPlan] = []
+    for entry in spec.objectives:
+        search += resolver.search_trials(entry)
+    for replicate, seed in enumerate(spec.seeds):
+        verdict += [resolver.verdict_trial(entry, replicate, seed) for entry in spec.objectives]
+    plans = {trial.objective: resolver.plan(trial.objective, trial.job) for trial in verdict[: len(spec.objectives)]}
+    return ComparePlan(
+        name=spec.name,
+        run_uri=join_uri(cluster.storage.runs, spec.name),
+        mode=spec.mode,
+        budget=spec.budget.in_words(),
+        primary_metric=spec.primary_metric,
+        higher_is_better=metric.higher_is_better,
+        weights=spec.weights,
+        search=spec.search,
+        search_metric=str(search_metric(spec, metric)) if spec.search else None,
+        rung_samples=_rung_samples(search),
+        seconds_per_step=dict(facts.seconds_per_step),
+        calibrated=not spec.budget.seconds or bool(facts.seconds_per_step),
+        labels=tuple(entry.label for entry in spec.objectives),
+        trials=(*search, *verdict),
+        same_order=len({_order_key(plan) for plan in plans.values()}) == 1,
+        share=share,
+        tracking=TrackingPlan(uri=resolve_tracking_uri(cluster), experiment=spec.experiment),
+        identities={label: plan.identity for label, plan in plans.items()},
+    )
+
+
+def verdict_job(spec: CompareSpec, trial: TrialPlan, chosen: Mapping[str, Any]) -> PretrainSpec:
+    """The job of a verdict trial with what the search chose for its objective."""
+    entry = next(entry for entry in spec.objectives if entry.label == trial.objective)
+    return build_job(
+        trial_training(spec, trial.job.evaluation),
+        entry.objective,
+        {**entry.overrides, **chosen},
+        name=trial.run,
+        experiment=spec.experiment,
+        seed=trial.job.seed,
+        budget=trial.job.budget,
+    )
+
+
+def probe_job(spec: CompareSpec, entry: ObjectiveEntrySpec, steps: int, name: str = "probe") -> PretrainSpec:
+    """A job that stands for an objective's: to read facts for it, to count its FLOPs, to time it. It judges nothing."""
+    return build_job(
+        trial_training(spec, EvaluationSpec()),
+        entry.objective,
+        entry.overrides,
+        name=name,
+        experiment=spec.experiment,
+        seed=SeedSpec(data=spec.search_seed, model=spec.search_seed),
+        budget=BudgetSpec(steps=steps),
+    )
+
+
+def trial_training(spec: CompareSpec, evaluation: EvaluationSpec) -> Any:
+    """The shared block with an evaluation of the comparison's weights."""
+    return spec.run.model_copy(update={"evaluation": evaluation.model_copy(update={"weights": spec.weights})})
+
+
+class _Resolver:
+    """Resolves one run after the other, each for its share of the cluster."""
+
+    def __init__(self, spec: CompareSpec, cluster: ClusterSpec, facts: CompareFacts, share: SharePlan) -> None:
+        self._spec, self._facts, self._share = spec, facts, share
+        self._cluster = share_cluster(cluster, share)
+        self._steps = {entry.label: self._num_steps(entry) for entry in spec.objectives}
+
+    def plan(self, label: str, job: PretrainSpec) -> Plan:
+        """The Plan of one run."""
+        return resolve_plan(job, self._cluster, share_facts(self._facts.by_label[label], self._share))
+
+    def search_trials(self, entry: ObjectiveEntrySpec) -> list[TrialPlan]:
+        """What is tried for one objective."""
+        search = self._spec.search
+        if search is None or not entry.search:
+            return []
+        steps = max(1, round(self._steps[entry.label] * search.budget_fraction))
+        evaluation = self._search_evaluation(entry.label, steps)
+        seed = self._spec.search_seed
+        return [
+            self._trial(entry, "search", number, seed, settings, steps, evaluation)
+            for number, settings in enumerate(search.settings(entry.search, entry.label))
+        ]
+
+    def verdict_trial(self, entry: ObjectiveEntrySpec, replicate: int, seed: int) -> TrialPlan:
+        """One replicate, before the search has chosen its settings."""
+        steps, evaluation = self._steps[entry.label], self._spec.run.evaluation
+        return self._trial(entry, "verdict", replicate, seed, {}, steps, evaluation)
+
+    def _trial(
+        self,
+        entry: ObjectiveEntrySpec,
+        phase: Phase,
+        number: int,
+        seed: int,
+        settings: dict[str, Any],
+        steps: int,
+        evaluation: EvaluationSpec,
+    ) -> TrialPlan:
+        name = f"{self._spec.name}--{entry.label}-{'r' if phase == 'verdict' else 's'}{number}"
+        if len(name) > _LONGEST_NAME:
+            raise PlanError(f"run name {name} has {len(name)} characters; at most {_LONGEST_NAME}: shorten 'name'")
+        job = build_job(
+            trial_training(self._spec, evaluation),
+            entry.objective,
+            {**entry.overrides, **settings},
+            name=name,
+            experiment=self._spec.experiment,
+            seed=SeedSpec(data=seed, model=seed),
+            budget=BudgetSpec(steps=steps),
+        )
+        flops = training_flops(self.plan(entry.label, job)) * steps * job.batch.global_size
+        replicate = number if phase == "verdict" else 0
+        return TrialPlan(
+            objective=entry.label,
+            phase=phase,
+            replicate=replicate,
+            settings=settings,
+            job=job,
+            steps=steps,
+            flops=flops,
+        )
+
+    def _search_evaluation(self, label: str, steps: int) -> EvaluationSpec:
+        """The linear probe on the primary metric's set, at every rung where trials are ended early."""
+        search = self._spec.search
+        assert search is not None
+        every = None
+        if search.scheduler != "none":
+            every = math.floor(steps * search.first_rung)
+            if every < 1:
+                raise PlanError(
+                    f"search: the first rung of objective '{label}' is {search.first_rung:g} of {steps:,} steps, less "
+                    f"than one; raise 'budget', search.budget_fraction or search.first_rung"
+                )
+        wanted = self._spec.primary_metric.split("/")[1]
+        sets = tuple(name for name in self._spec.run.evaluation.sets if set_name(name) == wanted)
+        update = {"sets": sets, "probes": ("linear_probe",), "every_steps": every}
+        return self._spec.run.evaluation.model_copy(update=update)
+
+    def _num_steps(self, entry: ObjectiveEntrySpec) -> int:
+        """What the budget buys of one objective."""
+        budget = self._spec.budget
+        job = probe_job(self._spec, entry, _FLOPS_STEPS)
+        global_size = job.batch.global_size
+        if budget.flops is not None:
+            per_step = training_flops(self.plan(entry.label, job)) * global_size
+            return _at_least_one(budget.flops / per_step, entry.label, f"one step takes {per_step:.3g} FLOPs")
+        if budget.seconds:
+            per_step_s = self._facts.seconds_per_step.get(entry.label)
+            if per_step_s is None:
+                return CALIBRATION_STEPS  # stands in until it is measured
+            seconds = budget.train_seconds or (budget.device_seconds or 0) / self._share.workers
+            return _at_least_one(seconds / per_step_s, entry.label, f"one step takes {per_step_s:.3g} s")
+        own = BudgetSpec(steps=budget.steps, samples=budget.samples, epochs=budget.epochs)
+        return self.plan(entry.label, job.model_copy(update={"budget": own})).steps
+
+
+def set_name(location: str) -> str:
+    """What metrics call an evaluation set."""
+    return location.strip("/").replace("/", "-")
+
+
+def _at_least_one(steps: float, label: str, price: str) -> int:
+    if steps < 1:
+        raise PlanError(f"budget: less than one step of objective '{label}' ({price}); raise it")
+    return math.floor(steps)
+
+
+def _rung_samples(search: Sequence[TrialPlan]) -> dict[str, int]:
+    found = {}
+    for trial in search:
+        if trial.job.evaluation.every_steps is not None:
+            found[trial.objective] = trial.job.evaluation.every_steps * trial.job.batch.global_size
+    return found
+
+
+def _order_key(plan: Plan) -> tuple[Any, ...]:
+    """What the order of a run's samples is a function of."""
+    sources = tuple((source.shards.digest, source.shards.selection, source.weight) for source in plan.data.sources)
+    return plan.seed.data, plan.stream.window, plan.data.num_samples, sources
