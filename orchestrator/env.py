@@ -18,6 +18,7 @@ QUIET_ENV = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow and comparison.json have what these would write
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours asks for checkpoints
     "TOKENIZERS_PARALLELISM": "false",

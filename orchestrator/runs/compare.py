@@ -1,7 +1,7 @@
 """The compare job, seen from the driver: prepare once, plan, claim, let Tune run the trials, and say what was found."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from orchestrator.env import apply_quiet_env, holder_name
@@ -9,7 +9,13 @@ from orchestrator.errors import Interrupted, OrchestratorError, RunHeldError
 from orchestrator.evaluation.comparison import ComparisonResult
 from orchestrator.runs.agenda import Agenda
 from orchestrator.runs.compare_facts import prepare_compare_facts
-from orchestrator.runs.compare_folder import COMPARISON_FILE, claim_comparison, load_comparison
+from orchestrator.runs.compare_folder import (
+    COMPARISON_FILE,
+    claim_comparison,
+    load_calibration,
+    load_comparison,
+    save_calibration,
+)
 from orchestrator.runs.comparison_record import ComparisonRecord, start_result
 from orchestrator.runs.folder import tracking_folder
 from orchestrator.runs.interrupts import StopRequest, stop_on_signals
@@ -22,7 +28,7 @@ from orchestrator.spec.compare_plan import ComparePlan
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare
 from orchestrator.storage.lease import Lease, acquire_lease
-from orchestrator.storage.store import check_store, open_store
+from orchestrator.storage.store import Store, check_store, open_store
 from orchestrator.tracking.metrics import comparison_mean
 from orchestrator.tracking.mlflow.open import open_tracker
 from orchestrator.tracking.prometheus import OnMetrics, serve_metrics
@@ -54,19 +60,21 @@ def run_compare(spec: CompareSpec, cluster: ClusterSpec, *, on_progress: OnProgr
     check_reaches_ray(cluster)
     store = open_store(join_uri(cluster.storage.runs, spec.name), cluster.storage.s3)
     prepared = prepare_compare_facts(spec, cluster, on_progress)
-    plan = resolve_compare(spec, cluster, prepared.facts)
+    uncalibrated = resolve_compare(spec, cluster, prepared.facts)  # what is wrong is said before anything is held
     check_store(store, write=True)
     with (
         stop_on_signals() as stop,
         acquire_lease(store, holder_name()) as lease,
-        serve_metrics(plan.name, cluster.tracking.metrics_address) as on_metrics,
+        serve_metrics(spec.name, cluster.tracking.metrics_address) as on_metrics,
     ):
+        facts = _calibrated(spec, cluster, store, prepared.facts, uncalibrated, stop)
+        plan = resolve_compare(spec, cluster, facts)
         key = claim_comparison(store, plan)
         record = ComparisonRecord(
             store, start_result(plan, cluster.storage.runs, prepared.prepare_s, load_comparison(store))
         )
         tracker = open_tracker(_target(plan, key), tracking_folder(plan.run_uri, key), "driver", owns_run=True)
-        work = _Work(spec, plan, cluster, prepared.facts, key, record, stop, lease, on_progress, on_metrics)
+        work = _Work(spec, plan, cluster, facts, key, record, stop, lease, on_progress, on_metrics)
         try:
             return _run(work, tracker)
         finally:
@@ -87,6 +95,24 @@ class _Work:
     lease: Lease
     on_progress: OnProgress | None
     on_metrics: OnMetrics | None
+
+
+def _calibrated(
+    spec: CompareSpec, cluster: ClusterSpec, store: Store, facts: CompareFacts, plan: ComparePlan, stop: StopRequest
+) -> CompareFacts:
+    """The facts with the seconds of a step, where the budget needs them: measured once, at the first start."""
+    if not spec.budget.seconds:
+        return facts
+    seconds = load_calibration(store)
+    if not seconds:
+        from orchestrator.runs.calibration import calibrate
+        from orchestrator.runs.session import ray_session
+
+        with ray_session(cluster, next(iter(facts.by_label.values())).machine):
+            stop.listen()
+            seconds = calibrate(spec, cluster, plan.share, facts.by_label, stop)
+        save_calibration(store, seconds)
+    return replace(facts, seconds_per_step=seconds)
 
 
 def _run(work: _Work, tracker: JournalTracker) -> CompareOutcome:

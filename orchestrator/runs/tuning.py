@@ -18,15 +18,19 @@ from orchestrator.runs.relay import relay
 from orchestrator.runs.trials import SAMPLES, SCORE, TrialRunner
 from orchestrator.spec.compare_plan import ComparePlan
 
+# Tune wants something of every trial; a share of a CPU would be missing for a whole one that reads.
+_RELAY_RESOURCES = tune.PlacementGroupFactory([{"memory": 1}])
+
 
 def run_tuning(plan: ComparePlan, agenda: Agenda, runner: TrialRunner, should_stop: Callable[[], bool]) -> None:
     """Run what is left on the agenda; returns when all trials have ended, or soon after ``should_stop``."""
-    trainable = tune.with_resources(tune.with_parameters(relay, board=runner.board), {"CPU": 0})
+    live = _Live(agenda, runner, should_stop)
+    trainable = tune.with_resources(tune.with_parameters(relay, board=runner.board), _RELAY_RESOURCES)
     with tempfile.TemporaryDirectory(prefix="vl-orchestrator-tune-", ignore_cleanup_errors=True) as folder:
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=_AgendaSearcher(agenda, should_stop),
+                search_alg=_AgendaSearcher(live),
                 scheduler=_SchedulerPerObjective(plan),
                 num_samples=len(agenda),
                 max_concurrent_trials=plan.share.at_once,
@@ -37,8 +41,8 @@ def run_tuning(plan: ComparePlan, agenda: Agenda, runner: TrialRunner, should_st
             run_config=tune.RunConfig(
                 name=plan.name,
                 storage_path=folder,  # holds Tune's own state; what a comparison goes on from lies in its folder
-                stop=_StopAll(should_stop),
-                callbacks=[_Starter(runner)],
+                stop=_StopAll(live),
+                callbacks=[_Starter(live)],
                 verbose=0,
             ),
         )
@@ -46,17 +50,34 @@ def run_tuning(plan: ComparePlan, agenda: Agenda, runner: TrialRunner, should_st
         runner.join()
 
 
+class _Live:
+    """The parts of this process that Tune's objects speak to.
+
+    Tune pickles its objects for a restore of its own; that is never asked for, and these parts stay behind.
+    """
+
+    def __init__(self, agenda: Agenda, runner: TrialRunner, should_stop: Callable[[], bool]) -> None:
+        self.agenda, self.runner, self.should_stop = agenda, runner, should_stop
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return object, ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Live":
+        return self
+
+
 class _AgendaSearcher(Searcher):
     """Suggests the trials of the agenda as soon as they may start."""
 
-    def __init__(self, agenda: Agenda, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, live: _Live) -> None:
         super().__init__()
-        self._agenda, self._should_stop = agenda, should_stop
+        self._live = live
 
     def suggest(self, trial_id: str) -> Any:
-        if self._should_stop() or not len(self._agenda):
+        agenda = self._live.agenda
+        if self._live.should_stop() or not len(agenda):
             return Searcher.FINISHED
-        trial = self._agenda.take()
+        trial = agenda.take()
         if trial is None:
             return None
         return {"run": trial.run, "objective": trial.objective, "phase": trial.phase}
@@ -118,24 +139,24 @@ def _build_scheduler(plan: ComparePlan, label: str) -> TrialScheduler:
 
 
 class _StopAll(Stopper):
-    def __init__(self, should_stop: Callable[[], bool]) -> None:
-        self._should_stop = should_stop
+    def __init__(self, live: _Live) -> None:
+        self._live = live
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self._should_stop()
+        return self._live.should_stop()
 
 
 class _Starter(tune.Callback):
     """Starts a trial in the driver when Tune starts its relay, and ends it when Tune ends that early."""
 
-    def __init__(self, runner: TrialRunner) -> None:
-        self._runner = runner
+    def __init__(self, live: _Live) -> None:
+        self._live = live
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._runner.start(trial.config["run"])
+        self._live.runner.start(trial.config["run"])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._runner.stop_early(trial.config["run"])
+        self._live.runner.stop_early(trial.config["run"])

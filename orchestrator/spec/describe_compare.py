@@ -59,7 +59,7 @@ def _describe_search(plan: ComparePlan) -> Iterator[str]:
         yield f"{label}: {len(trials)} trials ({search.algorithm}) of {trials[0].steps:,} steps over {keys}"
     yield f"chosen by {plan.search_metric}, on validation rows"
     if search.scheduler != "none":
-        yield f"{search.scheduler} ends trials early, among those of one objective, from {search.first_rung:.0%} of a budget"
+        yield f"{search.scheduler} ends trials early, within one objective, from {search.first_rung:.0%} of a budget"
 
 
 def _describe_trials(plan: ComparePlan) -> Iterator[str]:

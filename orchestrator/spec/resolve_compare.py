@@ -22,7 +22,7 @@ from orchestrator.spec.trial_job import build_job
 
 CALIBRATION_STEPS = 20
 """Steps of a calibration, after as many that warm it up."""
-_LONGEST_NAME = 63
+_LONGEST_NAME = 56  # a run's name has at most 63 characters, and says which trial of the objective it is
 _FLOPS_STEPS = 1000  # phases of other image sizes are shares of the budget
 
 
@@ -149,14 +149,14 @@ class _Resolver:
         steps: int,
         evaluation: EvaluationSpec,
     ) -> TrialPlan:
-        name = f"{self._spec.name}--{entry.label}-{'r' if phase == 'verdict' else 's'}{number}"
-        if len(name) > _LONGEST_NAME:
-            raise PlanError(f"run name {name} has {len(name)} characters; at most {_LONGEST_NAME}: shorten 'name'")
+        stem = f"{self._spec.name}--{entry.label}"
+        if len(stem) > _LONGEST_NAME:
+            raise PlanError(f"runs would be called {stem}-..., which is too long; shorten 'name' or the label")
         job = build_job(
             trial_training(self._spec, evaluation),
             entry.objective,
             {**entry.overrides, **settings},
-            name=name,
+            name=f"{stem}-{'r' if phase == 'verdict' else 's'}{number}",
             experiment=self._spec.experiment,
             seed=SeedSpec(data=seed, model=seed),
             budget=BudgetSpec(steps=steps),

@@ -19,9 +19,10 @@ class Meter:
 
     def __init__(self, global_size: int) -> None:
         self._global_size = global_size
-        self._reset()
+        self.begin()
 
-    def _reset(self) -> None:
+    def begin(self) -> None:
+        """Count from now on: start-up and the wait for the very first batch are no part of any step."""
         self._sums: dict[str, Tensor] = {}
         self._num_steps = 0
         self._data_wait_s = 0.0
@@ -62,7 +63,7 @@ class Meter:
         values["data_wait_fraction"] = torch.tensor(self._data_wait_s / wall_s, device=device)
         means = {name: value.item() for name, value in all_reduce_mean(values).items()}
         means["samples_per_s"] = self._global_size / means["step_s"]
-        self._reset()
+        self.begin()
         return means
 
 

@@ -120,6 +120,8 @@ class _Run:
         steps = range(first_step, self._plan.steps)
         with closing(self._stream().blocks(steps.start, steps.stop)) as blocks:
             feed = Feed(self._unpacked(blocks, steps), self._batches.prepare, self._device)
+            feed.prefetch()
+            self._meter.begin()
             for step in steps:
                 result = self._step(feed)
                 self._meter.add({**result.metrics, "loss": result.loss})

@@ -1,0 +1,234 @@
+"""A comparison on a cluster: which runs there are, what each of them has to itself, and what is refused."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import PlanError
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.compare import CompareSpec
+from orchestrator.spec.compare_plan import ComparePlan
+from orchestrator.spec.describe_compare import describe_compare
+from orchestrator.spec.facts import Facts, MachineFacts, VocabularyFacts
+from orchestrator.spec.flops import text_flops, training_flops, vision_flops
+from orchestrator.spec.presets import PRESETS
+from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare, verdict_job
+
+RUN: dict[str, Any] = {
+    "data": {"kind": "shards", "train": "scenes/train"},
+    "model": {"preset": "vit_tiny_64"},
+    "batch": {"global_size": 256},
+    "optimizer": {"learning_rate": 1e-3},
+    "evaluation": {"sets": ["scenes/eval"]},
+    "workers": 1,
+}
+JOB: dict[str, Any] = {
+    "kind": "compare",
+    "name": "which",
+    "mode": "controlled",
+    "run": RUN,
+    "objectives": [
+        {"label": "clip", "objective": {"name": "clip"}},
+        {"label": "catlip", "objective": {"name": "catlip", "min_count": 2}},
+    ],
+    "replicates": 2,
+    "budget": {"samples": 10_000},
+    "primary_metric": "eval/scenes-eval/linear_probe/all/mean_accuracy",
+}
+TARGETS = {"scenes-eval": ("shape", "color")}
+SEARCHED = {
+    "objectives": [
+        {
+            "label": "clip",
+            "objective": {"name": "clip"},
+            "search": {"optimizer.learning_rate": {"uniform": [1e-4, 1e-3]}},
+        },
+        {"label": "catlip", "objective": {"name": "catlip", "min_count": 2}},
+    ],
+    "search": {"trials": 3, "scheduler": "asha"},
+}
+
+Resolve = Callable[..., ComparePlan]
+
+
+def spec_of(**change: Any) -> CompareSpec:
+    return CompareSpec.model_validate({**JOB, **change})
+
+
+@pytest.fixture
+def resolve_comparison(facts: Facts, cluster_document: dict[str, Any]) -> Resolve:
+    """``resolve_comparison(cluster={...}, seconds={...}, num_cpus=4, **change)``."""
+
+    def resolve(
+        cluster: dict[str, Any] | None = None,
+        seconds: dict[str, float] | None = None,
+        num_cpus: int = 4,
+        **change: Any,
+    ) -> ComparePlan:
+        spec = spec_of(**change)
+        machine = MachineFacts(num_cores=max(1, num_cpus // 2), num_cpus=num_cpus, decoder="d")
+        own = facts.model_copy(update={"machine": machine})
+        known = CompareFacts({entry.label: own for entry in spec.objectives}, TARGETS, seconds or {})
+        return resolve_compare(spec, ClusterSpec.model_validate({**cluster_document, **(cluster or {})}), known)
+
+    return resolve
+
+
+def test_a_replicate_has_the_same_seeds_order_and_length_for_every_objective(resolve_comparison: Resolve) -> None:
+    plan = resolve_comparison()
+    runs = [trial.run for trial in plan.trials]
+    assert runs == ["which--clip-r0", "which--catlip-r0", "which--clip-r1", "which--catlip-r1"]
+    assert plan.same_order
+    for one, other in zip(plan.trials_of("clip", "verdict"), plan.trials_of("catlip", "verdict"), strict=True):
+        assert one.job.seed == other.job.seed
+        assert one.steps == other.steps == 40
+    assert plan.identities["clip"]["window"] == plan.identities["catlip"]["window"]
+    assert "the same samples in the same order" in dict(describe_compare(plan))["order"]
+
+
+def test_as_many_trials_at_once_as_leave_each_a_cpu_to_read(resolve_comparison: Resolve) -> None:
+    cluster = {"workers": {"count": 8, "accelerator": "cpu"}}
+    shares = {num_cpus: resolve_comparison(cluster, num_cpus=num_cpus).share for num_cpus in (2, 3, 4, 7, 64)}
+    assert {num_cpus: share.at_once for num_cpus, share in shares.items()} == {2: 1, 3: 1, 4: 2, 7: 3, 64: 4}
+    for num_cpus, share in shares.items():
+        assert share.at_once * share.num_cpus <= num_cpus
+        assert share.num_cpus >= share.workers + 1
+    assert resolve_comparison(cluster, num_cpus=64, trials_at_once=3).share.at_once == 3
+
+
+def test_trials_never_hold_more_workers_than_there_are(resolve_comparison: Resolve) -> None:
+    cluster = {"workers": {"count": 8, "accelerator": "cuda"}}
+    plan = resolve_comparison(cluster, num_cpus=96, run={**RUN, "workers": 4})
+    assert (plan.share.at_once, plan.share.workers, plan.share.num_cpus) == (2, 4, 48)
+    whole = resolve_comparison(cluster, num_cpus=96, run={**RUN, "workers": None})
+    assert (whole.share.at_once, whole.share.workers) == (1, 8)
+    with pytest.raises(PlanError, match=r"run\.workers is 9, but cluster 'laptop' offers 8"):
+        resolve_comparison(cluster, num_cpus=96, run={**RUN, "workers": 9})
+
+
+def test_search_trials_share_a_seed_that_no_replicate_has(resolve_comparison: Resolve) -> None:
+    plan = resolve_comparison(**SEARCHED)
+    search = plan.trials_of("clip", "search")
+    assert [trial.run for trial in search] == ["which--clip-s0", "which--clip-s1", "which--clip-s2"]
+    assert {trial.job.seed.data for trial in search} == {2}
+    assert len({trial.job.optimizer.learning_rate for trial in search}) == 3
+    assert not plan.trials_of("catlip", "search")
+    assert plan.search_metric == "eval/scenes-eval/linear_probe/all/validation_quality"
+    assert {trial.job.evaluation.probes for trial in search} == {("linear_probe",)}
+    assert plan.rung_samples == {"clip": 10 * 256}
+    said = dict(describe_compare(plan))["search"]
+    assert "clip: 3 trials (random) of 40 steps over optimizer.learning_rate" in said
+    assert "catlip: untuned" in said
+
+
+def test_what_a_search_chose_is_the_last_word(resolve_comparison: Resolve) -> None:
+    spec, plan = spec_of(**SEARCHED), resolve_comparison(**SEARCHED)
+    trial = plan.trials_of("clip", "verdict")[1]
+    job = verdict_job(spec, trial, {"optimizer.learning_rate": 5e-4})
+    assert job.optimizer.learning_rate == 5e-4
+    assert job == trial.job.model_copy(update={"optimizer": job.optimizer})
+
+
+def test_a_budget_of_flops_buys_the_cheaper_objective_more_steps(resolve_comparison: Resolve, facts: Facts) -> None:
+    plan = resolve_comparison(budget={"flops": 1e13})
+    clip, catlip = (plan.trials_of(label, "verdict")[0] for label in ("clip", "catlip"))
+    assert clip.steps < catlip.steps
+    for trial in (clip, catlip):
+        per_step = trial.flops / trial.steps
+        assert 1e13 - per_step < trial.flops <= 1e13
+    with pytest.raises(PlanError, match=r"less than one step of objective 'clip' \(one step takes .* FLOPs\)"):
+        resolve_comparison(budget={"flops": 1e3})
+
+
+def test_a_budget_in_seconds_waits_for_a_calibration(resolve_comparison: Resolve) -> None:
+    open_plan = resolve_comparison(budget={"train_seconds": 60})
+    assert not open_plan.calibrated
+    assert "measures each objective first" in dict(describe_compare(open_plan))["budget"]
+    seconds = {"clip": 0.5, "catlip": 0.25}
+    plan = resolve_comparison(budget={"train_seconds": 60}, seconds=seconds)
+    assert plan.calibrated
+    assert {label: plan.trials_of(label, "verdict")[0].steps for label in plan.labels} == {"clip": 120, "catlip": 240}
+    two = {**RUN, "workers": 2}
+    device = resolve_comparison(budget={"device_seconds": 60}, seconds=seconds, run=two)
+    assert device.trials_of("clip", "verdict")[0].steps == 60
+
+
+def test_training_flops_are_three_forward_passes(resolve: Callable[..., Any], facts: Facts) -> None:
+    size = PRESETS["vit_tiny_64"]
+    text = text_flops(size, 77)
+    assert training_flops(resolve()) == 3 * (vision_flops(size, 64, projection=True) + text)
+    finder = {"mode": "corenet", "noun_table": None, "tagger": None}
+    vocabulary = VocabularyFacts.model_validate({"uri": "v", "digest": "d", "size": 100, "finder": finder})
+    catlip = resolve({"objective": {"name": "catlip"}}, facts=facts.model_copy(update={"vocabulary": vocabulary}))
+    assert training_flops(catlip) == 3 * (vision_flops(size, 64, projection=False) + 2 * 128 * 100)
+    smaller = {"preset": "vit_tiny_64", "resolutions": [{"until_fraction": 0.5, "image_sizes": [32]}]}
+    half = (vision_flops(size, 32, projection=True) + vision_flops(size, 64, projection=True)) / 2
+    assert training_flops(resolve({"model": smaller, "budget": {"steps": 10}})) == pytest.approx(3 * (half + text))
+    fewer = {"preset": "vit_tiny_64", "patch_dropout": 0.5}
+    assert training_flops(resolve({"model": fewer})) < training_flops(resolve())
+
+
+ALL = r"probes that all have: linear_probe, nearest_neighbours$"
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        ("eval/scenes-eval/zero_shot/shape/accuracy", f"objective 'catlip' has no zero_shot; {ALL}"),
+        ("eval/scenes-eval/zero_shot.synset_rows/shape/accuracy", "objective 'clip' has no zero_shot.synset_rows"),
+        ("eval/scenes-eval/linear_probe.embedding/shape/accuracy", "objective 'catlip' has no linear_probe.embedding"),
+        ("eval/scenes-eval/few_shot/all/mean_accuracy_1_shot", "objective 'clip' has no few_shot"),
+        ("heldout/loss", "a loss is on a scale of the objective's own.*one of linear_probe, nearest_neighbours"),
+        ("eval/other/linear_probe/shape/accuracy", "no evaluation set 'other'; there are: scenes-eval"),
+        (
+            "eval/scenes-eval/linear_probe/size/accuracy",
+            "no target 'size'; there are: shape, color, named, unnamed, all",
+        ),
+        ("eval/scenes-eval/linear_probe/shape/recall", "no score 'recall'"),
+        ("eval/scenes-eval/linear_probe/all/accuracy", "no score 'accuracy'"),
+    ],
+)
+def test_a_metric_that_an_objective_lacks_is_refused_with_those_that_all_have(
+    resolve_comparison: Resolve, metric: str, said: str
+) -> None:
+    with pytest.raises(PlanError, match=said):
+        resolve_comparison(primary_metric=metric)
+
+
+def test_objectives_with_text_towers_may_be_compared_by_ranks(resolve_comparison: Resolve) -> None:
+    objectives = [
+        {"label": "clip", "objective": {"name": "clip"}},
+        {"label": "siglip", "objective": {"name": "siglip", "towers": "clip"}},
+    ]
+    metric = "eval/scenes-eval/retrieval/image_to_text/mean_rank"
+    plan = resolve_comparison(objectives=objectives, primary_metric=metric)
+    assert not plan.higher_is_better
+
+
+def test_a_budget_that_is_too_small_for_one_rung_is_refused(resolve_comparison: Resolve) -> None:
+    with pytest.raises(PlanError, match=r"first rung of objective 'clip' is 0.25 of 3 steps, less than one"):
+        resolve_comparison(**{**SEARCHED, "budget": {"steps": 3}})
+
+
+def test_recipes_may_differ_in_batch_and_say_that_the_order_does(resolve_comparison: Resolve) -> None:
+    objectives = [
+        {"label": "small", "objective": {"name": "clip"}, "overrides": {"batch.global_size": 192}},
+        {"label": "large", "objective": {"name": "clip"}, "overrides": {"batch.global_size": 512}},
+    ]
+    plan = resolve_comparison(mode="recipe", objectives=objectives)
+    assert not plan.same_order
+    assert [plan.trials_of(label, "verdict")[0].steps for label in plan.labels] == [53, 20]
+    assert "not the same order" in dict(describe_compare(plan))["order"]
+
+
+def test_names_that_become_too_long_are_refused(resolve_comparison: Resolve) -> None:
+    with pytest.raises(PlanError, match="shorten 'name' or the label"):
+        resolve_comparison(name="w" * 60)
+
+
+def test_what_must_stay_the_same_is_named_by_objective(resolve_comparison: Resolve) -> None:
+    one, other = resolve_comparison(), resolve_comparison(budget={"samples": 20_000})
+    assert one.digest == resolve_comparison(num_cpus=16).digest, "another machine goes on"
+    differences = {key for key in one.identity if one.identity[key] != other.identity[key]}
+    assert differences == {"clip: steps", "catlip: steps"}
