@@ -1,0 +1,230 @@
+"""A comparison's own parts, without Ray: what may start next, what is kept of each trial, whose folder it is."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import RunConflictError, WorkError
+from orchestrator.evaluation.bootstrap import Estimate
+from orchestrator.evaluation.comparison import ComparisonResult
+from orchestrator.evaluation.results import EMBEDDING, POOLED, ProbeResult
+from orchestrator.runs.agenda import Agenda
+from orchestrator.runs.compare_folder import claim_comparison, load_comparison
+from orchestrator.runs.comparison_record import ComparisonRecord, TrialMeter, scores_of, start_result
+from orchestrator.runs.recorder import Recorder
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.compare import CompareSpec
+from orchestrator.spec.compare_plan import ComparePlan
+from orchestrator.spec.facts import Facts, MachineFacts
+from orchestrator.spec.plan import Plan
+from orchestrator.spec.resolve import resolve_plan
+from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare
+from orchestrator.storage.store import Store, open_store
+from orchestrator.tracking import metrics
+from orchestrator.training.reports import CheckpointReport, EvaluationReport, Report, StepReport
+
+METRIC = "eval/scenes-eval/linear_probe/all/validation_quality"
+JOB: dict[str, Any] = {
+    "kind": "compare",
+    "name": "which",
+    "mode": "controlled",
+    "run": {
+        "data": {"kind": "synthetic"},
+        "model": {"preset": "vit_nano_32"},
+        "batch": {"global_size": 32},
+        "optimizer": {"learning_rate": 1e-3},
+        "evaluation": {"sets": ["scenes/eval"]},
+    },
+    "objectives": [
+        {
+            "label": "clip",
+            "objective": {"name": "clip"},
+            "search": {"optimizer.learning_rate": {"choice": [1e-3, 1e-4]}},
+        },
+        {"label": "siglip", "objective": {"name": "siglip", "towers": "clip"}},
+    ],
+    "replicates": 1,
+    "budget": {"steps": 8},
+    "search": {"algorithm": "grid"},
+    "primary_metric": "eval/scenes-eval/linear_probe/shape/accuracy",
+}
+FACTS = Facts(machine=MachineFacts(num_cores=2, num_cpus=4, decoder="d"))
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> ClusterSpec:
+    place = {"data": tmp_path.as_uri(), "runs": tmp_path.as_uri()}
+    return ClusterSpec.model_validate({"name": "here", "workers": {"count": 1, "accelerator": "cpu"}, "storage": place})
+
+
+def plan_of(cluster: ClusterSpec, **change: Any) -> ComparePlan:
+    spec = CompareSpec.model_validate({**JOB, **change})
+    facts = CompareFacts({"clip": FACTS, "siglip": FACTS}, {"scenes-eval": ("shape", "all")})
+    return resolve_compare(spec, cluster, facts)
+
+
+@pytest.fixture
+def plan(cluster: ClusterSpec) -> ComparePlan:
+    return plan_of(cluster, primary_metric="eval/scenes-eval/linear_probe/all/accuracy")
+
+
+@pytest.fixture
+def store(plan: ComparePlan) -> Store:
+    return open_store(plan.run_uri)
+
+
+@pytest.fixture
+def record(plan: ComparePlan, store: Store, cluster: ClusterSpec) -> ComparisonRecord:
+    return ComparisonRecord(store, start(plan, cluster, None))
+
+
+def start(plan: ComparePlan, cluster: ClusterSpec, before: ComparisonResult | None) -> ComparisonResult:
+    return start_result(plan, cluster.storage.runs, {"clip": 0.5, "siglip": 0.0}, before)
+
+
+def test_replicates_wait_for_their_own_objective_s_search(plan: ComparePlan, record: ComparisonRecord) -> None:
+    agenda = Agenda(plan, record)
+    taken = [agenda.take() for _ in range(3)]
+    assert [trial.run for trial in taken if trial] == ["which--clip-s0", "which--clip-s1", "which--siglip-r0"]
+    assert agenda.take() is None
+    record.change("which--clip-s0", status="finished", scores={METRIC: 0.4})
+    assert agenda.take() is None
+    record.change("which--clip-s1", status="failed", reason="diverged")
+    last = agenda.take()
+    assert last is not None
+    assert last.run == "which--clip-r0"
+    assert len(agenda) == 0
+
+
+def test_the_best_finished_trial_is_chosen_and_kept(plan: ComparePlan, record: ComparisonRecord, store: Store) -> None:
+    agenda = Agenda(plan, record)
+    record.change("which--clip-s0", status="stopped", scores={METRIC: 0.9})  # at an early rung
+    record.change("which--clip-s1", status="finished", scores={METRIC: 0.4})
+    assert agenda.chosen("clip") == {"optimizer.learning_rate": 1e-4}
+    assert agenda.chosen("siglip") == {}
+    kept = load_comparison(store)
+    assert kept is not None
+    assert [entry.chosen for entry in kept.objectives] == [{"optimizer.learning_rate": 1e-4}, {}]
+    assert [entry.tuned for entry in kept.objectives] == [True, False]
+
+
+def test_without_any_score_there_is_no_choice(plan: ComparePlan, record: ComparisonRecord) -> None:
+    for run in ("which--clip-s0", "which--clip-s1"):
+        record.change(run, status="failed")
+    with pytest.raises(WorkError, match="no search trial of objective 'clip' was judged"):
+        Agenda(plan, record).chosen("clip")
+
+
+def test_a_start_keeps_what_ended_and_tries_again_what_did_not(
+    plan: ComparePlan, record: ComparisonRecord, cluster: ClusterSpec
+) -> None:
+    record.change("which--clip-s0", status="finished", scores={METRIC: 0.4})
+    record.change("which--clip-s1", status="failed", reason="diverged")
+    record.change("which--siglip-r0", status="running", step=4)
+    again = start(plan, cluster, record.result)
+    assert [trial.status for trial in again.trials] == ["finished", "waiting", "waiting", "waiting"]
+    assert again.trials[3].step == 4
+    Agenda(plan, record).chosen("clip")
+    later = start(plan, cluster, record.result)
+    assert later.trials[1].status == "failed", "the choice is made: another trial must not change it"
+    assert later.objectives[0].chosen == {"optimizer.learning_rate": 1e-3}
+
+
+def test_a_folder_belongs_to_one_comparison(plan: ComparePlan, store: Store, cluster: ClusterSpec) -> None:
+    key = claim_comparison(store, plan)
+    assert claim_comparison(store, plan) == key
+    with pytest.raises(RunConflictError, match=r"(?s)clip: steps: 8 -> 16.*siglip: steps.*--set name="):
+        claim_comparison(store, plan_of(cluster, budget={"steps": 16}))
+    with pytest.raises(RunConflictError, match=r"primary_metric: 'eval/scenes-eval/linear_probe/all/accuracy' -> "):
+        claim_comparison(store, plan_of(cluster))
+
+
+def test_a_run_s_folder_is_not_taken_for_a_comparison_s(plan: ComparePlan, store: Store, cluster: ClusterSpec) -> None:
+    trial = plan.trials[-1]
+    run = resolve_plan(trial.job, cluster, FACTS)
+    store.write_bytes("plan.json", run.model_dump_json().encode())
+    with pytest.raises(RunConflictError, match="is a run"):
+        claim_comparison(store, plan)
+
+
+def probe(target: str, validation: float, named: bool = True, feature: str = POOLED) -> ProbeResult:
+    score = Estimate(0.5, 0.4, 0.6)
+    details = {"validation_quality": validation}
+    return ProbeResult("scenes-eval", "linear_probe", target, feature, named, 3, {"accuracy": score}, details=details)
+
+
+def test_a_search_sees_validation_rows_only() -> None:
+    results = [probe("shape", 0.25), probe("color", 0.75, named=False), probe("shape", 0.99, feature=EMBEDDING)]
+    prefix = "eval/scenes-eval/linear_probe"
+    assert scores_of(results, "search") == {
+        f"{prefix}/shape/validation_quality": 0.25,
+        f"{prefix}/color/validation_quality": 0.75,
+        f"{prefix}/named/validation_quality": 0.25,
+        f"{prefix}/unnamed/validation_quality": 0.75,
+        f"{prefix}/all/validation_quality": 0.5,
+    }
+    verdict = scores_of(results, "verdict")
+    assert verdict[f"{prefix}/shape/accuracy/low"] == 0.4
+    assert verdict[f"{prefix}/all/mean_accuracy"] == 0.5
+    assert not any("validation" in name for name in verdict)
+
+
+class NullTracker:
+    """Records nothing; what of a tracker a recorder calls."""
+
+    def log_metrics(self, *args: object, **kwargs: object) -> None: ...
+
+    def log_checkpoint(self, *args: object, **kwargs: object) -> None: ...
+
+    def log_evaluation(self, *args: object, **kwargs: object) -> None: ...
+
+
+def steps(done: int, number: int) -> StepReport:
+    """``number`` steps of 2 s, a quarter of which was waiting."""
+    return StepReport(done, {metrics.STEP_S: 2.0, metrics.DATA_WAIT_FRACTION: 0.25}, number)
+
+
+def test_what_a_trial_costs_counts_lost_attempts(
+    plan: ComparePlan, record: ComparisonRecord, cluster: ClusterSpec
+) -> None:
+    trial = plan.trials_of("siglip", "verdict")[0]
+    run: Plan = resolve_plan(trial.job, cluster, FACTS)
+    judged = [probe("shape", 0.0).to_dict()]
+    meter = TrialMeter(record, trial, "raw", num_workers=2)
+    recorder = Recorder(run, NullTracker(), None, meter.take)
+    recorder.record_attempt(1)
+    recorder.record([steps(4, 4), EvaluationReport(4, "raw", judged, 3.0), CheckpointReport(4, "at-4", {})])
+    recorder.record([steps(6, 2)])
+    recorder.record_attempt(2)  # from the checkpoint at step 4: two steps come again
+    recorder.record([steps(8, 4), CheckpointReport(8, "at-8", {})])
+    assert not meter.is_judged
+    reports: list[Report] = [EvaluationReport(8, "ema", judged, 1.0), EvaluationReport(8, "raw", judged, 3.0)]
+    recorder.record(reports)
+    assert meter.is_judged
+    meter.add_wall(60.0)
+    found = record.trial(trial.run)
+    cost = found.cost
+    assert (cost.step_s, cost.data_wait_s, cost.device_s, cost.evaluation_s) == (15.0, 5.0, 40.0, 7.0)
+    assert (cost.samples, cost.samples_per_s, cost.attempts, cost.wall_s) == (10 * 32, 16.0, 2, 60.0)
+    assert cost.flops == pytest.approx(trial.flops / 8 * 10)
+    assert [(point.step, point.samples, point.train_s, point.schedule_ended) for point in found.curve] == [
+        (4, 128, 8.0, False),
+        (8, 256, 20.0, True),
+    ]
+    assert (found.step, found.checkpoint_uri) == (8, "at-8")
+    assert found.scores["eval/scenes-eval/linear_probe/shape/accuracy"] == 0.5
+
+
+def test_a_later_start_adds_to_what_an_earlier_one_cost(
+    plan: ComparePlan, record: ComparisonRecord, cluster: ClusterSpec
+) -> None:
+    trial = plan.trials_of("siglip", "verdict")[0]
+    for wall_s in (10.0, 20.0):
+        meter = TrialMeter(record, trial, "raw", num_workers=1)
+        recorder = Recorder(resolve_plan(trial.job, cluster, FACTS), NullTracker(), None, meter.take)
+        recorder.record_attempt(1)
+        recorder.record([steps(4, 4)])
+        meter.add_wall(wall_s)
+    cost = record.trial(trial.run).cost
+    assert (cost.attempts, cost.wall_s, cost.step_s, cost.samples) == (2, 30.0, 12.0, 256)
