@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from orchestrator.data.evaluation_set import EvaluationRow, read_evaluation_rows
-from orchestrator.data.index import load_index
+from orchestrator.data.evaluation_set import EvaluationRow
+from orchestrator.data.labelled.labelled_set import RowRequest
+from orchestrator.data.labelled.recognise import open_labelled_set
 from orchestrator.errors import EvaluationError
 from orchestrator.evaluation.metric_words import set_of
 from orchestrator.evaluation.predictions import TargetPredictions
-from orchestrator.evaluation.targets import TARGETS_FILE, load_targets
 from orchestrator.spec.plan import Plan
 from orchestrator.storage.store import open_store
 
@@ -148,18 +148,16 @@ def _find_judged(metric: str, predictions: Predictions) -> _Judged:
 
 def _read(metric: str, plan: Plan, target: str, numbers: list[int]) -> tuple[dict[int, EvaluationRow], Sequence[str]]:
     """Rows by their number, and the target's classes."""
-    places = zip(plan.evaluation.sets, plan.evaluation_uris, strict=True)
-    uri = next((uri for name, uri in places if name.strip("/").replace("/", "-") == set_of(metric)), None)
-    store = None if uri is None else open_store(uri, plan.s3)
-    index = None if store is None else load_index(store)
-    if store is None or index is None:
+    places = {name.strip("/").replace("/", "-"): name for name in plan.evaluation.sets}
+    name = places.get(set_of(metric))
+    if name is None:
         raise EvaluationError(
-            f"evaluation set {set_of(metric)!r} is not where the plan says ({uri or 'it names none'})"
+            f"the plan names no evaluation set {set_of(metric)!r}; it has {', '.join(places) or 'none'}"
         )
-    classes = load_targets(store.read_bytes(TARGETS_FILE), f"{uri}/{TARGETS_FILE}")[target].classes
-    fields = plan.evaluation.caption_fields
-    rows = read_evaluation_rows(store, index, _IMAGE_SIZE, only=set(numbers), all_caption_fields=fields)
-    return {row.index: row for row in rows}, classes
+    uri = plan.evaluation_uris[plan.evaluation.sets.index(name)]
+    found = open_labelled_set(open_store(uri, plan.s3), plan.evaluation.layouts.get(name), plan.s3)
+    request = RowRequest(_IMAGE_SIZE, only=frozenset(numbers), caption_fields=plan.evaluation.caption_fields)
+    return {row.index: row for row in found.read(request)}, found.targets[target].classes
 
 
 def _to_picture(image_HWC: NDArray[np.uint8]) -> str:

@@ -43,6 +43,8 @@ class FileRows:
 
     def read(self, request: RowRequest) -> Iterator[EvaluationRow]:
         own = own_numbers(len(self.files), request.max_samples, request.rank, request.world_size, spread=True)
+        if request.only is not None:
+            own = [number for number in own if number in request.only]
         skipped: Counter[str] = Counter()
         for number, content in self._contents(own):
             file = self.files[number]

@@ -20,6 +20,8 @@ class RowRequest:
     max_samples: int | None = None
     caption_fields: tuple[str, ...] = ()
     """Members or columns whose lines are captions, where rows lie in shards; none: no captions are wanted."""
+    only: frozenset[int] | None = None
+    """Numbers of the rows that are wanted; none: all."""
 
 
 class RowSource(Protocol):
@@ -66,5 +68,6 @@ class LabelledSet:
         yield from self.judged.read(request)
         if self.train is not None:
             first = self.judged.num_rows
-            for row in self.train.read(replace(request, max_samples=self.train_samples)):
+            only = None if request.only is None else frozenset(number - first for number in request.only)
+            for row in self.train.read(replace(request, max_samples=self.train_samples, only=only)):
                 yield replace(row, index=first + row.index)

@@ -48,6 +48,7 @@ class ShardRows:
             request.rank,
             request.world_size,
             max_samples=request.max_samples,
+            only=request.only,
             all_caption_fields=request.caption_fields,
             labels=self.labels,
             spread=self.spread,
