@@ -1,0 +1,207 @@
+"""A comparison end to end: search, replicates, a stop in the middle, and going on."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import yaml
+
+from orchestrator.errors import RunConflictError, RunHeldError
+from orchestrator.evaluation.comparison import ComparisonResult, TrialResult
+from orchestrator.runs.compare import CompareOutcome, run_compare
+from orchestrator.runs.compare_folder import load_comparison
+from orchestrator.runs.folder import open_run
+from orchestrator.runs.progress import Progress
+from orchestrator.spec.cluster import ClusterSpec, S3Spec
+from orchestrator.spec.compare import CompareSpec
+from orchestrator.spec.load import load_job
+from orchestrator.storage.lease import acquire_lease
+from orchestrator.storage.store import Store, open_store
+from orchestrator.training.data_parts import chunk_tables, load_indexes, sample_order
+
+pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).parents[2]
+LocalCluster = Callable[..., ClusterSpec]
+SMOKE = ROOT / "jobs" / "smoke" / "compare-scenes.yaml"
+PAIR = (
+    "objectives=[{label: clip, objective: {name: clip}}, {label: catlip, objective: {name: catlip, min_count: 2}}]",
+)
+SEARCH = "{optimizer.learning_rate: {choice: [1.0e-3, 1.0e-7]}}"
+
+
+def compare_job(*overrides: str) -> CompareSpec:
+    """CLIP, searched, against CatLIP, each with two replicates."""
+    job = load_job(
+        str(SMOKE),
+        [
+            "objectives=[{label: clip, objective: {name: clip}, search: " + SEARCH + "}, "
+            "{label: catlip, objective: {name: catlip, min_count: 2}}]",
+            "search={algorithm: grid, scheduler: asha, first_rung: 0.5, budget_fraction: 0.5}",
+            "replicates=2",
+            "budget.steps=40",
+            "run.checkpoint.every_steps=20",
+            *overrides,
+        ],
+    )
+    assert isinstance(job, CompareSpec)
+    return job
+
+
+@pytest.fixture(scope="module")
+def place(scenes: Path, local_cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> ClusterSpec:
+    return local_cluster(scenes, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def outcome(place: ClusterSpec) -> CompareOutcome:
+    """A comparison that nothing happens to; shared by the tests that only look at it."""
+    return run_compare(compare_job(), place)
+
+
+def kept(outcome: CompareOutcome) -> ComparisonResult:
+    result = load_comparison(open_store(outcome.folder))
+    assert result is not None
+    return result
+
+
+def test_every_trial_ends_and_is_kept(outcome: CompareOutcome) -> None:
+    assert outcome.status == "finished"
+    result = kept(outcome)
+    assert result == outcome.result
+    runs = [trial.run.removeprefix("smoke-compare-scenes--") for trial in result.trials]
+    assert runs == ["clip-s0", "clip-s1", "clip-r0", "catlip-r0", "clip-r1", "catlip-r1"]
+    verdict = [trial for trial in result.trials if trial.phase == "verdict"]
+    assert all(trial.status == "finished" and trial.step == 40 for trial in verdict)
+    assert all(result.primary_metric in trial.scores for trial in verdict)
+    assert all(trial.ledger["trained_once"] == trial.ledger["expected"] == 40 * 32 for trial in verdict)
+    assert all(trial.curve[-1].schedule_ended and trial.cost.samples == 40 * 32 for trial in verdict)
+    assert all(trial.cost.attempts == 1 for trial in result.trials)
+
+
+def test_the_search_chooses_on_validation_rows_for_its_own_objective(outcome: CompareOutcome) -> None:
+    result = outcome.result
+    search = [trial for trial in result.trials if trial.phase == "search"]
+    assert all(name.endswith("validation_quality") for trial in search for name in trial.scores)
+    finished = [trial for trial in search if trial.status == "finished"]
+    metric = result.plan["search_metric"]
+    best = max(finished, key=lambda trial: trial.scores[metric])
+    assert {entry.label: entry.chosen for entry in result.objectives} == {"clip": best.settings, "catlip": {}}
+    assert all(trial.settings == best.settings for trial in result.trials if trial.run.endswith(("clip-r0", "clip-r1")))
+    _, plan, _ = open_run(f"{outcome.folder}--clip-r0", S3Spec())
+    assert plan.optimizer.learning_rate == best.settings["optimizer.learning_rate"]
+
+
+def read_order(run_uri: str) -> Any:
+    """The samples of a run, as its plan orders them."""
+    _, plan, _ = open_run(run_uri, S3Spec())
+    order = sample_order(plan, chunk_tables(load_indexes(plan)))
+    assert order is not None
+    return order.window_visits(0, plan.samples), order.shuffle.positions(0, plan.samples)
+
+
+def test_a_replicate_shows_the_same_samples_in_the_same_order_to_all(outcome: CompareOutcome) -> None:
+    orders = {
+        (trial.objective, trial.replicate): read_order(trial.run_uri)
+        for trial in outcome.result.trials
+        if trial.phase == "verdict"
+    }
+    for replicate in (0, 1):
+        for of_clip, of_catlip in zip(orders["clip", replicate], orders["catlip", replicate], strict=True):
+            assert np.array_equal(of_clip, of_catlip)
+    assert not np.array_equal(orders["clip", 0][1], orders["clip", 1][1])
+
+
+def test_runs_are_recorded_below_the_comparison_once(outcome: CompareOutcome) -> None:
+    result = outcome.result
+    client = mlflow.MlflowClient(result.tracking_uri)
+    assert result.mlflow_run_id is not None
+    parent = client.get_run(result.mlflow_run_id)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["comparison/clip/primary_mean"] == pytest.approx(sum(result.primary_scores("clip")) / 2)
+    below = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert sorted(run.info.run_name for run in below) == sorted(trial.run for trial in result.trials)
+    assert {run.info.run_id for run in below} == {trial.mlflow_run_id for trial in result.trials}
+
+
+def test_the_same_file_again_runs_nothing(outcome: CompareOutcome, place: ClusterSpec) -> None:
+    again = run_compare(compare_job(), place)
+    assert again.status == "finished"
+    assert again.result.trials == outcome.result.trials
+
+
+def test_another_plan_under_the_name_and_a_live_one_are_refused(outcome: CompareOutcome, place: ClusterSpec) -> None:
+    with pytest.raises(RunConflictError, match=r"(?s)catlip: steps: 40 -> 60"):
+        run_compare(compare_job("budget.steps=60"), place)
+    with acquire_lease(open_store(outcome.folder), "elsewhere:7"), pytest.raises(RunHeldError, match="elsewhere:7"):
+        run_compare(compare_job(), place)
+
+
+def small_job(name: str, *overrides: str) -> CompareSpec:
+    """Two objectives, one replicate of each, nothing searched."""
+    job = load_job(str(SMOKE), [f"name={name}", *PAIR, "budget.steps=200", "run.checkpoint.every_steps=20", *overrides])
+    assert isinstance(job, CompareSpec)
+    return job
+
+
+def check_gone_on(outcome: CompareOutcome, before: ComparisonResult) -> None:
+    """Everything was trained once, in the same MLflow runs, and what was lost is counted."""
+    assert outcome.status == "finished"
+    for trial, earlier in zip(outcome.result.trials, before.trials, strict=True):
+        assert trial.ledger["trained_once"] == trial.ledger["expected"] == 200 * 32
+        assert earlier.mlflow_run_id in (None, trial.mlflow_run_id)
+        assert trial.cost.samples >= 200 * 32
+    assert max(trial.cost.attempts for trial in outcome.result.trials) == 2
+
+
+@pytest.mark.full
+def test_a_stop_writes_checkpoints_and_the_same_file_goes_on(place: ClusterSpec) -> None:
+    asked = threading.Event()
+
+    def stop_once(progress: Progress) -> None:
+        if progress.unit == "steps" and progress.done >= 2 and not asked.is_set():
+            asked.set()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stopped = run_compare(small_job("stopped"), place, on_progress=stop_once)
+    assert stopped.status == "stopped"
+    waiting = [trial for trial in stopped.result.trials if trial.status == "waiting"]
+    assert any(0 < trial.step < 200 and "SIGINT at step" in trial.reason for trial in waiting)
+    check_gone_on(run_compare(small_job("stopped"), place), stopped.result)
+
+
+@pytest.mark.full
+def test_a_killed_driver_s_comparison_goes_on(place: ClusterSpec, tmp_path: Path) -> None:
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(place.model_dump(mode="json", exclude_unset=True)))
+    command = [sys.executable, "-m", "orchestrator.cli.main", "run", str(SMOKE), "--cluster", str(tmp_path)]
+    for override in ("name=killed", *PAIR, "budget.steps=200", "run.checkpoint.every_steps=20"):
+        command += ["--set", override]
+    folder = open_store(f"{place.storage.runs}/killed")
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as driver:
+        wait_for(lambda: any(trial.checkpoint_uri for trial in read_trials(folder)), driver)
+        driver.kill()
+    before = load_comparison(folder)
+    assert before is not None
+    assert any(trial.status == "running" for trial in before.trials)
+    folder.delete("lease.json")  # or wait for a minute, until the lease of the dead driver has ended
+    check_gone_on(run_compare(small_job("killed"), place), before)
+
+
+def read_trials(folder: Store) -> Sequence[TrialResult]:
+    result = load_comparison(folder)
+    return () if result is None else result.trials
+
+
+def wait_for(is_there: Callable[[], bool], driver: "subprocess.Popen[bytes]") -> None:
+    while not is_there():
+        assert driver.poll() is None, "the driver ended before it could be killed"
+        time.sleep(0.2)
