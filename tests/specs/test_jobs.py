@@ -64,7 +64,7 @@ def plan(job_file: Path, cluster_file: Path) -> Plan:
 
 
 PRETRAIN = [file for file in JOBS if isinstance(load_job(str(file)), PretrainSpec)]
-PREPARE = [file for file in JOBS if file not in PRETRAIN]
+PREPARE = [file for file in JOBS if isinstance(load_job(str(file)), PrepareSpec)]
 PAIRS = [
     pytest.param(job_file, cluster_file, id=f"{job_file.relative_to(ROOT / 'jobs')}-{cluster_file.parent.name}")
     for job_file in PRETRAIN
