@@ -1,21 +1,72 @@
-"""What is shown of comparisons: the summary of a compare job."""
+"""Runs side by side: the command ``compare``, and the summary of a compare job."""
 
 from __future__ import annotations
 
+import json as json_format
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from orchestrator.cli import terminal
+from orchestrator.cli.options import LAPTOP, ClusterOption, JsonOption, run_uri
 from orchestrator.cli.results import mlflow_page
 
 if TYPE_CHECKING:
     from orchestrator.evaluation.comparison import ComparisonResult, TrialResult
     from orchestrator.runs.compare import CompareOutcome
+    from orchestrator.tracking.tracker import RunRow
 
 _HEADINGS = (
     "objective", "replicates", "mean", "spread", "samples/s", "steps s", "data wait s", "evaluation s", "device s",
     "FLOPs", "settings",
 )  # fmt: skip
+
+
+RunsArgument = Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs or comparisons, by name or folder.")]
+AllOption = Annotated[bool, typer.Option("--all", help="Every score, not only means over targets and retrieval.")]
+
+
+def compare(
+    runs: RunsArgument, cluster: ClusterOption = LAPTOP, json: JsonOption = False, all: AllOption = False
+) -> None:
+    """Show runs side by side: one line a score, one column a run. A comparison stands for its finished replicates."""
+    from orchestrator.runs.compare_runs import read_runs
+    from orchestrator.spec.load import load_cluster
+
+    place = load_cluster(cluster)
+    rows = read_runs([run_uri(run, place) for run in runs], place)
+    if json:
+        typer.echo(json_format.dumps([_document(row) for row in rows], indent=2))
+        return
+    names = list(dict.fromkeys(name for row in rows for name in row.evaluation if _is_shown(name, all)))
+    facts = [
+        ("objective", *(row.objective or "" for row in rows)),
+        ("status", *(row.status for row in rows)),
+        ("steps", *("" if row.steps is None else f"{row.steps:,}" for row in rows)),
+        ("samples/s", *("" if row.samples_per_s is None else f"{row.samples_per_s:,.0f}" for row in rows)),
+    ]
+    scores = [
+        (name, *(f"{row.evaluation[name]:.4f}" if name in row.evaluation else "-" for row in rows)) for name in names
+    ]
+    terminal.print_table(("", *(row.name for row in rows)), [*facts, *scores])
+
+
+def _document(row: RunRow) -> dict[str, object]:
+    return {
+        "run": row.name,
+        "objective": row.objective,
+        "status": row.status,
+        "steps": row.steps,
+        "samples_per_s": row.samples_per_s,
+        "scores": row.evaluation,
+    }
+
+
+def _is_shown(name: str, all_scores: bool) -> bool:
+    if name.endswith(("/low", "/high")):
+        return False
+    return all_scores or "/mean_accuracy" in name or name.endswith("/recall_at_1")
 
 
 def print_compare(outcome: CompareOutcome) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import data, jobs, labels, launch, report, runs, terminal, weights
+from orchestrator.cli import compare, data, jobs, labels, launch, report, runs, terminal, weights
 from orchestrator.env import apply_quiet_env
 from orchestrator.errors import OrchestratorError
 
@@ -28,6 +28,7 @@ app.command(epilog="Example: orchestrator render jobs/synthetic.yaml --cluster c
     launch.render
 )
 app.command(epilog="Example: orchestrator evaluate clip-scenes --json")(runs.evaluate)
+app.command(epilog="Example: orchestrator compare clip-scenes catlip-scenes --json")(compare.compare)
 app.command(epilog="Example: orchestrator ledger clip-scenes --json")(runs.ledger)
 app.command(epilog="Example: orchestrator report scenes-clip-siglip -o report.html")(report.report)
 app.command(epilog="Example: orchestrator export clip-scenes exported/clip --format open_clip")(weights.export)
