@@ -3,7 +3,7 @@
 Rows of equal score share one threshold, so that their order does not matter. A class without a positive row has no
 average precision (nan), and the mean is over the others.
 
-Legend: R resamples, N rows, K classes.
+Legend: R resamples, N rows, P positive rows, K classes.
 """
 
 import torch
@@ -37,15 +37,16 @@ def mean_average_precision(score_NK: Tensor, label_NK: Tensor) -> Statistic:
 
 def _of_class(score_N: Tensor, label_N: Tensor) -> Statistic:
     descending_N, order_N = score_N.sort(descending=True, stable=True)
-    is_positive_N = label_N[order_N].double()
     threshold_N = torch.unique_consecutive(descending_N, return_inverse=True)[1]
-    last_N = torch.searchsorted(threshold_N, threshold_N, right=True) - 1  # last row of the same score
+    positive_P = label_N[order_N].nonzero().flatten()
+    last_P = torch.searchsorted(threshold_N, threshold_N[positive_P], right=True) - 1  # last row of the same score
+    last_positive_P = torch.searchsorted(positive_P, last_P, right=True) - 1
 
     def statistic(weight_RN: Tensor) -> Tensor:
         weight_RN = weight_RN[:, order_N]
-        positive_RN = weight_RN * is_positive_N
-        hits_RN = positive_RN.cumsum(dim=1)[:, last_N]
-        precision_RN = hits_RN / weight_RN.cumsum(dim=1)[:, last_N].clamp(min=1)  # 0 of 0 has no weight below
-        return (positive_RN * precision_RN).sum(dim=1) / positive_RN.sum(dim=1)
+        weight_RP = weight_RN[:, positive_P]
+        hits_RP = weight_RP.cumsum(dim=1)[:, last_positive_P]
+        precision_RP = hits_RP / weight_RN.cumsum(dim=1)[:, last_P].clamp(min=1)  # 0 of 0 has no weight below
+        return (weight_RP * precision_RP).sum(dim=1) / weight_RP.sum(dim=1)
 
     return statistic

@@ -20,7 +20,7 @@ from orchestrator.errors import EvaluationError
 
 T = TypeVar("T")
 
-MAX_TEXTS_PER_CALL = 256
+MAX_TEXTS_PER_CALL = 64  # as many as images: more do not fit a core's cache, and take longer each
 
 Labels = str | int | Sequence[str | int]
 """What a row carries for a target: one label, or several."""
