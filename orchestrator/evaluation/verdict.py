@@ -9,7 +9,7 @@ Legend: R replicates, N rows.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,7 +169,8 @@ def _sentence(
     told = [pair for pair in pairs if pair.ahead == spreads[0].objective]
     if not any(pair.is_shown for pair in told):
         told = [pair for pair in pairs if pair.is_shown] or told
-    clauses = [_say_ahead(metric, pair) for pair in told if pair.is_shown]
+    shown = groupby((pair for pair in told if pair.is_shown), key=lambda pair: pair.ahead)
+    clauses = [f"{ahead} is ahead of " + " and of ".join(_say_by(metric, pair) for pair in own) for ahead, own in shown]
     if unclear := [pair for pair in told if not pair.is_shown]:
         names = [f"{pair.ahead} and {pair.behind} ({_say_interval(metric, pair)})" for pair in unclear]
         clauses.append("no difference could be shown between " + ", nor between ".join(names))
@@ -178,10 +179,10 @@ def _sentence(
     return text if any(pair.is_shown for pair in told) else text[0].upper() + text[1:]
 
 
-def _say_ahead(metric: str, pair: PairVerdict) -> str:
+def _say_by(metric: str, pair: PairVerdict) -> str:
     assert pair.difference is not None, "what is shown has a difference"
     by = f"{format_difference(metric, pair.difference.mean)} {unit_of_difference(metric)}"
-    return f"{pair.ahead} is ahead of {pair.behind} by {by} ({_say_interval(metric, pair)})"
+    return f"{pair.behind} by {by} ({_say_interval(metric, pair)})"
 
 
 def _say_interval(metric: str, pair: PairVerdict) -> str:

@@ -59,6 +59,12 @@ def test_three_objectives_are_corrected_over_all_pairs():
     assert smallest.p_holm == pytest.approx(3 * smallest.difference.p_value)
 
 
+def test_one_that_is_ahead_of_all_is_named_once():
+    verdict = find_verdict(comparison({**CLEAR, "siglip": [0.55, 0.56, 0.57]}), {})
+    assert verdict.sentence.startswith("clip is ahead of siglip by 5.0 points (")
+    assert ") and of catlip by 10.0 points (9.8 to 10.2): 95 % intervals" in verdict.sentence
+
+
 def test_no_difference_is_no_verdict_for_either():
     verdict = find_verdict(comparison({"clip": [0.5, 0.6, 0.55], "siglip": [0.56, 0.52, 0.58]}), {})
     assert verdict.sentence.startswith("No difference could be shown between siglip and clip (−")
