@@ -1,7 +1,7 @@
 """What running trials side by side costs: wall time of a comparison over its trials' training time, divided by how many
 run at once.
 
-Six trials (three objectives, two replicates) on scenes that are rendered first. Training time is what the trials report:
+Six trials (three objectives, two replicates) on scenes that are rendered first. Training time is what trials report:
 steps and waits for data; so start-up, checkpoints, evaluation and idle shares are what is above 1.
 Usage: python benchmarks/compare.py [--samples 10000] [--model vit_tiny_64] [--workers 2]
 """

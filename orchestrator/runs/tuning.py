@@ -4,6 +4,7 @@ One Tuner holds all trials. The search algorithm is the agenda; each objective h
 trials of one objective can be compared before their end.
 """
 
+import math
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +32,7 @@ def run_tuning(plan: ComparePlan, agenda: Agenda, runner: TrialRunner, should_st
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=_AgendaSearcher(live),
-                scheduler=_SchedulerPerObjective(plan),
+                scheduler=build_schedulers(plan),
                 num_samples=len(agenda),
                 max_concurrent_trials=plan.share.at_once,
                 reuse_actors=True,
@@ -48,6 +49,11 @@ def run_tuning(plan: ComparePlan, agenda: Agenda, runner: TrialRunner, should_st
         )
         tuner.fit()
         runner.join()
+
+
+def build_schedulers(plan: ComparePlan) -> TrialScheduler:
+    """What ends search trials early, a scheduler for each objective."""
+    return _SchedulerPerObjective(plan)
 
 
 class _Live:
@@ -133,7 +139,7 @@ def _build_scheduler(plan: ComparePlan, label: str) -> TrialScheduler:
         return FIFOScheduler()
     shared = {"time_attr": SAMPLES, "metric": SCORE, "mode": "max", "grace_period": plan.rung_samples[label]}
     if search.scheduler == "median":
-        return MedianStoppingRule(**shared)
+        return MedianStoppingRule(min_time_slice=math.inf, **shared)  # else it would pause trials for others
     # One sample more than there are: the end of a trial is its own, not the scheduler's.
     return ASHAScheduler(max_t=trials[0].samples + 1, reduction_factor=search.reduction_factor, **shared)
 

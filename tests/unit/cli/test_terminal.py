@@ -18,6 +18,14 @@ def test_plain_progress_is_a_line_per_activity_and_one_at_its_end(capsys: pytest
     ]
 
 
+def test_plain_progress_of_work_side_by_side_is_no_flood(capsys: pytest.CaptureFixture[str]) -> None:
+    with terminal.show_progress() as on_progress:
+        for done in range(101):
+            for run in ("one", "two"):
+                on_progress(Progress(run, done, 100, "steps"))
+    assert len(capsys.readouterr().err.splitlines()) == 4
+
+
 def test_plain_progress_of_long_work_speaks_every_few_seconds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

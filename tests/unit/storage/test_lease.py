@@ -118,3 +118,14 @@ def test_file_that_is_no_lease_is_named(store: Store, content: bytes) -> None:
     store.write_bytes(LEASE, content)
     with pytest.raises(StorageAccessError, match=r"lease\.json is not a lease"):
         acquire_lease(store, "host-a:1")
+
+
+def test_who_is_patient_takes_over_when_a_dead_holder_s_lease_ends(store: Store) -> None:
+    acquire_lease(store, "dead:1").release()
+    holding = {"holder": "dead:1", "token": "t", "since": 0.0, "renewed_at": 0.0, "expires_at": time.time() + 1.0}
+    store.write_bytes(LEASE, json.dumps(holding).encode())
+    with acquire_lease(store, "next:2", patience_s=30) as lease:
+        assert not lease.lost
+    store.write_bytes(LEASE, json.dumps({**holding, "expires_at": time.time() + 1000}).encode())
+    with pytest.raises(RunHeldError, match="dead:1"):
+        acquire_lease(store, "next:2", patience_s=0.1)

@@ -78,3 +78,12 @@ def test_a_page_is_read_over_http() -> None:
 def test_without_an_address_nothing_listens() -> None:
     with serve_metrics("small", None) as on_metrics:
         assert on_metrics is None
+
+
+def test_runs_that_go_on_at_once_share_a_page() -> None:
+    page = MetricsPage("comparison")
+    page.update({metrics.LOSS: 3.0}, run="one")
+    page.update({metrics.LOSS: 2.0}, run="two")
+    assert {'orchestrator_train_loss{run="one"} 3.0', 'orchestrator_train_loss{run="two"} 2.0'} <= set(
+        page.text().splitlines()
+    )

@@ -215,3 +215,35 @@ def test_secrets_stay_out_of_every_file(
         assert secret not in written
         assert secret not in recorded
     assert run.data.params["source"] == "https://***@host/x"
+
+
+def test_runs_of_a_comparison_are_shown_below_it_and_write_side_by_side(
+    uri: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folders = {name: tmp_path / name for name in ("above", "one", "two")}
+    for folder in folders.values():
+        folder.mkdir()
+    below = {
+        name: open_tracker(
+            RunTarget(uri, EXPERIMENT, name, f"key-{tmp_path.name}-{name}", parent_key=f"key-{tmp_path.name}"),
+            folders[name],
+            "driver",
+            owns_run=True,
+        )
+        for name in ("one", "two")
+    }
+    assert below["one"].run_id(timeout_s=0.5) is None, "it waits for the one above"
+    above = open_tracker(
+        RunTarget(uri, EXPERIMENT, "above", f"key-{tmp_path.name}"), folders["above"], "driver", owns_run=True
+    )
+    parent = above.run_id(timeout_s=60)
+    for step in range(20):
+        for tracker in below.values():
+            tracker.log_metrics({"train/loss": float(step)}, step)
+    for tracker in (*below.values(), above):
+        tracker.finish(RunStatus.FINISHED)
+        assert tracker.close(timeout_s=60).entries == 0
+    for tracker in below.values():
+        run = the_run(uri, tracker.run_id())
+        assert run.data.tags["mlflow.parentRunId"] == parent
+        assert len(connect(uri).get_metric_history(run.info.run_id, "train/loss")) == 20
