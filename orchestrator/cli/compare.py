@@ -14,6 +14,7 @@ from orchestrator.cli.results import mlflow_page
 
 if TYPE_CHECKING:
     from orchestrator.evaluation.comparison import ComparisonResult, TrialResult
+    from orchestrator.report.contents import Contents
     from orchestrator.runs.compare import CompareOutcome
     from orchestrator.tracking.tracker import RunRow
 
@@ -69,8 +70,10 @@ def _is_shown(name: str, all_scores: bool) -> bool:
     return all_scores or "/mean_accuracy" in name or name.endswith("/recall_at_1")
 
 
-def print_compare(outcome: CompareOutcome) -> None:
-    """One line an objective, what failed, and where everything is."""
+def print_compare(outcome: CompareOutcome, contents: Contents) -> None:
+    """The verdict, one line an objective, what failed, and where everything is."""
+    from orchestrator.report.write import REPORT_FILE
+
     result = outcome.result
     terminal.out.print(f"{result.primary_metric}, {result.budget}, {result.mode}", style="bold", markup=False)
     terminal.print_table(_HEADINGS, [_row(result, entry.label) for entry in result.objectives])
@@ -78,14 +81,25 @@ def print_compare(outcome: CompareOutcome) -> None:
     for trial in result.trials:
         if trial.reason:
             terminal.out.print(f"{trial.run}: {trial.status}: {trial.reason}", markup=False, soft_wrap=True)
+    print_verdict(contents)
     terminal.print_pairs(
         [
             ("comparison", f"{result.name}: {outcome.status}"),
+            ("report", f"{outcome.folder}/{REPORT_FILE}"),
             ("folder", outcome.folder),
             ("log file", terminal.log_file() or "none"),
             ("MLflow", mlflow_page(result.tracking_uri)),
         ]
     )
+
+
+def print_verdict(contents: Contents) -> None:
+    """The sentence, and what it rests on."""
+    terminal.out.print(contents.verdict.sentence, style="bold", markup=False, soft_wrap=True)
+    for note in contents.verdict.notes:
+        terminal.out.print(note, style="dim", markup=False, soft_wrap=True)
+    if contents.without_sheet:
+        terminal.err.print(f"no pictures in the report: {contents.without_sheet}", markup=False, soft_wrap=True)
 
 
 def _row(result: ComparisonResult, label: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli import terminal
+from orchestrator.cli.compare import print_verdict
 from orchestrator.cli.options import LAPTOP, ClusterOption, run_uri
 
 
@@ -22,9 +23,5 @@ def report(
     place = load_cluster(cluster)
     with terminal.err.status(f"writing the report of {comparison}"):
         contents = write_report(run_uri(comparison, place), place.storage.s3, output)
-    terminal.out.print(contents.verdict.sentence, markup=False, soft_wrap=True)
-    for note in contents.verdict.notes:
-        terminal.out.print(note, style="dim", markup=False, soft_wrap=True)
-    if contents.without_sheet:
-        terminal.err.print(f"no pictures: {contents.without_sheet}", markup=False, soft_wrap=True)
+    print_verdict(contents)
     terminal.print_pairs([("report", output)])
