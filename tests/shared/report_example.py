@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from orchestrator.evaluation.targets import TARGETS_FILE, TargetSpec, load_targets
+from orchestrator.spec.targets import TARGETS_FILE, TargetSpec, load_targets
 
 from orchestrator.data.evaluation_set import read_evaluation_rows
 from orchestrator.data.index import save_index
@@ -39,7 +39,8 @@ def write_example(folder: Path, num_rows: int = 40, num_replicates: int = 3, **f
     scenes = open_store(str(folder / "scenes" / "eval"))
     index = index_dataset(scenes)
     save_index(scenes, index)
-    targets = load_targets(scenes.read_bytes(TARGETS_FILE))
+    asked = load_targets(scenes.read_bytes(TARGETS_FILE))
+    targets = {name: target for name, target in asked.items() if not target.multi_label}
     rng = np.random.default_rng(0)
     rows = list(read_evaluation_rows(scenes, index, 8))
     labels = {
