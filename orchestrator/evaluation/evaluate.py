@@ -16,10 +16,12 @@ from torch import Tensor
 from orchestrator.evaluation.answers import Work, answer_retrieval, answer_synset_rows, answer_zero_shot, image_probes
 from orchestrator.evaluation.exchange import share_work
 from orchestrator.evaluation.features import FeatureSet, extract_features, extract_text_features
+from orchestrator.evaluation.fine_tune_probe import check_fine_tune_targets, fine_tune_probes
 from orchestrator.evaluation.questions import EvaluationSet, Question, ask
 from orchestrator.evaluation.results import EMBEDDING, SYNSET_ROWS, ProbeResult
 from orchestrator.evaluation.retrieval import Direction, pair_captions
 from orchestrator.evaluation.zero_shot import class_embeddings
+from orchestrator.objectives.objective import Objective
 from orchestrator.spec.evaluation import EvaluationSpec
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,9 @@ class JudgedModel(Protocol):
     def match_synsets(self) -> Callable[[list[str]], SynsetRows] | None:
         """Names of classes to a classifier of "pooled"; none: the objective trains no classifier of concepts."""
 
+    def copy_objective(self, trained: bool) -> Objective:
+        """Another objective with the judged weights, or with random ones; ranks call it differently often."""
+
     def encode_images(self, image_BHWC: Tensor) -> dict[str, Tensor]:
         """uint8 on the CPU to "pooled" [B, D], and "embedding" [B, E] of length one if the objective has one."""
 
@@ -62,8 +67,10 @@ def evaluate(
     there is one. What does not apply is in the results, with the reason.
 
     Raises:
-        EvaluationError: a set without rows, a label that is no class, features that are not finite, parts too small.
+        EvaluationError: a set without rows, a label that is no class, features that are not finite, parts too small, a
+            target to fine-tune on that no set has.
     """
+    check_fine_tune_targets(sets, spec.fine_tune)
     encode: Encoder | None = None
     if judged.encode_texts is not None:
         encode = partial(extract_text_features, judged.encode_texts, rank=rank, world_size=world_size)
@@ -75,6 +82,8 @@ def evaluate(
             if "zero_shot" in spec.probes:
                 work.append(_prepare_zero_shot(judged, encode, question.judged()))
             work += image_probes(question, spec)
+            if "fine_tune" in spec.probes:
+                work += fine_tune_probes(one, question, judged.copy_objective, spec.fine_tune)
         if "retrieval" in spec.probes:
             work += _prepare_retrieval(encode, one.name, rows.before(one.first_train_row))
     records = share_work([partial(_as_record, item) for item in work], rank, world_size)

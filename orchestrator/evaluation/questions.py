@@ -1,6 +1,6 @@
 """What evaluation asks: sets, and for each of their targets the rows with labels as tensors."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,8 @@ class EvaluationSet:
     name: str
     targets: dict[str, TargetSpec]
     batches: Iterable[EvaluationBatch]
+    read_all: Callable[[], Iterable[EvaluationBatch]] | None = None
+    """Reads the rows of all ranks, as often as it is called: fine-tuning sees images again; none: it cannot."""
     first_train_row: int | None = None
     """Rows from this number on are the set's own training part: probes are fitted to them, and nothing is judged on
     them; none: it has no such part."""

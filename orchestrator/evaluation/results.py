@@ -12,6 +12,7 @@ from orchestrator.spec.evaluation import Probe
 POOLED = "pooled"  # the vision tower's pooled output, before any projection or classifier
 EMBEDDING = "embedding"  # where images and texts meet, of length one
 SYNSET_ROWS = "synset_rows"  # the pooled output through rows of a concept classifier: zero-shot without a text tower
+RANDOM_WEIGHTS = "random_weights"  # the pooled output of a tower that was never pre-trained, for fine-tuning
 
 
 @dataclass(frozen=True)

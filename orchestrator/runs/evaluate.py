@@ -23,7 +23,7 @@ from orchestrator.storage.store import Store
 from orchestrator.tracking.mlflow.open import open_tracker
 from orchestrator.training.checkpoint import load_weights
 from orchestrator.training.checkpoint_folders import StoredCheckpoint, find_stored
-from orchestrator.training.judge import JudgedObjective, judge, judged_weights
+from orchestrator.training.judge import judge_plan, judged_weights
 from orchestrator.training.parts import block_format, build_plan_objective
 from orchestrator.training.reports import Weights
 
@@ -81,11 +81,8 @@ def judge_weights(plan: Plan, state: Mapping[str, Tensor]) -> list[ProbeResult]:
     # What is no parameter (positions, priors) is as it was built.
     objective.load_state_dict(objective.state_dict() | dict(state))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    judged = JudgedObjective(objective.eval().to(device), format, plan.evaluation.min_synset_similarity, device)
     with torch.no_grad():
-        return judge(
-            judged, plan.evaluation, plan.evaluation_uris, plan.s3, plan.model.image_size, rank=0, world_size=1
-        )
+        return judge_plan(plan, objective.eval().to(device), format, device, rank=0, world_size=1)
 
 
 def with_evaluation(plan: Plan, evaluation: EvaluationSpec | None, cluster: ClusterSpec) -> Plan:

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from orchestrator.spec.section import Section
 
-Probe = Literal["zero_shot", "linear_probe", "nearest_neighbours", "few_shot", "retrieval"]
+Probe = Literal["zero_shot", "linear_probe", "nearest_neighbours", "few_shot", "fine_tune", "retrieval"]
 
 
 class NearestNeighboursSpec(Section):
@@ -25,6 +25,33 @@ class FewShotSpec(Section):
     """Training rows of each class; what a class is too small for is left out and said."""
     draws: int = Field(default=5, ge=2)
     """How many times the rows are drawn; the score is the mean."""
+
+
+class FineTuneSpec(Section):
+    """Training of the whole vision tower on a share of the labels; minutes to hours, by far the dearest probe."""
+
+    targets: tuple[str, ...] = ()
+    """Targets of the sets that it is done for; none: all."""
+    label_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(0.01, 0.1, 1.0), min_length=1)
+    """Shares of the training rows, each trained on anew."""
+    from_random_weights: bool = True
+    """Do the same from random weights, to compare with."""
+    steps: int = Field(default=300, ge=1)
+    """Optimizer steps, the same at every share."""
+    batch_size: int = Field(default=64, ge=2)
+    """Rows of a step; fewer where there are fewer."""
+    learning_rate: float = Field(default=5e-4, gt=0)
+    """Of the head, at its highest."""
+    layer_decay: float = Field(default=0.75, gt=0, le=1)
+    """What the learning rate is multiplied by from a layer to the one below; 1 from random weights."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """AdamW's, of matrices."""
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Share of a target that is spread over all classes."""
+    drop_path: float = Field(default=0.1, ge=0, lt=1)
+    """Probability with which a row passes the last layer by; less for those below."""
+    mixup: float = Field(default=0.2, ge=0)
+    """Both parameters of the beta distribution from which shares of two mixed images are drawn; 0: none are mixed."""
 
 
 Layout = Literal["shards", "clip_benchmark", "coco", "karpathy", "image_folder"]
@@ -58,9 +85,11 @@ class EvaluationSpec(Section):
     layouts: dict[str, LayoutSpec] = Field(default_factory=dict)
     """How to read sets of a public layout, by their place in ``sets``; each may be left out."""
     probes: tuple[Probe, ...] = ("zero_shot", "linear_probe", "nearest_neighbours", "retrieval")
-    """What judges (docs/evaluation.md); ``few_shot``, dozens of small fits a target, only where it is asked for."""
+    """What judges (docs/evaluation.md); ``few_shot`` (dozens of small fits a target) and ``fine_tune`` (training) only
+    where they are asked for."""
     nearest_neighbours: NearestNeighboursSpec = NearestNeighboursSpec()
     few_shot: FewShotSpec = FewShotSpec()
+    fine_tune: FineTuneSpec = FineTuneSpec()
     caption_fields: tuple[str, ...] = ("txt",)
     """Tar member extensions (or Parquet columns) whose lines are an image's captions, for retrieval."""
     weights: Literal["raw", "ema", "both"] = "both"

@@ -4,6 +4,8 @@ Joins ``evaluation`` (torch only) to storage and tokenizer. Reads the sets witho
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,7 +22,9 @@ from orchestrator.objectives.objective import Objective, ZeroShotObjective
 from orchestrator.objectives.synset_rows import match_classes, only_matched, transfer_rows
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.evaluation import EvaluationSpec
+from orchestrator.spec.plan import Plan
 from orchestrator.storage.store import open_store
+from orchestrator.training.parts import build_plan_objective
 from orchestrator.training.reports import Weights
 
 _BATCH_SIZE = 64  # more images do not fit a core's cache: 256 took half as long again each
@@ -30,10 +34,16 @@ class JudgedObjective:
     """An objective with whole weights on its device; implements ``JudgedModel``."""
 
     def __init__(
-        self, objective: Objective, format: BlockFormat, min_synset_similarity: float, device: torch.device
+        self,
+        objective: Objective,
+        build: Callable[[], Objective],
+        format: BlockFormat,
+        min_synset_similarity: float,
+        device: torch.device,
     ) -> None:
-        """``format``: what the objective's captions were read with."""
+        """``build``: makes the objective with fresh weights; ``format``: what its captions were read with."""
         self._objective = objective
+        self._build = build
         self._format = format
         self._min_synset_similarity = min_synset_similarity
         self._device = device
@@ -63,6 +73,13 @@ class JudgedObjective:
 
         return match
 
+    def copy_objective(self, trained: bool) -> Objective:
+        """Another objective with the judged weights, or with fresh random ones, on the same device."""
+        made = self._build()
+        if trained:
+            made.load_state_dict(self._objective.state_dict())
+        return made.to(self._device)
+
     def encode_images(self, image_BHWC: Tensor) -> dict[str, Tensor]:
         """uint8 images to the pooled output and, where there is one, the embedding."""
         image_BHWC = image_BHWC.to(self._device)
@@ -77,6 +94,15 @@ def judged_weights(evaluation: EvaluationSpec, has_average: bool) -> tuple[Weigh
     if not has_average:
         return ("raw",)
     return ("raw", "ema") if evaluation.weights == "both" else (evaluation.weights,)
+
+
+def judge_plan(
+    plan: Plan, objective: Objective, format: BlockFormat, device: torch.device, rank: int, world_size: int
+) -> list[ProbeResult]:
+    """``judge`` of an objective with whole weights, on the evaluation sets of its plan."""
+    build = partial(build_plan_objective, plan, format.vocabulary)
+    judged = JudgedObjective(objective, build, format, plan.evaluation.min_synset_similarity, device)
+    return judge(judged, plan.evaluation, plan.evaluation_uris, plan.s3, plan.model.image_size, rank, world_size)
 
 
 def judge(
@@ -108,5 +134,10 @@ def open_evaluation_set(
     found = open_labelled_set(open_store(uri, s3), evaluation.layouts.get(name), s3)
     captions = evaluation.caption_fields if "retrieval" in evaluation.probes else ()
     request = RowRequest(image_size, rank, world_size, evaluation.max_samples, captions)
-    batches = stack_rows(found.read(request), _BATCH_SIZE, uri)
-    return EvaluationSet(name.strip("/").replace("/", "-"), dict(found.targets), batches, found.first_train_row)
+    return EvaluationSet(
+        name.strip("/").replace("/", "-"),
+        dict(found.targets),
+        stack_rows(found.read(request), _BATCH_SIZE, uri),
+        lambda: stack_rows(found.read(replace(request, rank=0, world_size=1)), _BATCH_SIZE, uri),
+        found.first_train_row,
+    )

@@ -34,7 +34,7 @@ from orchestrator.training.ema import Ema
 from orchestrator.training.feed import Arrays, Feed
 from orchestrator.training.heldout import heldout_loss, read_heldout_batches
 from orchestrator.training.initial_weights import initialize_from
-from orchestrator.training.judge import JudgedObjective, judge, judged_weights
+from orchestrator.training.judge import judge_plan, judged_weights
 from orchestrator.training.meter import Meter, memory_bytes
 from orchestrator.training.nodes import NodeRanks
 from orchestrator.training.parts import block_format, build_plan_engine, build_plan_objective
@@ -251,18 +251,9 @@ class _Run:
                 self._judge(step, weights)
 
     def _judge(self, step: int, weights: Weights) -> None:
-        plan, started_s = self._plan, time.monotonic()
+        started_s = time.monotonic()
         with self._engine.gathered() as objective:
-            judged = JudgedObjective(objective, self._format, plan.evaluation.min_synset_similarity, self._device)
-            results = judge(
-                judged,
-                plan.evaluation,
-                plan.evaluation_uris,
-                plan.s3,
-                plan.model.image_size,
-                self._rank,
-                self._world_size,
-            )
+            results = judge_plan(self._plan, objective, self._format, self._device, self._rank, self._world_size)
         if self._rank == 0:
             write_predictions(self._store, step, weights, results)
         self._evaluation[weights] = [result.to_dict() for result in results]

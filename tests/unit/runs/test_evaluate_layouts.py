@@ -54,6 +54,17 @@ def test_an_evaluate_job_describes_a_set(cluster: ClusterSpec, imported: str, tm
     assert found["public-imagenet", "linear_probe", "class"].details["num_train"] == 40
 
 
+def test_an_imported_model_is_fine_tuned(cluster: ClusterSpec, imported: str) -> None:
+    tune = {"steps": 2, "batch_size": 8, "label_fractions": [0.5]}
+    evaluation = {"sets": SETS[:1], "probes": ["fine_tune"], "fine_tune": tune}
+    document = {"kind": "evaluate", "name": "judge", "run": "on-public-sets", "evaluation": evaluation}
+    found = evaluate_job(EvaluateSpec.model_validate(document), cluster)["raw"]
+    assert [(one.probe, one.feature, list(one.scores)) for one in found] == [
+        ("fine_tune", "pooled", ["accuracy_50_percent"]),
+        ("fine_tune", "random_weights", ["accuracy_50_percent"]),
+    ]
+
+
 def test_a_folder_of_no_layout_is_named_before_anything_is_judged(cluster: ClusterSpec, imported: str) -> None:
     Path(cluster.storage.data.removeprefix("file://"), "public/notes").mkdir()
     evaluation = {"sets": ["public/notes"]}
