@@ -32,6 +32,7 @@ app.command(epilog="Example: orchestrator compare clip-scenes catlip-scenes --js
 app.command(epilog="Example: orchestrator ledger clip-scenes --json")(runs.ledger)
 app.command(epilog="Example: orchestrator report scenes-clip-siglip -o report.html")(report.report)
 app.command(epilog="Example: orchestrator export clip-scenes exported/clip --format open_clip")(weights.export)
+app.command(epilog="Example: orchestrator promote clip-scenes --alias champion")(weights.promote)
 app.command("import", epilog="Example: orchestrator import ViT-B-32.pt --name clip-b32 --evaluate-on imagenet/val")(
     weights.import_weights
 )

@@ -1,4 +1,4 @@
-"""Commands about weights that exist: ``export``, ``import``, ``average``."""
+"""Commands about weights that exist: ``export``, ``promote``, ``import``, ``average``."""
 
 from __future__ import annotations
 
@@ -35,6 +35,27 @@ def export(
     with terminal.err.status(f"exporting {run}"):
         export_run(run_uri(run, place), dest, place, weights, format)
     terminal.out.print(f"exported {run} ({weights} weights, {format}) to {dest}", markup=False, soft_wrap=True)
+
+
+def promote(
+    run: RunArgument,
+    alias: Annotated[str, typer.Option(help="Alias in MLflow's registry; it moves here from whoever has it.")],
+    model: Annotated[
+        str | None, typer.Option(help="Name of the registered model; none: the run's MLflow experiment.")
+    ] = None,
+    cluster: ClusterOption = LAPTOP,
+    weights: WeightsOption = "raw",
+) -> None:
+    """Register a run's last checkpoint as an MLflow model with an alias; the checkpoint is kept from then on."""
+    from orchestrator.runs.promote import promote_run
+    from orchestrator.spec.load import load_cluster
+
+    place = load_cluster(cluster)
+    with terminal.err.status(f"promoting {run}"):
+        made = promote_run(run_uri(run, place), place, alias, model=model, weights=weights)
+    terminal.print_pairs(
+        [("model", f"{made.model}, version {made.version}"), ("alias", made.alias), ("load with", made.uri)]
+    )
 
 
 def import_weights(

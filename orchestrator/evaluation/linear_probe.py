@@ -23,7 +23,6 @@ TRAIN_FRACTION, VALIDATION_FRACTION = 0.60, 0.15  # the rest is the test part
 GRID_PER_DECADE = 8
 GRID_DECADES = (-6, 6)
 COARSE_STEP = 16  # two decades: 1e-6, 1e-4, ... 1e6
-SWEEP_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def sweep_c(
 
     def validate(c: float) -> Score:
         nonlocal previous  # the solution for a neighbouring C is a good place to start from
-        previous = fit(feature_ND[train], label[train], num_classes, c, SWEEP_TOLERANCE, previous)
+        previous = fit(feature_ND[train], label[train], num_classes, c, start=previous)
         return previous.judge(feature_ND[validation], label[validation])
 
     chosen_c, best = sweep(validate)

@@ -15,12 +15,11 @@ from PIL import Image
 
 from orchestrator.data.evaluation_set import EvaluationRow
 from orchestrator.data.labelled.labelled_set import RowRequest
-from orchestrator.data.labelled.recognise import open_labelled_set
 from orchestrator.errors import EvaluationError
 from orchestrator.evaluation.metric_words import set_of
 from orchestrator.evaluation.predictions import TargetPredictions
+from orchestrator.report.evaluation_sets import open_set
 from orchestrator.spec.plan import Plan
-from orchestrator.storage.store import open_store
 
 NUM_IMAGES = 12
 _IMAGE_SIZE = 144
@@ -148,14 +147,7 @@ def _find_judged(metric: str, predictions: Predictions) -> _Judged:
 
 def _read(metric: str, plan: Plan, target: str, numbers: list[int]) -> tuple[dict[int, EvaluationRow], Sequence[str]]:
     """Rows by their number, and the target's classes."""
-    places = {name.strip("/").replace("/", "-"): name for name in plan.evaluation.sets}
-    name = places.get(set_of(metric))
-    if name is None:
-        raise EvaluationError(
-            f"the plan names no evaluation set {set_of(metric)!r}; it has {', '.join(places) or 'none'}"
-        )
-    uri = plan.evaluation_uris[plan.evaluation.sets.index(name)]
-    found = open_labelled_set(open_store(uri, plan.s3), plan.evaluation.layouts.get(name), plan.s3)
+    found = open_set(plan, set_of(metric))
     request = RowRequest(_IMAGE_SIZE, only=frozenset(numbers), caption_fields=plan.evaluation.caption_fields)
     return {row.index: row for row in found.read(request)}, found.targets[target].classes
 

@@ -1,8 +1,9 @@
 """What a report is made of: the comparison's records, its verdict, and pictures, read from where the runs left them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -10,10 +11,14 @@ from orchestrator.errors import OrchestratorError, RunNotFoundError, TrackingErr
 from orchestrator.evaluation.comparison import COMPARISON_FILE, ComparisonResult, TrialResult
 from orchestrator.evaluation.predictions import TargetPredictions, read_predictions, row_scores
 from orchestrator.evaluation.verdict import Verdict, find_verdict
-from orchestrator.report.contact_sheet import ContactSheet, make_contact_sheet
+from orchestrator.report.contact_sheet import ContactSheet, Predictions, make_contact_sheet
+from orchestrator.report.tables import Table
+from orchestrator.report.vocabulary_split import split_by_vocabulary
 from orchestrator.spec.cluster import S3Spec
-from orchestrator.spec.plan import PLAN_FILE, load_plan
+from orchestrator.spec.plan import PLAN_FILE, Plan, load_plan
 from orchestrator.storage.store import ObjectNotFoundError, open_store
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,10 @@ class Contents:
     sheet: ContactSheet | None
     without_sheet: str
     """Why there are no pictures; empty where there are."""
+    split: Table | None
+    """Accuracies by whether a vocabulary holds the class; none: no vocabulary, or no target with classes of both."""
+    without_split: str
+    """Why there are none although there is a vocabulary."""
 
     @property
     def replicates(self) -> list[TrialResult]:
@@ -49,11 +58,26 @@ def read_contents(comparison_uri: str, s3: S3Spec) -> Contents:
         for run, own in predictions.items()
         if (found := row_scores(own, comparison.primary_metric)) is not None
     }
+    own = {
+        one.label: [predictions[trial.run] for trial in finished if trial.objective == one.label]
+        for one in comparison.objectives
+    }
+    plans = [_read_plan(trial, s3) for trial in finished]
+    with_vocabulary = [plan for plan in plans if plan is not None and plan.model.vocabulary is not None]
+    sheet, without_sheet = _attempt(lambda: _make_sheet(comparison, plans, own))
+    split, without_split = None, ""
+    if with_vocabulary:
+        split, without_split = _attempt(lambda: split_by_vocabulary(with_vocabulary[0], own))
     verdict = find_verdict(comparison, rows)
+    return Contents(comparison, verdict, sheet, without_sheet, split, without_split)
+
+
+def _attempt(make: Callable[[], T]) -> tuple[T | None, str]:
+    """A part of the page, or why there is none: a set that has moved must not cost the page."""
     try:
-        return Contents(comparison, verdict, _make_sheet(comparison, finished, predictions, s3), "")
-    except OrchestratorError as error:  # a set that has moved must not cost the page
-        return Contents(comparison, verdict, None, str(error))
+        return make(), ""
+    except OrchestratorError as error:
+        return None, str(error)
 
 
 def _read_comparison(uri: str, s3: S3Spec) -> ComparisonResult:
@@ -74,20 +98,19 @@ def _predictions_of(comparison: ComparisonResult, trial: TrialResult, s3: S3Spec
     return read_predictions(open_store(trial.run_uri, s3), trial.step, comparison.weights)
 
 
-def _make_sheet(
-    comparison: ComparisonResult,
-    finished: Sequence[TrialResult],
-    predictions: dict[str, list[TargetPredictions]],
-    s3: S3Spec,
-) -> ContactSheet:
-    own = {
-        one.label: [predictions[trial.run] for trial in finished if trial.objective == one.label]
-        for one in comparison.objectives
-    }
-    if not finished:
+def _read_plan(trial: TrialResult, s3: S3Spec) -> Plan | None:
+    try:
+        return load_plan(open_store(trial.run_uri, s3).read_bytes(PLAN_FILE).decode(), f"{trial.run_uri}/{PLAN_FILE}")
+    except OrchestratorError:  # what needs it says that it is not there
+        return None
+
+
+def _make_sheet(comparison: ComparisonResult, plans: Sequence[Plan | None], own: Predictions) -> ContactSheet:
+    if not plans:
         raise RunNotFoundError("no replicate has ended")
-    uri = finished[0].run_uri
-    plan = load_plan(open_store(uri, s3).read_bytes(PLAN_FILE).decode(), f"{uri}/{PLAN_FILE}")
+    plan = next((plan for plan in plans if plan is not None), None)
+    if plan is None:
+        raise RunNotFoundError("the replicates' folders have no plan any more")
     return make_contact_sheet(comparison.primary_metric, plan, own)
 
 

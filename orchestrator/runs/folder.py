@@ -3,6 +3,7 @@
 plan.json            the Plan of the last start
 run.json             the run's key, made once: under it MLflow finds the same run again
 lease.json           who holds the run (storage/lease.py)
+promoted/            steps that have an alias in the model registry (training/checkpoint_folders.py)
 predictions/         what each test row got, by step and weights (evaluation/predictions.py)
 checkpoints/         step-NNNNNNNN/ with their complete markers (training/checkpoint.py)
 tracking/            journal of what MLflow gets (below the user's state folder when the run lies in a bucket)

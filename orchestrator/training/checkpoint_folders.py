@@ -5,6 +5,7 @@
                               layout.json            which elements of which parameter lie in which file
                               ledger.parquet         which samples were trained (data/ledger.py)
                               *.safetensors          tensors, one file per rank (fragment_files.py)
+    promoted/MODEL@ALIAS.json                        the step that has an alias in the model registry
 
 Knows no tensors and imports no torch, so that a driver can ask.
 """
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from orchestrator.storage.marker import Marker, delete_marked, download_file, read_marker
 from orchestrator.storage.store import Store
@@ -25,6 +27,7 @@ from orchestrator.storage.store import Store
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
+PROMOTED = "promoted"
 STATE_FILE = "state.json"
 LEDGER_FILE = "ledger.parquet"
 _FOLDER = re.compile(rf"{CHECKPOINTS}/step-(\d{{8,}})(?=/)")
@@ -130,7 +133,8 @@ def find_checkpoint(store: Store) -> CheckpointRecord | None:
 def prune_checkpoints(store: Store, keep_last: int, keep_best: bool) -> None:
     """Deletes all but the newest ``keep_last`` complete checkpoints and, with ``keep_best``, the one of least score.
 
-    Folders before the newest complete one that never became complete go too; what is newer is left alone.
+    Those that an alias of the model registry names stay. Folders before the newest complete one that never became
+    complete go too; what is newer is left alone.
     """
     assert keep_last >= 1, "the newest complete checkpoint is never deleted"
     found = list(_newest_first(store))
@@ -141,11 +145,36 @@ def prune_checkpoints(store: Store, keep_last: int, keep_best: bool) -> None:
     ]
     if keep_best and scored:
         kept.add(min(scored)[1])
+    kept |= {checkpoint_folder(step) for step in _promoted_steps(store)}
     newest = complete[0].folder if complete else ""
     for stored in found:
         folder = stored.record.folder if isinstance(stored, StoredCheckpoint) else stored.folder
         if folder < newest and folder not in kept:
             delete_marked(store, folder)
+
+
+def keep_promoted(store: Store, model: str, alias: str, step: int) -> int | None:
+    """Note that a checkpoint has an alias; returns the step that had it in this run before."""
+    path = _promoted_file(model, alias)
+    before = json.loads(store.read_bytes(path))["step"] if store.stat(path) is not None else None
+    store.write_bytes(path, json.dumps({"step": step}).encode())
+    return before
+
+
+def release_promoted(store: Store, model: str, alias: str, back_to: int | None = None) -> None:
+    """No checkpoint of this run has the alias any more, or that of step ``back_to`` has it again."""
+    if back_to is None:
+        store.delete(_promoted_file(model, alias))
+    else:
+        keep_promoted(store, model, alias, back_to)
+
+
+def _promoted_file(model: str, alias: str) -> str:
+    return f"{PROMOTED}/{quote(model, safe='')}@{quote(alias, safe='')}.json"
+
+
+def _promoted_steps(store: Store) -> list[int]:
+    return [json.loads(store.read_bytes(info.path))["step"] for info in store.list(PROMOTED)]
 
 
 def _newest_first(store: Store) -> Iterator[StoredCheckpoint | Marker]:

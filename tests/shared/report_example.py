@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from orchestrator.spec.targets import TARGETS_FILE, TargetSpec, load_targets
 
 from orchestrator.data.evaluation_set import read_evaluation_rows
 from orchestrator.data.index import save_index
@@ -21,14 +20,19 @@ from orchestrator.evaluation.comparison import (
 from orchestrator.evaluation.predictions import write_predictions
 from orchestrator.evaluation.results import POOLED, Predictions, ProbeResult, summarise
 from orchestrator.spec.evaluation import EvaluationSpec
-from orchestrator.spec.facts import Facts, MachineFacts
+from orchestrator.spec.facts import Facts, FinderFacts, MachineFacts, VocabularyFacts
 from orchestrator.spec.load import load_cluster, load_job
 from orchestrator.spec.plan import PLAN_FILE
 from orchestrator.spec.resolve import resolve_plan
+from orchestrator.spec.targets import TARGETS_FILE, TargetSpec, load_targets
 from orchestrator.storage.store import open_store
+from orchestrator.wordnet.captions import packaged_finder
+from orchestrator.wordnet.table import load_noun_table
+from orchestrator.wordnet.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parents[2]
 METRIC = "eval/scenes-eval/linear_probe/all/mean_accuracy"
+KNOWN_SHAPES = ("cube", "sphere", "torus")
 _SKILL = {"clip": 1.5, "siglip": 1.4, "catlip": 0.8}
 _STEPS, _BATCH = 600, 64
 
@@ -124,7 +128,7 @@ def _replicate(
         )
     store = open_store(str(folder / run))
     write_predictions(store, _STEPS, "raw", results)
-    store.write_bytes(PLAN_FILE, _plan(folder).encode())
+    store.write_bytes(PLAN_FILE, _plan(folder, with_vocabulary=label == "catlip").encode())
     return TrialResult(
         objective=label,
         phase="verdict",
@@ -177,13 +181,25 @@ def _cost(rng: np.random.Generator, scale: float) -> TrialCost:
     )
 
 
-def _plan(folder: Path) -> str:
+def _plan(folder: Path, with_vocabulary: bool) -> str:
     facts = Facts(machine=MachineFacts(num_cores=2, num_cpus=4, decoder="pillow 13.0.0"))
     plan = resolve_plan(
         load_job(str(ROOT / "jobs/smoke/synthetic.yaml")), load_cluster(str(ROOT / "cluster/laptop")), facts
     )
-    judged = {
+    update = {
         "evaluation": EvaluationSpec(sets=("scenes/eval",)),
         "evaluation_uris": (str(folder / "scenes" / "eval"),),
     }
-    return plan.model_copy(update=judged).model_dump_json()
+    if with_vocabulary:
+        update["model"] = plan.model.model_copy(update={"vocabulary": _write_vocabulary(folder)})
+    return plan.model_copy(update=update).model_dump_json()
+
+
+def _write_vocabulary(folder: Path) -> VocabularyFacts:
+    """Of three shapes."""
+    finder, table = packaged_finder(), load_noun_table()
+    offsets = tuple(table.synsets(word)[0] for word in KNOWN_SHAPES)
+    vocabulary = Vocabulary(offsets, (3, 2, 1), 100, 1, finder.version)
+    (folder / "concepts.parquet").write_bytes(vocabulary.to_bytes(table))
+    facts = FinderFacts(mode="corenet", noun_table=None, tagger=None)
+    return VocabularyFacts(uri=str(folder / "concepts.parquet"), digest=vocabulary.digest, size=3, finder=facts)

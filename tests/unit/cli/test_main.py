@@ -18,6 +18,7 @@ COMMANDS = (
     "evaluate",
     "report",
     "export",
+    "promote",
     "import",
     "average",
     "runs",

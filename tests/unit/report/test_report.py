@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -13,6 +14,7 @@ from comparisons import METRIC, comparison, trial
 from orchestrator.cli.main import app
 from orchestrator.errors import RunNotFoundError, TrackingError
 from orchestrator.evaluation.comparison import COMPARISON_FILE, ObjectiveEntry
+from orchestrator.evaluation.predictions import read_predictions
 from orchestrator.evaluation.verdict import find_verdict
 from orchestrator.report.contents import Contents, read_contents
 from orchestrator.report.page import render_page
@@ -20,6 +22,7 @@ from orchestrator.report.write import REPORT_FILE, write_report
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.mlflow.client import connect, ensure_experiment
+from report_example import KNOWN_SHAPES
 
 HOSTILE = '<script>alert("1")</script>{{ 7 * 7 }}'
 
@@ -88,6 +91,27 @@ def test_pictures_come_with_captions_and_what_each_objective_took_them_for(examp
         assert (0 < number < 9) == (place < sheet.num_divided)
 
 
+def test_accuracies_are_told_apart_by_what_the_vocabulary_holds(example: str) -> None:
+    contents = read_contents(example, S3Spec())
+    assert contents.split is not None, contents.without_split
+    assert contents.split.headings == ("metric", "classes", "clip", "siglip", "catlip")
+    rows = {row[0]: row[1:] for row in contents.split.rows}
+    known = rows["linear probe, shape: accuracy, classes in the vocabulary"]
+    others = rows["linear probe, shape: accuracy, classes not in it"]
+    num_known, num_others = (int(row[0].split()[0]) for row in (known, others))
+    assert num_known == len(KNOWN_SHAPES)
+    assert known[0].endswith(f"of {num_known + num_others}")
+    run = contents.replicates[0]
+    shape = next(one for one in read_predictions(open_store(run.run_uri), run.step, "raw") if one.target == "shape")
+    assert shape.hits.mean() == pytest.approx(run.scores["eval/scenes-eval/linear_probe/shape/accuracy"])
+    low, high = sorted(float(cell[1].removesuffix(" %")) for cell in (known, others))
+    mean = 100 * np.mean(
+        [one.scores["eval/scenes-eval/linear_probe/shape/accuracy"] for one in contents.replicates[:3]]
+    )
+    assert low < mean < high
+    assert "Classes that the concept vocabulary holds" in Text(render_page(contents))
+
+
 def test_a_comparison_that_goes_on_has_a_page(page_file: Path) -> None:
     made = comparison({"clip": [0.5], "catlip": [0.6]})
     made = made.model_copy(update={"trials": (*made.trials, trial("clip", 1, None, status="running"))})
@@ -115,7 +139,7 @@ def test_whatever_is_interpolated_is_escaped_and_nothing_is_fetched() -> None:
             "plan": {HOSTILE: HOSTILE},
         }
     )
-    page = render_page(Contents(made, find_verdict(made, {}), None, HOSTILE))
+    page = render_page(Contents(made, find_verdict(made, {}), None, HOSTILE, None, HOSTILE))
     text = Text(page)
     assert "<script>alert" not in page
     assert "49" not in re.findall(r"\d+", re.sub(r"<svg.*?</svg>|<style.*?</style>", "", page, flags=re.S))
@@ -130,7 +154,7 @@ def test_labels_in_charts_are_escaped(example: str) -> None:
     contents = read_contents(example, S3Spec())
     text = contents.comparison.model_dump_json().replace('"clip"', json.dumps("<b>&clip"))
     made = type(contents.comparison).model_validate_json(text)
-    page = render_page(Contents(made, find_verdict(made, {}), None, ""))
+    page = render_page(Contents(made, find_verdict(made, {}), None, "", None, ""))
     assert "<b>" not in page
     assert "&lt;b&gt;&amp;clip" in page
 
