@@ -26,6 +26,9 @@ QUIET_ENV = {
     "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
 }
 
+SUBMISSION_ENV = "ORCHESTRATOR_SUBMISSION"
+"""Set where ``orchestrator submit`` starts a run."""
+
 
 def apply_quiet_env() -> None:
     """Set what is not set yet; call before importing Ray, DeepSpeed or MLflow."""
@@ -45,5 +48,12 @@ def setup_logging(level: int = logging.INFO, rank: int | None = None) -> None:
 
 
 def holder_name() -> str:
-    """Who holds a lease: host and process."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    """Who holds a lease: host and process, and the submission that this process works for."""
+    here = f"{socket.gethostname()}:{os.getpid()}"
+    submission = submission_id()
+    return here if submission is None else f"{here} (submission {submission})"
+
+
+def submission_id() -> str | None:
+    """The submission that started this process; None: somebody typed a command here."""
+    return os.environ.get(SUBMISSION_ENV)

@@ -9,6 +9,8 @@
     │   ├── AnnotationError       an annotation that is absent, of another kind, or made for other shards
     │   ├── ModelSourceError      weights or a tokenizer that do not load
     │   ├── CompilerMissingError  torch.compile on a machine without a compiler
+    │   ├── ClusterAccessError    a Ray cluster that is away, refuses the token, or is of another version
+    │   ├── TrackingAccessError   an MLflow server that refuses the credentials
     │   ├── RunConflictError      the run name belongs to another plan
     │   ├── RunHeldError          the run is live elsewhere
     │   └── RunNotFoundError      no such run or checkpoint
@@ -70,6 +72,14 @@ class ModelSourceError(UserError):
 
 class CompilerMissingError(UserError):
     """The job asks for compiled layers, and a worker has no compiler."""
+
+
+class ClusterAccessError(UserError):
+    """A Ray cluster that does not answer, refuses the token, or runs other versions."""
+
+
+class TrackingAccessError(UserError):
+    """An MLflow server that refuses the credentials."""
 
 
 class RunConflictError(UserError):

@@ -25,8 +25,7 @@ def check(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOptio
     num_wrong = 0
     for finding in check_job(spec, place):
         num_wrong += not finding.holds
-        mark, style = ("✓", "green") if finding.holds else ("✗", "red")
-        terminal.out.print(f"{mark} {finding.subject}: {finding.detail}", style=style, markup=False, soft_wrap=True)
+        terminal.print_finding(finding.subject, finding.holds, finding.detail)
     if num_wrong:
         raise typer.Exit(2)
 

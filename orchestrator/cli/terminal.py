@@ -101,6 +101,12 @@ class _Lines:
         err.print(line + note, markup=False, soft_wrap=True)
 
 
+def print_finding(subject: str, holds: bool, detail: str) -> None:
+    """What one look found, with a mark."""
+    mark, style = ("✓", "green") if holds else ("✗", "red")
+    out.print(f"{mark} {subject}: {detail}", style=style, markup=False, soft_wrap=True)
+
+
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
     """Headings on the left, their text on the right."""
     grid = Table.grid(padding=(0, 2))

@@ -14,7 +14,7 @@ from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.cluster_kuberay import KubeRaySpec
 from orchestrator.spec.cluster_slurm import SlurmSpec
 from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts, stand_in_facts
-from orchestrator.spec.job import PretrainSpec
+from orchestrator.spec.job import Job, PretrainSpec
 from orchestrator.spec.placement import place_workers
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.resolve import resolve_plan
@@ -49,7 +49,7 @@ def render_job(job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFa
     return text
 
 
-def job_files(job: PretrainSpec, cluster: ClusterSpec) -> dict[str, str]:
+def job_files(job: Job, cluster: ClusterSpec) -> dict[str, str]:
     """Job and cluster as the driver reads them on the cluster, overrides applied: by then Ray runs already."""
     there = cluster.model_copy(update={"ray": cluster.ray.model_copy(update={"address": "auto"})})
     return {

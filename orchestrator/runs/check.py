@@ -8,7 +8,7 @@ from orchestrator.data.concepts import open_finder
 from orchestrator.data.labelled.recognise import open_labelled_set
 from orchestrator.errors import OrchestratorError
 from orchestrator.runs.compare_facts import read_compare_facts
-from orchestrator.runs.folder import open_run
+from orchestrator.runs.folder import check_claim, open_run
 from orchestrator.runs.prepare import data_locations, read_facts, read_shards_facts
 from orchestrator.runs.vocabulary import finder_facts
 from orchestrator.spec.cluster import ClusterSpec
@@ -22,6 +22,7 @@ from orchestrator.spec.kinds import Job
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.resolve import resolve_plan, resolve_tracking_uri
 from orchestrator.spec.resolve_compare import probe_job, resolve_compare
+from orchestrator.storage.lease import check_free
 from orchestrator.storage.store import check_store, open_store
 
 Look = tuple[str, Callable[[], str]]
@@ -61,6 +62,7 @@ def _pretrain_looks(job: PretrainSpec, cluster: ClusterSpec) -> Iterator[Look]:
         yield f"evaluation set {location}", partial(_look_at_evaluation_set, location, job.evaluation, cluster)
     yield "captions", partial(_look_at_captions, job, cluster)
     yield "plan", partial(_look_at_plan, job, cluster)
+    yield f"run {job.name}", partial(_look_at_holder, job, cluster)
     yield "runs folder", partial(_look_at_folder, cluster.storage.runs, cluster)
     yield "tracking", partial(_look_at_tracking, job.experiment, cluster)
 
@@ -125,13 +127,20 @@ def _look_at_captions(job: PretrainSpec, cluster: ClusterSpec) -> str:
 def _look_at_plan(job: PretrainSpec, cluster: ClusterSpec) -> str:
     facts = read_facts(job, cluster)
     if isinstance(job.data, SyntheticSpec) or facts.train:
-        return dict(describe_plan(resolve_plan(job, cluster, facts)))["batch"]
+        plan = resolve_plan(job, cluster, facts)
+        check_claim(open_store(plan.run_uri, plan.s3), plan)
+        return dict(describe_plan(plan))["batch"]
     resolve_plan(job, cluster, facts.model_copy(update={"train": stand_in_facts(job)}))
     return "job and cluster fit; the number of steps follows from the index"
 
 
 def _look_at_comparison(job: CompareSpec, cluster: ClusterSpec) -> str:
     return dict(describe_compare(resolve_compare(job, cluster, read_compare_facts(job, cluster))))["trials"]
+
+
+def _look_at_holder(job: PretrainSpec, cluster: ClusterSpec) -> str:
+    check_free(open_store(join_uri(cluster.storage.runs, job.name), cluster.storage.s3))
+    return "nobody holds it"
 
 
 def _look_at_folder(uri: str, cluster: ClusterSpec) -> str:

@@ -29,20 +29,30 @@ def claim_run(store: Store, plan: Plan) -> str:
     Raises:
         RunConflictError: the folder belongs to a plan of another identity; says what differs.
     """
-    before = _read(store, PLAN_FILE)
-    if before is not None:
-        theirs = load_plan(before.decode(), f"{store.uri}/{PLAN_FILE}")
-        differences = compare_identities(plan.identity, theirs.identity)
-        if differences:
-            raise RunConflictError(
-                f"run '{plan.name}' in {store.uri} belongs to another plan; its values -> yours:\n  "
-                + "\n  ".join(differences)
-                + "\nuse another name (--set name=...), or restore these values to go on with it"
-            )
+    check_claim(store, plan)
     store.write_bytes(PLAN_FILE, plan.model_dump_json(indent=2).encode())
     if _read(store, KEY_FILE) is None:
         store.create_bytes(KEY_FILE, json.dumps({"key": secrets.token_hex(8)}).encode())
     return str(json.loads(store.read_bytes(KEY_FILE))["key"])
+
+
+def check_claim(store: Store, plan: Plan) -> None:
+    """Whether the run's folder is free or this plan's; writes nothing.
+
+    Raises:
+        RunConflictError: it belongs to a plan of another identity; says what differs.
+    """
+    before = _read(store, PLAN_FILE)
+    if before is None:
+        return
+    theirs = load_plan(before.decode(), f"{store.uri}/{PLAN_FILE}")
+    differences = compare_identities(plan.identity, theirs.identity)
+    if differences:
+        raise RunConflictError(
+            f"run '{plan.name}' in {store.uri} belongs to another plan; its values -> yours:\n  "
+            + "\n  ".join(differences)
+            + "\nuse another name (--set name=...), or restore these values to go on with it"
+        )
 
 
 def open_run(run_uri: str, s3: S3Spec) -> tuple[Store, Plan, str]:

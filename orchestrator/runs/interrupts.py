@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM while workers run: the first asks for a checkpoint and an end, the second ends at once."""
+"""Requests to stop while workers run: Ctrl-C and SIGTERM, or one from elsewhere (``live.py``).
+
+The first asks for a checkpoint and an end; a signal after it ends at once.
+"""
 
 import logging
 import signal
@@ -33,7 +36,9 @@ class StopRequest:
         return bool(self.reason)
 
     def ask(self, reason: str) -> None:
-        """Ask to stop."""
+        """Ask to stop; from any thread."""
+        if not self.requested:
+            logger.warning("%s: writing a checkpoint, then stopping (a signal stops at once)", reason)
         self._reason = self._reason or reason
 
     def listen(self) -> None:
@@ -43,12 +48,11 @@ class StopRequest:
                 signal.signal(number, self.handle)
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
-        """As a signal handler: remember the first signal, raise at the second."""
+        """As a signal handler: remember the first request, raise where there was one."""
         name = signal.Signals(number).name
         if self.requested:
-            raise Interrupted(f"{name} came twice; stopped at once, later steps than the last checkpoint are lost")
+            raise Interrupted(f"{name} while stopping: ended at once, steps after the last checkpoint are lost")
         self.ask(name)
-        logger.warning("%s: writing a checkpoint, then stopping (once more to stop at once)", name)
 
 
 @contextmanager

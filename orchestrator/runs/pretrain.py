@@ -1,14 +1,16 @@
 """The pretrain job, seen from the driver: prepare, plan, claim the run, train, and say how it ended."""
 
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import Literal
 
-from orchestrator.env import apply_quiet_env, holder_name
+from orchestrator.env import apply_quiet_env, holder_name, submission_id
 from orchestrator.errors import Interrupted, OrchestratorError, PlanError
 from orchestrator.evaluation.results import ProbeResult
 from orchestrator.runs.folder import claim_run, tracking_folder
 from orchestrator.runs.interrupts import StopRequest, stop_on_signals
+from orchestrator.runs.live import LivePost, LiveRecord
 from orchestrator.runs.prepare import prepare_facts
 from orchestrator.runs.progress import OnProgress
 from orchestrator.runs.recorder import OnReport, Recorder
@@ -20,6 +22,7 @@ from orchestrator.spec.resolve import resolve_plan
 from orchestrator.storage.lease import Lease, acquire_lease
 from orchestrator.storage.store import Store, check_store, open_store
 from orchestrator.tracking.mlflow.open import open_tracker
+from orchestrator.tracking.mlflow.runs import check_tracking
 from orchestrator.tracking.prometheus import OnMetrics, serve_metrics
 from orchestrator.tracking.tracker import RunStatus, Tracker, flat_params
 from orchestrator.tracking.writer import JournalTracker
@@ -65,6 +68,7 @@ def run_pretrain(job: PretrainSpec, cluster: ClusterSpec, *, on_progress: OnProg
     apply_quiet_env()
     check_reaches_ray(cluster)
     plan = resolve_plan(job, cluster, prepare_facts(job, cluster, on_progress))
+    check_tracking(plan.tracking.uri)
     with (
         stop_on_signals() as stop,
         serve_metrics(plan.name, cluster.tracking.metrics_address) as on_metrics,
@@ -128,16 +132,17 @@ def _run(
 ) -> PretrainResult:
     _record_start(plan, tracker)
     recorder = Recorder(plan, tracker, onlookers.on_progress, onlookers.on_report)
-    try:
-        status = _train(plan, cluster, store, recorder, stop, lease)
-    except Interrupted as error:
-        tracker.finish(RunStatus.KILLED, str(error))
-        raise
-    except OrchestratorError as error:
-        tracker.finish(RunStatus.FAILED, str(error))
-        raise
-    reason = f"{stop.reason} at step {recorder.step}" if status == "stopped" else ""
-    tracker.finish(RunStatus.KILLED if status == "stopped" else RunStatus.FINISHED, reason)
+    with LivePost(store, stop, lambda: _live_record(plan, recorder, tracker), recorder.places, plan.workers.count):
+        try:
+            status = _train(plan, cluster, store, recorder, stop, lease)
+        except Interrupted as error:
+            recorder.finish(RunStatus.KILLED, str(error))
+            raise
+        except OrchestratorError as error:
+            recorder.finish(RunStatus.FAILED, str(error))
+            raise
+        reason = f"{stop.reason} at step {recorder.step}" if status == "stopped" else ""
+        recorder.finish(RunStatus.KILLED if status == "stopped" else RunStatus.FINISHED, reason)
     return PretrainResult(
         plan=plan,
         status=status,
@@ -150,6 +155,23 @@ def _run(
         store_peak_bytes=recorder.store_peak.total_bytes,
         evaluation=recorder.evaluation.get("raw", []),
         evaluation_ema=recorder.evaluation.get("ema", []),
+    )
+
+
+def _live_record(plan: Plan, recorder: Recorder, tracker: JournalTracker) -> LiveRecord:
+    return LiveRecord(
+        run=plan.name,
+        submission=submission_id(),
+        status=recorder.status,
+        step=recorder.step,
+        steps=plan.steps,
+        global_size=plan.batch.global_size,
+        samples_per_s=recorder.samples_per_s,
+        checkpoint_uri=recorder.checkpoint_uri,
+        tracking_uri=plan.tracking.uri,
+        mlflow_run_id=tracker.run_id(),
+        written_at=time.time(),
+        reason=recorder.reason,
     )
 
 

@@ -8,11 +8,12 @@ from orchestrator.runs.progress import OnProgress, Progress
 from orchestrator.runs.store_use import StorePeak
 from orchestrator.spec.plan import Plan
 from orchestrator.tracking import metrics
-from orchestrator.tracking.tracker import Tracker
+from orchestrator.tracking.tracker import RunStatus, Tracker
 from orchestrator.training.reports import (
     CheckpointReport,
     EvaluationReport,
     NoteReport,
+    PlaceReport,
     Report,
     StepReport,
     Weights,
@@ -40,6 +41,8 @@ class Recorder:
         self.num_checkpoints = 0
         self.step = 0
         self.samples_per_s: float | None = None
+        self.status, self.reason = RunStatus.RUNNING, ""
+        self.places: dict[int, PlaceReport] = {}
         self.store_peak = StorePeak()
         self.evaluation: dict[Weights, list[ProbeResult]] = {}
 
@@ -55,13 +58,21 @@ class Recorder:
                     self._record_evaluation(report)
                 case NoteReport():
                     logger.info("%s", report.text)
+                case PlaceReport():
+                    self.places[report.rank] = report
             if self._on_report is not None:
                 self._on_report(self, report)
 
     def record_attempt(self, number: int) -> None:
         """Record that the workers start for the ``number``-th time."""
         self.num_attempts = number
+        self.places.clear()
         self._tracker.log_metrics({metrics.ATTEMPTS: float(number)}, self.step)
+
+    def finish(self, status: RunStatus, reason: str = "") -> None:
+        """Record how the run ended."""
+        self.status, self.reason = status, reason
+        self._tracker.finish(status, reason)
 
     def _record_step(self, report: StepReport) -> None:
         of_driver = (

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from orchestrator.spec.cluster_kuberay import KubeRaySpec
 from orchestrator.spec.cluster_slurm import SlurmSpec
+from orchestrator.spec.cluster_submit import SubmitSpec
 from orchestrator.spec.section import Section
 
 
@@ -92,6 +93,8 @@ class ClusterSpec(Section):
     tracking: TrackingSpec = TrackingSpec()
     launch: LaunchSpec | None = None
     """Who makes the Ray cluster for a job (``orchestrator render``); none: Ray starts here, or runs already."""
+    submit: SubmitSpec | None = None
+    """How jobs are handed to a Ray that runs already (``orchestrator submit``); none: they start where Ray is."""
 
     @model_validator(mode="after")
     def _sizes_once(self) -> "ClusterSpec":

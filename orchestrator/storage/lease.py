@@ -131,6 +131,13 @@ def acquire_lease(store: Store, holder: str, ttl_s: float = 60.0, patience_s: fl
     return Lease(store, holding, ttl_s)
 
 
+def check_free(store: Store) -> None:
+    """Raises RunHeldError while somebody holds the run in ``store``."""
+    found = _read(store)
+    if found is not None and _is_live(found[0]):
+        raise _held(store, found[0])
+
+
 def _is_live(holding: _Holding) -> bool:
     return time.time() <= holding.expires_at
 

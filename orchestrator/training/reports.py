@@ -1,6 +1,6 @@
 """What a worker tells the driver, and what the driver may ask of it. Plain values that pickle.
 
-Workers know nothing of MLflow: rank 0 sends these reports and goes on; the driver records them.
+Workers know nothing of MLflow: rank 0 sends these reports (each rank where it is) and goes on; the driver records them.
 """
 
 from dataclasses import dataclass, field
@@ -46,7 +46,16 @@ class NoteReport:
     text: str
 
 
-Report = StepReport | CheckpointReport | EvaluationReport | NoteReport
+@dataclass(frozen=True)
+class PlaceReport:
+    """Where a rank runs, so that its log can be found; the one report that every rank sends."""
+
+    rank: int
+    actor: str
+    node: str
+
+
+Report = StepReport | CheckpointReport | EvaluationReport | NoteReport | PlaceReport
 
 
 class DriverLink(Protocol):

@@ -11,6 +11,7 @@ from contextlib import closing, nullcontext
 from typing import Any
 
 import pyarrow as pa
+import ray
 import ray.train
 import torch
 
@@ -43,6 +44,7 @@ from orchestrator.training.reports import (
     DriverLink,
     EvaluationReport,
     NoteReport,
+    PlaceReport,
     Report,
     StepReport,
     Weights,
@@ -65,6 +67,8 @@ def run_worker(plan_json: str, link: DriverLink) -> WorkerResult:
     """
     rank = ray.train.get_context().get_world_rank()
     setup_logging(rank=rank)
+    place = ray.get_runtime_context()
+    link.send(PlaceReport(rank, place.get_actor_id(), place.get_node_id()))
     plan = load_plan(plan_json, "the driver's plan")
     torch.set_num_threads(plan.workers.threads)
     run = _Run(plan, link, rank, ray.train.get_context().get_world_size())

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from orchestrator.errors import TrackingError
+from orchestrator.errors import TrackingAccessError, TrackingError
 from orchestrator.tracking.metrics import SAMPLES_PER_S, STEPS
 from orchestrator.tracking.mlflow.client import check_tracking_uri, connect, sqlite_path
 from orchestrator.tracking.redaction import redact
@@ -50,6 +50,28 @@ def close_dead_runs(tracking_uri: str, experiment: str, stale_after_s: float = 1
         client = connect(tracking_uri)
         running = list(_pages(client, experiment, "attributes.status = 'RUNNING'"))
         return [str(run.info.run_name) for run in running if _close_if_dead(client, run, stale_after_s)]
+
+
+def check_tracking(tracking_uri: str) -> bool:
+    """Whether MLflow answers; one that is away costs a run nothing, one that refuses the user would record nothing.
+
+    Raises:
+        JobFileError: credentials in the URI.
+        TrackingAccessError: the server refuses the credentials of this environment.
+    """
+    check_tracking_uri(tracking_uri)
+    if sqlite_path(tracking_uri) is not None:
+        return True  # a file asks nobody who they are
+    try:
+        connect(tracking_uri).search_experiments(max_results=1)
+    except MlflowException as error:
+        if "error code 401" in str(error) or "error code 403" in str(error):  # it keeps the status in its text alone
+            raise TrackingAccessError(
+                f"tracking.uri: MLflow at {tracking_uri} refuses the credentials of this environment; set "
+                f"MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
+            ) from error
+        return False
+    return True
 
 
 def _close_if_dead(client: MlflowClient, run: Run, stale_after_s: float) -> bool:

@@ -1,0 +1,164 @@
+"""Commands about a cluster elsewhere: ``submit``, ``jobs``, ``logs``, ``stop``, ``doctor``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_format
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli import terminal
+from orchestrator.cli.options import LAPTOP, ClusterOption, JobArgument, JsonOption, SetOption
+
+if TYPE_CHECKING:
+    from orchestrator.launch.ray_jobs import RayJobs
+    from orchestrator.launch.submissions import JobRow
+    from orchestrator.spec.cluster import ClusterSpec
+
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="A submission's id, as 'submit' and 'jobs' print it.")]
+FollowOption = Annotated[bool, typer.Option("--follow", help="Show what it prints until it ends.")]
+
+_HEADINGS = ("id", "state", "step", "samples/s", "left", "run in MLflow", "reason")
+
+
+def submit(job: JobArgument, cluster: ClusterOption, overrides: SetOption = None, follow: FollowOption = False) -> None:
+    """Hand a job to a cluster that runs already; the same job again goes on from where it stopped."""
+    from orchestrator.launch.ray_jobs import connect
+    from orchestrator.launch.submit import submit_job, submit_section
+    from orchestrator.spec.load import load_cluster, load_job
+
+    spec, place = load_job(job, overrides or ()), load_cluster(cluster)
+    jobs = connect(submit_section(place))
+    with terminal.err.status("the cluster looks at the job"):
+        submission_id = submit_job(jobs, spec, place)
+    typer.echo(submission_id)
+    if follow:
+        _follow(jobs, submission_id)
+
+
+def list_jobs(cluster: ClusterOption = LAPTOP, json: JsonOption = False) -> None:
+    """Show what runs on a cluster, and how far it is."""
+    from orchestrator.launch.ray_jobs import ClusterAwayError, connect
+    from orchestrator.launch.submissions import list_jobs
+    from orchestrator.spec.load import load_cluster
+
+    place = load_cluster(cluster)
+    jobs = None
+    if place.submit is not None:
+        try:
+            jobs = connect(place.submit, patience_s=0)
+        except ClusterAwayError as error:
+            terminal.err.print(f"{error}; this is what storage knows", markup=False, soft_wrap=True)
+    rows = list_jobs(place, jobs)
+    if json:
+        typer.echo(json_format.dumps([dataclasses.asdict(row) for row in rows], indent=2))
+    elif rows:
+        terminal.print_table(_HEADINGS, [_cells(row) for row in rows])
+    else:
+        terminal.out.print(f"no jobs on cluster {place.name}", markup=False, soft_wrap=True)
+
+
+def logs(
+    submission: IdArgument,
+    cluster: ClusterOption = LAPTOP,
+    follow: FollowOption = False,
+    rank: Annotated[str | None, typer.Option(help="A rank's number, or 'all'; none: the driver.")] = None,
+) -> None:
+    """Show what a submission's driver printed, or its ranks."""
+    from orchestrator.launch.submissions import worker_logs
+
+    if rank is not None and rank != "all" and not rank.isdecimal():
+        raise typer.BadParameter(f"--rank {rank}: wanted a number or 'all'")
+    if rank == "all" and follow:
+        raise typer.BadParameter("--follow shows one rank, or the driver, which hears of them all; leave out 'all'")
+    jobs, place = _connect(cluster)
+    found = jobs.find(submission)
+    if rank is None and follow:
+        _follow(jobs, submission)
+        return
+    if rank is None:
+        typer.echo(jobs.driver_log(submission), nl=False)
+        return
+    for number, parts in worker_logs(jobs, place, found, None if rank == "all" else int(rank), follow):
+        terminal.err.print(f"rank {number}", style="bold", markup=False)
+        for part in parts:
+            typer.echo(part, nl=False)
+
+
+def stop(
+    submission: IdArgument,
+    cluster: ClusterOption = LAPTOP,
+    deadline: Annotated[float, typer.Option(min=0, help="Seconds until Ray ends it, checkpoint or not.")] = 300.0,
+) -> None:
+    """Have a submission write a checkpoint and end; 'submit' goes on from there.
+
+    On a cluster that takes no submissions, the name of a run stops one that 'orchestrator run' started.
+    """
+    from orchestrator.launch.submissions import stop_run, stop_submission
+    from orchestrator.spec.load import load_cluster
+
+    place = load_cluster(cluster)
+    with terminal.err.status(f"{submission} writes a checkpoint and ends"):
+        if place.submit is None:
+            ended = stop_run(place, submission, deadline)
+        else:
+            jobs, _ = _connect(cluster)
+            ended = stop_submission(jobs, place, jobs.find(submission), deadline)
+    if not ended:
+        what = "is asked to stop and has not yet" if place.submit is None else "was ended by Ray, past its deadline"
+        terminal.err.print(f"{submission} {what}", markup=False, soft_wrap=True)
+        raise typer.Exit(1)
+    typer.echo(f"{submission} has ended")
+
+
+def doctor(cluster: ClusterOption = LAPTOP, json: JsonOption = False) -> None:
+    """Look at every connection and version that a job needs on a cluster; exit code 1 when anything is wrong."""
+    from orchestrator.launch.doctor import examine
+    from orchestrator.spec.load import load_cluster
+
+    findings = []
+    for finding in examine(load_cluster(cluster)):
+        findings.append(finding)
+        if not json:
+            terminal.print_finding(finding.subject, finding.holds, finding.detail)
+    if json:
+        typer.echo(json_format.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+    if not all(finding.holds for finding in findings):
+        raise typer.Exit(1)
+
+
+def _connect(cluster: str) -> tuple[RayJobs, ClusterSpec]:
+    from orchestrator.launch.ray_jobs import connect
+    from orchestrator.launch.submit import submit_section
+    from orchestrator.spec.load import load_cluster
+
+    place = load_cluster(cluster)
+    return connect(submit_section(place)), place
+
+
+def _follow(jobs: RayJobs, submission_id: str) -> None:
+    """Show the driver's output to its end, then leave with its exit code; the job does not need anyone to look."""
+    try:
+        for part in jobs.follow_driver(submission_id):
+            typer.echo(part, nl=False)
+    except KeyboardInterrupt:
+        again = f"{submission_id} goes on; see it with: orchestrator logs {submission_id} --follow"
+        terminal.err.print(again, markup=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+    jobs.wait(submission_id, timeout_s=60.0)
+    found = jobs.find(submission_id)
+    terminal.err.print(f"{submission_id}: {found.status}", markup=False, soft_wrap=True)
+    raise typer.Exit(found.exit_code if found.exit_code in (0, 2, 130) else 1)
+
+
+def _cells(row: JobRow) -> tuple[str, ...]:
+    return (
+        row.id,
+        row.state,
+        "" if row.step is None else f"{row.step:,} of {row.steps:,}",
+        "" if row.samples_per_s is None else f"{row.samples_per_s:,.0f}",
+        "" if row.seconds_left is None else f"{row.seconds_left / 60:,.0f} min",
+        row.link or "",
+        row.reason.splitlines()[0] if row.reason else "",
+    )

@@ -1,0 +1,64 @@
+"""``orchestrator doctor``: every connection and version that a job needs, from here and from the cluster itself."""
+
+from collections.abc import Iterator
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.launch.look import own_versions
+from orchestrator.launch.ray_jobs import RayJobs, connect
+from orchestrator.launch.submit import look_at_place
+from orchestrator.runs.check import Finding
+from orchestrator.runs.doctor import check_place
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.storage.store import check_store, open_store
+
+_MOST_SKEW_S = 10.0  # leases compare clocks of different machines, and live for a minute
+
+
+def examine(cluster: ClusterSpec) -> Iterator[Finding]:
+    """What holds and what does not; a cluster that takes no jobs is looked at from here."""
+    versions = ", ".join(f"{name} {version}" for name, version in own_versions().items())
+    if cluster.submit is None:
+        yield Finding("versions here", True, versions)
+        yield from check_place(cluster)
+        return
+    yield _find_storage(cluster)
+    try:
+        jobs = connect(cluster.submit)
+    except OrchestratorError as error:
+        yield Finding("Ray Jobs", False, str(error))
+        return
+    yield Finding("Ray Jobs", True, f"{cluster.submit.dashboard} takes this token{_warn_of_plain(cluster)}")
+    yield _find_clock(jobs)
+    try:
+        findings = look_at_place(jobs, cluster)
+    except OrchestratorError as error:
+        yield Finding("versions and secrets", False, str(error))
+        return
+    yield Finding("versions and secrets", True, f"the same there as here: {versions}; secrets are set")
+    for finding in findings:
+        yield Finding(f"{finding.subject}, on the cluster", finding.holds, finding.detail)
+
+
+def _find_storage(cluster: ClusterSpec) -> Finding:
+    """``jobs`` and ``stop`` work on the runs' folders from here."""
+    store = open_store(cluster.storage.runs, cluster.storage.s3)
+    try:
+        check_store(store, write=True)
+    except OrchestratorError as error:
+        return Finding("runs, from here", False, str(error))
+    return Finding("runs, from here", True, f"{store.uri} takes files")
+
+
+def _find_clock(jobs: RayJobs) -> Finding:
+    skew_s = jobs.clock_skew_s()
+    if abs(skew_s) <= _MOST_SKEW_S:
+        return Finding("clock", True, f"the cluster's is within {max(abs(skew_s), 1.0):.0f} s of the one here")
+    return Finding("clock", False, f"the cluster's is {skew_s:+.0f} s off the one here; run NTP on both")
+
+
+def _warn_of_plain(cluster: ClusterSpec) -> str:
+    assert cluster.submit is not None
+    host = cluster.submit.dashboard.split("://")[1].split("/")[0].rpartition(":")[0]
+    if cluster.submit.dashboard.startswith("https") or host in ("127.0.0.1", "localhost", "[::1]"):
+        return ""
+    return "; plain http: whoever shares the network can read the token"

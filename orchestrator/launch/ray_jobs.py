@@ -1,0 +1,224 @@
+"""Ray's Jobs API as this package uses it: one connection with token, verified TLS and errors that say what to do.
+
+Ray's own client does the talking. It would follow ``RAY_ADDRESS`` elsewhere, waits without an end, and tells a
+refused token like a cluster that is away; ``_Client`` mends these.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import requests
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobSubmissionClient
+
+from orchestrator.errors import ClusterAccessError, RunNotFoundError
+from orchestrator.spec.cluster_submit import SubmitSpec
+
+logger = logging.getLogger(__name__)
+for _name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+    logging.getLogger(_name).setLevel(logging.WARNING)  # they tell every upload
+
+RUN_KEY = "orchestrator.run"
+_TIMEOUT_S = 30.0
+_RETRY_S = 3.0
+_ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+
+
+class ClusterAwayError(ClusterAccessError):
+    """Nobody answers: worth another try."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job of ours as Ray knows it."""
+
+    id: str
+    run: str
+    """The job's name; of a run, the run's."""
+    status: str
+    """Ray's word: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
+    message: str
+    exit_code: int | None
+    started_at: float
+    """Seconds since 1970."""
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status in _ENDED
+
+
+class RayJobs:
+    """The jobs of one cluster."""
+
+    def __init__(self, client: "_Client") -> None:
+        self._client = client
+
+    @property
+    def ray_version(self) -> str:
+        """Ray's version on the cluster."""
+        return str(self._client._server_ray_version)
+
+    def clock_skew_s(self) -> float:
+        """The cluster's clock minus this one; to a second, as HTTP dates have it."""
+        asked_at = time.time()
+        answer = self._client._do_request("GET", "/api/version")
+        return parsedate_to_datetime(answer.headers["Date"]).timestamp() + 0.5 - (asked_at + time.time()) / 2
+
+    def list(self) -> list[Submission]:
+        """Submissions of ours, newest first."""
+        found = [_submission(job) for job in self._client.list_jobs() if RUN_KEY in (job.metadata or {})]
+        return sorted(found, key=lambda submission: submission.started_at, reverse=True)
+
+    def find(self, submission_id: str) -> Submission:
+        """Raises RunNotFoundError where the cluster knows no such submission of ours."""
+        for submission in self.list():
+            if submission.id == submission_id:
+                return submission
+        raise RunNotFoundError(
+            f"{self._client.get_address()} knows no submission '{submission_id}'; 'orchestrator jobs' lists them"
+        )
+
+    def start(
+        self, submission_id: str, entrypoint: str, folder: str, metadata: dict[str, str], environment: dict[str, str]
+    ) -> None:
+        """Run ``entrypoint`` on the head, in a copy of ``folder``; a used id is refused by Ray."""
+        try:
+            self._client.submit_job(
+                entrypoint=entrypoint,
+                submission_id=submission_id,
+                runtime_env={"working_dir": folder, "env_vars": environment},
+                metadata=metadata,
+            )
+        except RuntimeError as error:  # among others, an id that somebody else has used a moment ago
+            raise ClusterAccessError(f"Ray refuses submission {submission_id}: {error}") from error
+
+    def wait(self, submission_id: str, timeout_s: float, interval_s: float = 0.5) -> bool:
+        """Whether it has ended within ``timeout_s``."""
+        deadline_s = time.monotonic() + timeout_s
+        while self._client.get_job_status(submission_id) not in _ENDED:
+            if time.monotonic() >= deadline_s:
+                return False
+            time.sleep(interval_s)
+        return True
+
+    def driver_log(self, submission_id: str) -> str:
+        """All that the driver has printed."""
+        return str(self._client.get_job_logs(submission_id))
+
+    def follow_driver(self, submission_id: str) -> Iterator[str]:
+        """What the driver prints, until it ends."""
+        lines = self._client.tail_job_logs(submission_id)
+        with asyncio.Runner() as runner:
+            while True:
+                try:
+                    yield runner.run(anext(lines))
+                except StopAsyncIteration:
+                    return
+                except RuntimeError as error:
+                    raise ClusterAccessError(f"the connection to {submission_id} was lost: {error}") from error
+
+    def actor_log(self, actor: str, follow: bool) -> Iterator[str]:
+        """What an actor of Ray's has printed; errors and records are in ``err``, where our logging goes."""
+        query = urlencode({"actor_id": actor, "suffix": "err", "lines": -1})
+        kind = "stream" if follow else "file"
+        answer = self._client._do_request("GET", f"/api/v0/logs/{kind}?{query}", stream=True)
+        if answer.status_code != 200:
+            raise RunNotFoundError(f"Ray has no log of actor {actor} ({answer.text.strip()}); its node may be gone")
+        with answer:
+            for chunk in answer.iter_content(None):
+                yield chunk.decode(errors="replace")
+
+    def stop(self, submission_id: str) -> None:
+        """Ray's own stop: a signal, and three seconds later the end."""
+        self._client.stop_job(submission_id)
+
+    def forget(self, submission_id: str) -> None:
+        """Take an ended job from Ray's list."""
+        self._client.delete_job(submission_id)
+
+
+def connect(submit: SubmitSpec, patience_s: float | None = None) -> RayJobs:
+    """Reach the cluster; one that does not answer is tried again for a while.
+
+    Raises:
+        ClusterAccessError: it is away, its certificate is not trusted, or the token is missing or wrong.
+    """
+    patience_s = submit.patience_s if patience_s is None else patience_s
+    deadline_s = time.monotonic() + patience_s
+    told = False
+    while True:
+        try:
+            return RayJobs(_Client(submit))
+        except ClusterAwayError as error:
+            if time.monotonic() + _RETRY_S > deadline_s:
+                raise
+            if not told:
+                logger.info("%s; trying for %.0f s", error, patience_s)
+            told = True
+            time.sleep(_RETRY_S)
+
+
+def read_token() -> str | None:
+    """Ray's token, from where Ray itself looks for it."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    try:
+        return file.read_text().strip() or None
+    except OSError:
+        return None
+
+
+class _Client(JobSubmissionClient):
+    """Ray's client, at the cluster file's address alone. What is overridden is not public: ``ray`` is pinned."""
+
+    def __init__(self, submit: SubmitSpec) -> None:
+        self._url = submit.dashboard.rstrip("/")
+        self._token = read_token()
+        os.environ["RAY_API_SERVER_ADDRESS"] = self._url  # a RAY_ADDRESS of the shell's would lead elsewhere
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        super().__init__(self._url, headers=headers, verify=submit.ca_file or True)
+
+    def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
+        try:
+            answer: requests.Response = super()._do_request(method, endpoint, **({"timeout": _TIMEOUT_S} | options))
+        except AuthenticationError as error:
+            raise ClusterAccessError(self._refusal()) from error
+        except requests.exceptions.SSLError as error:
+            raise ClusterAccessError(
+                f"submit.dashboard: the certificate of {self._url} is not trusted ({error}); name what vouches for it "
+                f"with submit.ca_file in the cluster file"
+            ) from error
+        except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
+            raise ClusterAwayError(
+                f"submit.dashboard: no Ray answers at {self._url}; start it, open the way there (VPN, tunnel), or "
+                f"correct the address in the cluster file"
+            ) from error
+        except requests.exceptions.RequestException as error:
+            raise ClusterAccessError(f"submit.dashboard: {self._url} is no Ray dashboard: {error}") from error
+        return answer
+
+    def _refusal(self) -> str:
+        where = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
+        if self._token is None:
+            return f"{self._url} asks for a token and there is none here; put the cluster's into {where}"
+        return f"{self._url} refuses this token; it is that of another cluster: put this cluster's into {where}"
+
+
+def _submission(job: JobDetails) -> Submission:
+    return Submission(
+        id=job.submission_id,
+        run=job.metadata[RUN_KEY],
+        status=str(job.status.value),
+        message=job.message or "",
+        exit_code=job.driver_exit_code,
+        started_at=(job.start_time or 0) / 1000,
+    )

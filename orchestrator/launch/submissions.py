@@ -1,0 +1,148 @@
+"""What runs on a cluster, and how far: Ray's list of submissions beside what drivers write in their runs' folders.
+
+Storage alone tells of runs that somebody started without a submission, and of those whose Ray is gone.
+"""
+
+import getpass
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from orchestrator.errors import PlanError, RunNotFoundError
+from orchestrator.launch.ray_jobs import RayJobs, Submission
+from orchestrator.runs.live import PROGRESS_FILE, LiveRecord, read_live_record, read_ranks, request_stop
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.load import join_uri
+from orchestrator.storage.store import Store, open_store
+from orchestrator.tracking.tracker import RunStatus
+
+_POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """One submission, or a run that has none."""
+
+    id: str
+    run: str
+    state: str
+    """PENDING, STARTING, RUNNING, FINISHED, KILLED, FAILED, or SILENT where a driver has stopped writing."""
+    reason: str
+    step: int | None
+    steps: int | None
+    samples_per_s: float | None
+    seconds_left: float | None
+    link: str | None
+    """The run in MLflow."""
+
+
+def list_jobs(cluster: ClusterSpec, jobs: RayJobs | None) -> list[JobRow]:
+    """Every submission, newest first, then runs without one; ``jobs`` is None where no Ray is asked."""
+    submissions = jobs.list() if jobs is not None else []
+    records = {record.submission or record.run: record for record in _live_records(cluster)}
+    rows = [_row(submission, records.pop(submission.id, None)) for submission in submissions]
+    left = sorted(records.values(), key=lambda record: record.written_at, reverse=True)
+    return rows + [_row_of_record(record) for record in left]
+
+
+def run_store(cluster: ClusterSpec, run: str) -> Store:
+    """The folder of a run."""
+    return open_store(join_uri(cluster.storage.runs, run), cluster.storage.s3)
+
+
+def worker_logs(
+    jobs: RayJobs, cluster: ClusterSpec, submission: Submission, rank: int | None, follow: bool
+) -> Iterator[tuple[int, Iterator[str]]]:
+    """The log of one rank, or of all in turn.
+
+    Raises:
+        RunNotFoundError: the ranks have not started, or there is no such rank.
+    """
+    actors = read_ranks(run_store(cluster, submission.run), submission.id)
+    if not actors:
+        raise RunNotFoundError(
+            f"{submission.id} has no ranks yet, or never got to start them; look at its driver's log"
+        )
+    if rank is not None and rank not in actors:
+        raise RunNotFoundError(f"--rank {rank}: {submission.id} has ranks 0 to {max(actors)}")
+    for number, actor in sorted(actors.items()):
+        if rank in (None, number):
+            yield number, jobs.actor_log(actor, follow)
+
+
+def stop_submission(jobs: RayJobs, cluster: ClusterSpec, submission: Submission, deadline_s: float) -> bool:
+    """Have it write a checkpoint and end; past the deadline Ray ends it. Whether it ended by itself."""
+    if submission.has_ended:
+        return True
+    request_stop(run_store(cluster, submission.run), submission.id, _asker())
+    if jobs.wait(submission.id, deadline_s, _POLL_S):
+        return True
+    jobs.stop(submission.id)
+    jobs.wait(submission.id, 60.0, _POLL_S)
+    return False
+
+
+def stop_run(cluster: ClusterSpec, run: str, deadline_s: float) -> bool:
+    """The same for a run that somebody started without a submission; nothing ends it by force.
+
+    Raises:
+        PlanError: a scheduler would start it again.
+        RunNotFoundError: no such run is live.
+    """
+    if cluster.launch is not None:
+        command = "kubectl delete rayjob" if cluster.launch.kind == "kuberay" else "scancel --signal=TERM --batch"
+        raise PlanError(f"cluster '{cluster.name}' would start the run again; end its job there: {command} ...")
+    store = run_store(cluster, run)
+    record = read_live_record(store)
+    if record is None or record.status != RunStatus.RUNNING or record.is_silent or record.submission is not None:
+        raise RunNotFoundError(
+            f"no live run '{run}' in {cluster.storage.runs}; 'orchestrator jobs' lists what there is"
+        )
+    request_stop(store, None, _asker())
+    deadline = time.monotonic() + deadline_s
+    while time.monotonic() < deadline:
+        record = read_live_record(store)
+        if record is None or record.status != RunStatus.RUNNING:
+            return True
+        time.sleep(_POLL_S)
+    return False
+
+
+def _live_records(cluster: ClusterSpec) -> Sequence[LiveRecord]:
+    runs = open_store(cluster.storage.runs, cluster.storage.s3)
+    paths = [info.path.split("/") for info in runs.list()]
+    names = [parts[0] for parts in paths if len(parts) == 2 and parts[1] == PROGRESS_FILE]
+    found = [read_live_record(run_store(cluster, name)) for name in names]
+    return [record for record in found if record is not None]
+
+
+def _row(submission: Submission, record: LiveRecord | None) -> JobRow:
+    if record is None:
+        state = {"RUNNING": "STARTING", "SUCCEEDED": "FINISHED", "STOPPED": "KILLED"}
+        reason = submission.message if submission.status == "FAILED" else ""
+        return JobRow(submission.id, submission.run, state.get(submission.status, submission.status), reason, *_NOTHING)
+    row = _row_of_record(record)
+    if not submission.has_ended or record.status != RunStatus.RUNNING:
+        return row
+    # Ray saw the end that the driver could not write down any more.
+    return JobRow(row.id, row.run, "FAILED", submission.message, *_progress(record))
+
+
+def _row_of_record(record: LiveRecord) -> JobRow:
+    state = "SILENT" if record.is_silent else record.status.value
+    return JobRow(record.submission or record.run, record.run, state, record.reason, *_progress(record))
+
+
+def _progress(record: LiveRecord) -> tuple[int, int, float | None, float | None, str | None]:
+    link = None
+    if record.mlflow_run_id is not None and record.tracking_uri.startswith("http"):
+        link = f"{record.tracking_uri.rstrip('/')}/#/runs/{record.mlflow_run_id}"
+    return record.step, record.steps, record.samples_per_s, record.seconds_left, link
+
+
+_NOTHING = (None, None, None, None, None)
+
+
+def _asker() -> str:
+    return f"stop asked for by {getpass.getuser()} on {socket.gethostname()}"

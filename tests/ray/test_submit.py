@@ -1,0 +1,260 @@
+"""A job's life on a real Ray cluster with a token: handed over, seen from elsewhere, stopped, and gone on with.
+
+The cluster is one of its own: ``ray start`` with dashboard and ``RAY_AUTH_MODE=token``, which no job here shares.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+import yaml
+from click.testing import Result
+from typer.testing import CliRunner
+
+from orchestrator.cli.main import app
+from orchestrator.errors import ClusterAccessError, RunConflictError, RunHeldError, RunNotFoundError
+from orchestrator.runs.live import LiveRecord, read_live_record
+from orchestrator.storage.store import open_store
+from orchestrator.tracking.mlflow.runs import list_runs
+
+pytestmark = pytest.mark.timeout(1200)
+
+ROOT = Path(__file__).parents[2]
+JOB = str(ROOT / "jobs" / "smoke" / "synthetic.yaml")
+RUN = "submitted"
+LONG = ["--set", f"name={RUN}", "--set", "budget.steps=240"]
+
+
+@dataclass(frozen=True)
+class RayHead:
+    """A cluster of one node, with a secret in its environment that jobs may use and nobody may write down."""
+
+    folder: Path
+    dashboard: str
+    token: str
+    secret: str
+
+    @property
+    def cluster(self) -> str:
+        return str(self.folder / "cluster")
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    def live_record(self) -> LiveRecord | None:
+        return read_live_record(open_store(str(self.runs / RUN)))
+
+
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(number)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[RayHead]:
+    pytest.importorskip("aiohttp_cors", reason="ray[default] brings the dashboard")
+    folder = Path(tempfile.mkdtemp(prefix="submit-"))  # Ray's sockets have short names
+    gcs, dashboard, agent, agent_rpc, environment_agent = free_ports(5)
+    head = RayHead(folder, f"http://127.0.0.1:{dashboard}", secrets.token_hex(24), secrets.token_hex(24))
+    write_cluster(head, "cluster")
+    (folder / "home").mkdir()
+    environment = {
+        **os.environ,
+        "HOME": str(folder / "home"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": head.token,
+        "MLFLOW_TRACKING_PASSWORD": head.secret,
+    }
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
+    command += [f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+    command += [f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_rpc}"]
+    command += [f"--runtime-env-agent-port={environment_agent}", f"--temp-dir={folder / 'ray'}"]
+    command += ["--num-cpus=4", f"--object-store-memory={200 * 2**20}"]
+    with (
+        open(folder / "ray.log", "w") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as ray,
+    ):
+        try:
+            wait_until(lambda: answers(head), 180)
+            yield head
+        finally:
+            end_with_children(ray.pid)
+    shutil.rmtree(folder)
+
+
+def write_cluster(head: RayHead, name: str, **submit: object) -> str:
+    document = {
+        "name": name,
+        "ray": {"address": "auto", "num_cpus": 4, "object_store_bytes": 150 * 2**20},
+        "workers": {"count": 2, "accelerator": "cpu"},
+        "storage": {"data": str(head.folder / "data"), "runs": str(head.runs)},
+        "submit": {
+            "dashboard": head.dashboard,
+            "secrets": ["MLFLOW_TRACKING_PASSWORD"],
+            "patience_s": 0,
+            **submit,
+        },
+    }
+    (head.folder / name).mkdir()
+    (head.folder / "data").mkdir(exist_ok=True)
+    (head.folder / name / "cluster.yaml").write_text(yaml.safe_dump(document))
+    return str(head.folder / name)
+
+
+def answers(head: RayHead) -> bool:
+    try:
+        answer = requests.get(
+            f"{head.dashboard}/api/jobs/", headers={"Authorization": f"Bearer {head.token}"}, timeout=5
+        )
+    except requests.RequestException:
+        return False
+    return answer.status_code == 200
+
+
+def end_with_children(pid: int) -> None:
+    processes = [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]
+    for process in processes:
+        process.terminate()
+    _, left = psutil.wait_procs(processes, timeout=15)
+    for process in left:
+        process.kill()
+
+
+def wait_until(holds: Callable[[], bool], timeout_s: float) -> None:
+    end_s = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < end_s, "it did not come about in time"
+        time.sleep(0.5)
+
+
+@pytest.fixture(autouse=True)
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The submitter's machine: a home of its own, without a token and with an address that is not meant."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+
+
+def orchestrator(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def done(shown: Result) -> str:
+    assert shown.exit_code == 0, f"{shown.output}\n{shown.exception!r}"
+    return shown.stdout
+
+
+def jobs_there(head: RayHead) -> list[dict[str, object]]:
+    found = json.loads(done(orchestrator("jobs", "--cluster", head.cluster, "--json")))
+    assert isinstance(found, list)
+    return found
+
+
+def test_a_missing_and_a_wrong_token_are_refused_and_a_cluster_that_is_away_is_named(
+    head: RayHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = orchestrator("submit", JOB, "--cluster", head.cluster).exception
+    assert isinstance(refused, ClusterAccessError)
+    assert "there is none here" in str(refused)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "not-" + head.token)
+    refused = orchestrator("jobs", "--cluster", head.cluster).exception
+    assert isinstance(refused, ClusterAccessError)
+    assert "refuses this token" in str(refused)
+    assert head.token not in str(refused)
+    away = write_cluster(head, "away", dashboard="http://127.0.0.1:9")
+    refused = orchestrator("submit", JOB, "--cluster", away).exception
+    assert isinstance(refused, ClusterAccessError)
+    assert "no Ray answers at http://127.0.0.1:9" in str(refused)
+
+
+def test_doctor_finds_a_cluster_healthy_and_names_what_is_missing(
+    head: RayHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
+    shown = orchestrator("doctor", "--cluster", head.cluster, "--json")
+    found = {finding["subject"]: finding["holds"] for finding in json.loads(shown.stdout)}
+    wanted = ["runs, from here", "Ray Jobs", "clock", "versions and secrets"]
+    wanted += [f"{subject}, on the cluster" for subject in ("data", "runs", "MLflow", "noun table")]
+    assert [found.get(subject) for subject in wanted] == [True] * len(wanted), shown.output
+    assert "disk of temporary files, on the cluster" in found
+
+    lacking = write_cluster(head, "lacking", secrets=["NOT_SET_THERE"])
+    shown = orchestrator("doctor", "--cluster", lacking)
+    assert shown.exit_code == 1
+    assert "NOT_SET_THERE not set" in shown.output
+
+
+def test_a_job_is_seen_from_elsewhere_stopped_and_gone_on_with_and_no_secret_is_written(
+    head: RayHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
+    submitted = done(orchestrator("submit", JOB, "--cluster", head.cluster, *LONG)).split()
+    assert submitted == [f"{RUN}-1"]
+
+    monkeypatch.setenv("HOME", str(tmp_path / "another machine"))
+    wait_until(lambda: (record := head.live_record()) is not None and record.step > 0, 400)
+    [row] = jobs_there(head)
+    assert (row["id"], row["run"], row["state"], row["steps"]) == (f"{RUN}-1", RUN, "RUNNING", 240)
+    assert row["step"] > 0
+    assert row["seconds_left"] > 0
+    refused = orchestrator("submit", JOB, "--cluster", head.cluster, *LONG).exception
+    assert isinstance(refused, RunHeldError)
+    assert f"submission {RUN}-1" in str(refused)
+    log = done(orchestrator("logs", f"{RUN}-1", "--cluster", head.cluster, "--rank", "1"))
+    assert "RayTrainWorker" in log
+    assert isinstance(
+        orchestrator("logs", f"{RUN}-1", "--cluster", head.cluster, "--rank", "2").exception, RunNotFoundError
+    )
+
+    stopped = orchestrator("stop", f"{RUN}-1", "--cluster", head.cluster, "--deadline", "300")
+    assert done(stopped).strip() == f"{RUN}-1 has ended"
+    [row] = jobs_there(head)
+    assert row["state"] == "KILLED"
+    assert 0 < row["step"] < 240
+    assert f"stop asked for by" in row["reason"]
+    [recorded] = list_runs(f"sqlite:///{head.runs}/mlflow.db", "vl-orchestrator")
+    assert recorded.status == "KILLED"
+
+    refused = orchestrator("submit", JOB, "--cluster", head.cluster, *LONG, "--set", "seed.order=7").exception
+    assert isinstance(refused, RunConflictError)
+    assert "belongs to another plan" in str(refused)
+
+    followed = done(orchestrator("submit", JOB, "--cluster", head.cluster, *LONG, "--follow"))
+    assert followed.splitlines()[0] == f"{RUN}-2"
+    assert f"goes on from its checkpoint at step {row['step']:,}" in followed
+    assert [(row["id"], row["state"], row["step"]) for row in jobs_there(head)] == [
+        (f"{RUN}-2", "FINISHED", 240),
+        (f"{RUN}-1", "KILLED", None),
+    ]
+
+    everything = requests.get(
+        f"{head.dashboard}/api/jobs/", headers={"Authorization": f"Bearer {head.token}"}, timeout=30
+    ).text
+    for secret in (head.secret, head.token):
+        assert secret not in everything
+        assert secret not in followed
+        folders = (head.folder, tmp_path)
+        written = [file for folder in folders for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
+        assert len(written) > 50
+        assert [file for file in written if secret.encode() in file.read_bytes()] == []
