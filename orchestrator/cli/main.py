@@ -27,13 +27,13 @@ app.command(epilog="Example: orchestrator run jobs/clip-scenes.yaml --set budget
 app.command(epilog="Example: orchestrator render jobs/synthetic.yaml --cluster cluster/kuberay -o job.yaml")(
     launch.render
 )
-app.command(epilog="Example: orchestrator submit jobs/clip-scenes.yaml --cluster cluster/shared --follow")(
+app.command(epilog="Example: orchestrator submit jobs/clip-scenes.yaml --cluster cluster/gpu-cluster --follow")(
     submission.submit
 )
-app.command("jobs", epilog="Example: orchestrator jobs --cluster cluster/shared --json")(submission.list_jobs)
-app.command(epilog="Example: orchestrator logs clip-scenes-1 --cluster cluster/shared --rank 3")(submission.logs)
-app.command(epilog="Example: orchestrator stop clip-scenes-1 --cluster cluster/shared --deadline 600")(submission.stop)
-app.command(epilog="Example: orchestrator doctor --cluster cluster/shared --json")(submission.doctor)
+app.command("jobs", epilog="Example: orchestrator jobs --cluster cluster/gpu-cluster --json")(submission.list_jobs)
+app.command(epilog="Example: orchestrator logs clip-scenes-1 --cluster cluster/gpu-cluster --rank 3")(submission.logs)
+app.command(epilog="Example: orchestrator stop clip-scenes-1 --cluster cluster/gpu-cluster --deadline 600")(submission.stop)
+app.command(epilog="Example: orchestrator doctor --cluster cluster/gpu-cluster --json")(submission.doctor)
 app.command(epilog="Example: orchestrator evaluate clip-scenes --json")(runs.evaluate)
 app.command(epilog="Example: orchestrator compare clip-scenes catlip-scenes --json")(compare.compare)
 app.command(epilog="Example: orchestrator ledger clip-scenes --json")(runs.ledger)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.errors import PlanError, RunNotFoundError
+from orchestrator.errors import Interrupted, PlanError, RunNotFoundError
 from orchestrator.launch.ray_jobs import RayJobs, Submission
 from orchestrator.runs.live import PROGRESS_FILE, LiveRecord, read_live_record, read_ranks, request_stop
 from orchestrator.spec.cluster import ClusterSpec
@@ -18,6 +18,7 @@ from orchestrator.storage.store import Store, open_store
 from orchestrator.tracking.tracker import RunStatus
 
 _POLL_S = 1.0
+_STATES = {"RUNNING": "STARTING", "SUCCEEDED": "FINISHED", "STOPPED": "KILLED"}
 
 
 @dataclass(frozen=True)
@@ -119,14 +120,21 @@ def _live_records(cluster: ClusterSpec) -> Sequence[LiveRecord]:
 
 def _row(submission: Submission, record: LiveRecord | None) -> JobRow:
     if record is None:
-        state = {"RUNNING": "STARTING", "SUCCEEDED": "FINISHED", "STOPPED": "KILLED"}
-        reason = submission.message if submission.status == "FAILED" else ""
-        return JobRow(submission.id, submission.run, state.get(submission.status, submission.status), reason, *_NOTHING)
+        return _row_of_submission(submission)
     row = _row_of_record(record)
     if not submission.has_ended or record.status != RunStatus.RUNNING:
         return row
     # Ray saw the end that the driver could not write down any more.
     return JobRow(row.id, row.run, "FAILED", submission.message, *_progress(record))
+
+
+def _row_of_submission(submission: Submission) -> JobRow:
+    """Of a driver that writes nothing: not there yet, or followed by a later one."""
+    state = _STATES.get(submission.status, submission.status)
+    if state == "FAILED" and submission.exit_code == Interrupted.exit_code:
+        state = "KILLED"
+    reason = submission.message if state == "FAILED" else ""
+    return JobRow(submission.id, submission.run, state, reason, None, None, None, None, None)
 
 
 def _row_of_record(record: LiveRecord) -> JobRow:
@@ -139,9 +147,6 @@ def _progress(record: LiveRecord) -> tuple[int, int, float | None, float | None,
     if record.mlflow_run_id is not None and record.tracking_uri.startswith("http"):
         link = f"{record.tracking_uri.rstrip('/')}/#/runs/{record.mlflow_run_id}"
     return record.step, record.steps, record.samples_per_s, record.seconds_left, link
-
-
-_NOTHING = (None, None, None, None, None)
 
 
 def _asker() -> str:

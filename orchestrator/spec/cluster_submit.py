@@ -12,8 +12,8 @@ class SubmitSpec(Section):
     """How ``orchestrator submit`` reaches a cluster. Ray's token comes from the environment, never from a file here."""
 
     dashboard: Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$")]
-    """URL of Ray's dashboard, such as ``https://ray.example.org:8265``. With plain ``http`` the token can be read on the
-    way: for the loopback (a tunnel) and networks of your own."""
+    """URL of Ray's dashboard, such as ``https://ray.example.org:8265``. Plain ``http`` shows the token to the network:
+    for the loopback (a tunnel) and networks of your own."""
     ca_file: str | None = None
     """Certificates that vouch for the dashboard's own, which is always verified; none: the system's."""
     wheel: str | None = None

@@ -153,6 +153,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "127.0.0.1:9")
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
 
 
@@ -232,11 +233,11 @@ def test_a_job_is_seen_from_elsewhere_stopped_and_gone_on_with_and_no_secret_is_
     [row] = jobs_there(head)
     assert row["state"] == "KILLED"
     assert 0 < row["step"] < 240
-    assert f"stop asked for by" in row["reason"]
+    assert "stop asked for by" in row["reason"]
     [recorded] = list_runs(f"sqlite:///{head.runs}/mlflow.db", "vl-orchestrator")
     assert recorded.status == "KILLED"
 
-    refused = orchestrator("submit", JOB, "--cluster", head.cluster, *LONG, "--set", "seed.order=7").exception
+    refused = orchestrator("submit", JOB, "--cluster", head.cluster, *LONG, "--set", "seed.data=7").exception
     assert isinstance(refused, RunConflictError)
     assert "belongs to another plan" in str(refused)
 

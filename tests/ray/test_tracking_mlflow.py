@@ -13,10 +13,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from orchestrator.errors import TrackingError
+from orchestrator.errors import TrackingAccessError, TrackingError
 from orchestrator.tracking.mlflow.client import connect
 from orchestrator.tracking.mlflow.open import open_tracker, sync_journals
-from orchestrator.tracking.mlflow.runs import list_runs
+from orchestrator.tracking.mlflow.runs import check_tracking, list_runs
 from orchestrator.tracking.tracker import RunStatus, RunTarget
 
 EXPERIMENT = "server"
@@ -28,12 +28,13 @@ START_S = 180.0
 class Server:
     """One server process on a port of its own; its records outlive its restarts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
-        self._folder = folder
+        self._folder, self._options = folder, options
+        self._env = {**SERVER_ENV, **environment}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -42,11 +43,11 @@ class Server:
         command = [
             str(Path(sys.executable).with_name("mlflow")), "server", "--host", "127.0.0.1", "--port", str(self.port),
             "--backend-store-uri", f"sqlite:///{self._folder}/server.db", "--workers", "1",
-            "--artifacts-destination", str(self._folder / "artifacts"),
+            "--artifacts-destination", str(self._folder / "artifacts"), *self._options,
         ]  # fmt: skip
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, start_new_session=True, cwd=self._folder, env=SERVER_ENV
+                command, stdout=log, stderr=log, start_new_session=True, cwd=self._folder, env=self._env
             )
         deadline_s = time.monotonic() + START_S
         while not self._answers():
@@ -170,3 +171,33 @@ def test_a_server_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
         left = tracker.close(timeout_s=1)
         assert time.monotonic() - started_s < 9  # less than the client's own time limit of 10 s
         assert left.entries == 3
+
+
+@pytest.mark.full
+def test_a_server_with_users_records_for_one_and_refuses_a_wrong_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("flask_wtf", reason="mlflow[auth] brings the server's users")
+    (tmp_path / "auth.ini").write_text(
+        f"[mlflow]\ndefault_permission = NO_PERMISSIONS\ndatabase_uri = sqlite:///{tmp_path}/users.db\n"
+    )
+    user = {"USERNAME": "keeper", "PASSWORD": "a long password"}
+    environment = {f"MLFLOW_AUTH_ADMIN_{name}": value for name, value in user.items()}
+    environment |= {"MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "key"}
+    for name, value in user.items():
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
+    server = Server(tmp_path, "--app-name", "basic-auth", **environment)
+    try:
+        server.start()
+        assert check_tracking(server.uri)
+        tracker = open_tracker(target_on(server.uri, "locked"), tmp_path, "driver", owns_run=True)
+        tracker.log_metrics({"train/loss": 1.0}, 1)
+        tracker.finish(RunStatus.FINISHED)
+        assert tracker.close(timeout_s=60).entries == 0
+        [row] = list_runs(server.uri, EXPERIMENT)
+        assert (row.name, row.status) == ("locked", "FINISHED")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "another password")
+        with pytest.raises(TrackingAccessError, match="refuses the credentials"):
+            check_tracking(server.uri)
+    finally:
+        server.kill()

@@ -56,6 +56,7 @@ def connect(tracking_uri: str) -> MlflowClient:
     database = sqlite_path(tracking_uri)
     if database is not None:
         database.parent.mkdir(parents=True, exist_ok=True)
+        database.touch(mode=0o600)  # parameters and paths of runs are nobody else's business
     return MlflowClient(tracking_uri=tracking_uri)
 
 

@@ -1,0 +1,192 @@
+"""What ``submit`` and ``jobs`` decide before and beside Ray; with a real Ray: ``tests/ray/test_submit.py``."""
+
+import json
+import logging
+import subprocess
+import sys
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import (
+    ClusterAccessError,
+    JobFileError,
+    PlanError,
+    RunConflictError,
+    RunHeldError,
+    RunNotFoundError,
+)
+from orchestrator.launch import submit as submitting
+from orchestrator.launch.look import MARK, VERSIONS, compare_versions, own_versions
+from orchestrator.launch.ray_jobs import Submission, connect, read_token
+from orchestrator.launch.submissions import list_jobs, stop_run
+from orchestrator.launch.submit import next_attempt, submit_section
+from orchestrator.runs.check import Finding
+from orchestrator.runs.live import LivePost, LiveRecord, StopRequest
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.load import load_cluster
+from orchestrator.storage.store import open_store
+from orchestrator.tracking.tracker import RunStatus
+
+ROOT = Path(__file__).parents[3]
+ENDED = Submission("small-1", "small", "FAILED", "exit code 130", 130, 1000.0)
+LIVE = Submission("small-2", "small", "RUNNING", "", None, 2000.0)
+RECORD = LiveRecord("small", "small-2", RunStatus.RUNNING, 5, 10, 32, 64.0, "", "http://mlflow:5000/", "abc", 0.0)
+
+
+class Listed:
+    """Stands where a cluster's list of submissions is read."""
+
+    def __init__(self, *submissions: Submission) -> None:
+        self._submissions = list(submissions)
+
+    def list(self) -> list[Submission]:
+        return self._submissions
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> ClusterSpec:
+    return ClusterSpec.model_validate(
+        {
+            "name": "there",
+            "workers": {"count": 2, "accelerator": "cpu"},
+            "storage": {"data": tmp_path.as_uri(), "runs": (tmp_path / "runs").as_uri()},
+        }
+    )
+
+
+def write_record(cluster: ClusterSpec, record: LiveRecord) -> None:
+    with LivePost(open_store(f"{cluster.storage.runs}/{record.run}"), StopRequest(), lambda: record, {}, 1):
+        pass
+
+
+def test_an_attempt_is_one_more_than_the_last_of_this_run() -> None:
+    assert next_attempt("small", []) == 1
+    assert next_attempt("small", [ENDED, LIVE, replace(ENDED, id="small-by-hand")]) == 3
+
+
+def test_versions_are_told_by_a_program_that_needs_nothing_of_ours_and_compared() -> None:
+    shown = subprocess.run([sys.executable, "-c", VERSIONS, "PATH", "NOT_SET_ANYWHERE"], capture_output=True, text=True)
+    told = json.loads(shown.stdout.removeprefix(MARK))
+    assert told.pop("missing") == ["NOT_SET_ANYWHERE"]
+    assert told == own_versions()
+    assert compare_versions(told) == []
+    [difference] = compare_versions({**told, "ray": "2.59.0"})
+    assert "2.59.0 on the cluster" in difference
+    assert str(told["ray"]) in difference
+    assert compare_versions({**told, "vl-orchestrator": None})
+    assert compare_versions({**told, "python": f"{sys.version_info[0]}.{sys.version_info[1]}.99"}) == []
+    assert compare_versions({**told, "python": "3.9.1"})
+
+
+@pytest.mark.parametrize(
+    ("launch", "says"),
+    [(None, "submit.dashboard"), ("kuberay", "orchestrator render"), ("slurm", "orchestrator render")],
+)
+def test_a_cluster_that_takes_no_jobs_is_refused_with_what_starts_them(launch: str | None, says: str) -> None:
+    with pytest.raises(PlanError, match="takes no jobs from other machines") as refused:
+        submit_section(load_cluster(str(ROOT / "cluster" / (launch or "laptop"))))
+    assert says in str(refused.value)
+
+
+def test_a_dashboard_with_a_user_in_it_is_refused(tmp_path: Path) -> None:
+    text = (ROOT / "cluster/laptop/cluster.yaml").read_text() + "submit: {dashboard: 'https://me:secret@ray:8265'}\n"
+    (tmp_path / "cluster.yaml").write_text(text)
+    with pytest.raises(JobFileError, match=r"submit\.dashboard"):
+        load_cluster(str(tmp_path))
+
+
+def test_what_the_cluster_finds_wrong_is_refused_by_name() -> None:
+    fine = Finding("data", True, "opens")
+    submitting._refuse_wrong([fine])
+    for detail, error in (
+        ("run 'small' in s3://runs belongs to another plan; ...", RunConflictError),
+        ("the run in s3://runs/small is held by host:1 for 9 s", RunHeldError),
+        ("bucket missing", PlanError),
+    ):
+        with pytest.raises(error, match="the cluster finds wrong"):
+            submitting._refuse_wrong([fine, Finding("run", False, detail)])
+    submitting._check_not_live([ENDED])
+    with pytest.raises(RunHeldError, match="live as submission small-2"):
+        submitting._check_not_live([ENDED, LIVE])
+
+
+def test_a_wheel_travels_unpacked_and_a_secret_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = tmp_path / "vl.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("orchestrator/__init__.py", "")
+    with submitting._job_folder({"job.yaml": "name: small"}, str(wheel)) as folder:
+        assert (folder / "orchestrator" / "__init__.py").exists()
+        assert (folder / "job.yaml").read_text() == "name: small"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("other/__init__.py", "")
+    for wrong in (wheel, tmp_path / "absent.whl"):
+        with pytest.raises(PlanError, match=r"submit\.wheel"), submitting._job_folder({}, str(wrong)):
+            pass
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "correct-horse-battery")
+    with (
+        pytest.raises(PlanError, match="would carry a secret"),
+        submitting._job_folder({"job.yaml": "name: correct-horse-battery"}, None),
+    ):
+        pass
+
+
+def test_jobs_say_what_ray_and_the_runs_folder_know_together(cluster: ClusterSpec) -> None:
+    write_record(cluster, replace(RECORD, written_at=time.time()))
+    local = replace(RECORD, run="here", submission=None, status=RunStatus.FINISHED, tracking_uri="sqlite:///x")
+    write_record(cluster, local)
+    jobs: Any = Listed(LIVE, ENDED)
+    second, first, here = list_jobs(cluster, jobs)
+    assert (second.id, second.state, second.step, second.seconds_left) == ("small-2", "RUNNING", 5, 2.5)
+    assert second.link == "http://mlflow:5000/#/runs/abc"
+    assert (first.id, first.state, first.step) == ("small-1", "KILLED", None)
+    assert (here.id, here.state, here.link) == ("here", "FINISHED", None)
+
+    [died, _] = list_jobs(cluster, Listed(replace(LIVE, status="FAILED", message="node died")))  # type: ignore[arg-type]
+    assert (died.state, died.reason) == ("FAILED", "node died")
+    write_record(cluster, RECORD)  # long ago
+    assert {row.id: row.state for row in list_jobs(cluster, None)} == {"small-2": "SILENT", "here": "FINISHED"}
+
+
+def test_a_run_that_is_not_live_cannot_be_stopped_and_a_scheduler_must_be_told(cluster: ClusterSpec) -> None:
+    with pytest.raises(RunNotFoundError, match="no live run 'small'"):
+        stop_run(cluster, "small", 0)
+    write_record(cluster, RECORD)
+    with pytest.raises(RunNotFoundError, match="no live run 'small'"):
+        stop_run(cluster, "small", 0)
+    for name, command in (("kuberay", "kubectl delete rayjob"), ("slurm", "scancel")):
+        with pytest.raises(PlanError, match=command):
+            stop_run(load_cluster(str(ROOT / "cluster" / name)), "small", 0)
+
+
+def test_a_cluster_that_is_away_is_tried_and_then_named(
+    cluster: ClusterSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    submit = {"dashboard": "http://127.0.0.1:9", "patience_s": 0.2}
+    there = ClusterSpec.model_validate({**cluster.model_dump(), "submit": submit})
+    monkeypatch.setattr("orchestrator.launch.ray_jobs._RETRY_S", 0.1)
+    monkeypatch.setattr(logging.getLogger("orchestrator"), "propagate", True)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "put back afterwards")
+    caplog.set_level(logging.INFO, "orchestrator")
+    with pytest.raises(ClusterAccessError, match=r"no Ray answers at http://127\.0\.0\.1:9"):
+        connect(submit_section(there))
+    assert "trying for" in caplog.text
+
+
+def test_a_token_comes_from_where_ray_looks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    assert read_token() is None
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("of the home\n")
+    assert read_token() == "of the home"
+    (tmp_path / "token").write_text("of a file")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    assert read_token() == "of a file"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of the environment")
+    assert read_token() == "of the environment"
