@@ -18,6 +18,7 @@ import torch
 from orchestrator.models.towers import ModelBuild, TokenLayout
 from orchestrator.objectives.objective import Objective
 from orchestrator.objectives.table import build_objective
+from orchestrator.spec.devices import DEVICES
 from orchestrator.spec.flops import text_flops, vision_flops
 from orchestrator.spec.installed import own_names
 from orchestrator.spec.objective import CatlipSpec, ClipSpec, SiglipSpec
@@ -28,18 +29,6 @@ from orchestrator.training.step import BareEngine, Batch, to_device, train_step
 CONTEXT, NUM_TOKENS, NUM_CONCEPTS = 77, 49408, 24320
 """Of CLIP's tokenizer and of CatLIP's largest vocabulary."""
 BEGIN_ID, END_ID, PAD_ID = 49406, 49407, 0
-
-BF16_PEAK_TFLOPS = {
-    "B200": 2250,
-    "H200": 989,
-    "H100": 989,
-    "A100": 312,
-    "L40S": 362,
-    "L4": 121,
-    "A10": 125,
-    "RTX 4090": 165,
-}
-"""Dense tensor-core peaks from the vendor's data sheets, by a part of the device's name."""
 
 
 def main() -> None:
@@ -122,7 +111,8 @@ def time_step(engine: BareEngine, batch: Batch, device: torch.device) -> float:
 def peak_flops(device: torch.device, precision: str) -> tuple[float, str]:
     """Operations a second that the device can do at most, and where the number is from."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    known = [tflops for part, tflops in BF16_PEAK_TFLOPS.items() if part in name.replace("-", " ").split()]
+    words = name.replace("-", " ").split()
+    known = [device.tflops for kind, device in DEVICES.items() if kind.partition("-")[0] in words]
     if precision == "bf16" and known:
         return known[0] * 1e12, "data sheet"
     # Many CPUs multiply bf16 slower than fp32, so the better of the two is what such a device can do.

@@ -34,8 +34,12 @@ def plan(
     job: JobArgument, cluster: ClusterOption = LAPTOP, json: JsonOption = False, overrides: SetOption = None
 ) -> None:
     """Show what would run, with the arithmetic; starts nothing and writes nothing."""
+    from json import dumps
+
+    from orchestrator.spec.capacity import estimate_capacity
     from orchestrator.spec.compare import CompareSpec
     from orchestrator.spec.describe import describe_evaluate, describe_plan, describe_prepare
+    from orchestrator.spec.describe_capacity import describe_capacity
     from orchestrator.spec.job import EvaluateSpec, PrepareSpec
     from orchestrator.spec.resolve import resolve_plan
 
@@ -55,7 +59,9 @@ def plan(
         from orchestrator.runs.prepare import read_facts
 
         resolved = resolve_plan(spec, place, read_facts(spec, place))
-        document, sections = resolved.model_dump_json(indent=2), describe_plan(resolved)
+        capacity = estimate_capacity(resolved, place)
+        document = dumps({**resolved.model_dump(mode="json"), "capacity": capacity.to_dict()}, indent=2)
+        sections = [*describe_plan(resolved), *describe_capacity(resolved, capacity)]
     if json:
         typer.echo(document)
     else:

@@ -32,7 +32,9 @@ app.command(epilog="Example: orchestrator submit jobs/clip-scenes.yaml --cluster
 )
 app.command("jobs", epilog="Example: orchestrator jobs --cluster cluster/gpu-cluster --json")(submission.list_jobs)
 app.command(epilog="Example: orchestrator logs clip-scenes-1 --cluster cluster/gpu-cluster --rank 3")(submission.logs)
-app.command(epilog="Example: orchestrator stop clip-scenes-1 --cluster cluster/gpu-cluster --deadline 600")(submission.stop)
+app.command(epilog="Example: orchestrator stop clip-scenes-1 --cluster cluster/gpu-cluster --deadline 600")(
+    submission.stop
+)
 app.command(epilog="Example: orchestrator doctor --cluster cluster/gpu-cluster --json")(submission.doctor)
 app.command(epilog="Example: orchestrator evaluate clip-scenes --json")(runs.evaluate)
 app.command(epilog="Example: orchestrator compare clip-scenes catlip-scenes --json")(compare.compare)

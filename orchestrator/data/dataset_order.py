@@ -14,7 +14,7 @@ than without replacement.
 Memory: 9 bytes a chunk while it is kept whole by a selection, 1 otherwise, and 4 bytes a chunk for each epoch in use.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
@@ -32,6 +32,7 @@ CHUNK_STREAM, WINDOW_STREAM = 0, 1  # keep the two uses of a seed apart
 _WHOLE = np.uint64(2**64 - 1)
 ROUNDS_PER_PASS = 16  # with replacement: the smaller a round, the less its samples exclude one another
 _RANKS_PER_MARK = 4096  # chunks whose sizes are summed up again to find a position: keeping all sums costs 8 bytes each
+_SLICE = 256 * _RANKS_PER_MARK
 
 
 @dataclass(frozen=True)
@@ -168,9 +169,9 @@ class DatasetOrder:
         """One mask a chunk: the samples at the first ``stop`` places of an epoch's permutation."""
         order = self._epoch_order(epoch)
         mark = int(np.searchsorted(order.marks, stop, side="right")) - 1
-        marked = order.chunks[: mark * _RANKS_PER_MARK]
         masks = np.zeros(self.table.num_chunks, dtype=np.uint64)
-        masks[marked] = self._masks_of(marked)
+        for chunks in _slices(order.chunks[: mark * _RANKS_PER_MARK]):
+            masks[chunks] = self._masks_of(chunks)
         rows = self._permuted_visits(epoch, int(order.marks[mark]), stop)
         chunks = self.table.first_chunk[rows[:, 2].astype(np.int64)] + rows[:, 3].astype(np.int64)
         masks[chunks] = rows[:, 4]
@@ -217,8 +218,18 @@ class DatasetOrder:
         random = generator(self._seed, CHUNK_STREAM, self._number << 32 | epoch)
         random.shuffle(chunks)
         begin = int(random.integers(self.num_samples)) if self.epochs_per_pass > 1 else 0
-        sums = np.add.reduceat(self._sizes[chunks], np.arange(0, len(chunks), _RANKS_PER_MARK), dtype=np.int64)
-        return _EpochOrder(chunks, np.concatenate(([0], np.cumsum(sums)[:-1])), begin)
+        sums = [
+            np.add.reduceat(self._sizes[part], np.arange(0, len(part), _RANKS_PER_MARK), dtype=np.int64)
+            for part in _slices(chunks)
+        ]
+        return _EpochOrder(
+            chunks, np.concatenate(([0], np.cumsum(np.concatenate([np.empty(0, np.int64), *sums]))[:-1])), begin
+        )
+
+
+def _slices(chunks: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int32]]:
+    """Parts that begin at marks: numpy copies indices to 64 bits, of all chunks at once a multiple of their size."""
+    return (chunks[start : start + _SLICE] for start in range(0, len(chunks), _SLICE))
 
 
 def generator(seed: int, stream: int, number: int) -> np.random.Generator:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -94,11 +95,13 @@ def save_index(store: Store, index: DatasetIndex) -> None:
     store.write_bytes(INDEX_PATH, sink.getvalue().to_pybytes())
 
 
-def load_index(store: Store, verify: bool = True) -> DatasetIndex | None:
+def load_index(store: Store, verify: bool = True, chunk_tables: bool = True) -> DatasetIndex | None:
     """The index beside the shards; None when there is none.
 
     Args:
         verify: compare it with a listing of the shards.
+        chunk_tables: read where chunks begin; without, an order is computed from a fiftieth of the memory, and no shard
+            can be read.
 
     In a copy of the data set its rows come without etags.
 
@@ -109,7 +112,7 @@ def load_index(store: Store, verify: bool = True) -> DatasetIndex | None:
     except ObjectNotFoundError:
         return None
     try:
-        index = _parse(data)
+        index = _parse(data, chunk_tables)
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         raise DatasetError(
             f"{store.uri}/{INDEX_PATH} is not an index of this version ({error}); {_repair(store)}"
@@ -151,8 +154,12 @@ def find_shards(uri: str, objects: Iterable[ObjectInfo]) -> tuple[Format, list[O
     raise DatasetError(f"{uri} holds no shards: looked for *.tar and *.parquet in it and below, found {instead}")
 
 
-def _parse(data: bytes) -> DatasetIndex:
-    table = pq.read_table(pa.BufferReader(data), schema=SHARD_SCHEMA)
+def _parse(data: bytes, chunk_tables: bool) -> DatasetIndex:
+    names = [name for name in SHARD_SCHEMA.names if chunk_tables or name != "boundaries"]
+    table = pq.read_table(pa.BufferReader(data), schema=SHARD_SCHEMA, columns=names)
+    if not chunk_tables:
+        none = pa.ListArray.from_arrays(np.zeros(len(table) + 1, np.int32), pa.array([], pa.int64()))
+        table = table.add_column(SHARD_SCHEMA.get_field_index("boundaries"), SHARD_SCHEMA.field("boundaries"), none)
     metadata = pq.read_schema(pa.BufferReader(data)).metadata
     if metadata[b"version"] != _VERSION or int(metadata[b"chunk_samples"]) != CHUNK_SAMPLES:
         raise ValueError(f"version {metadata[b'version'].decode()}, chunks of {metadata[b'chunk_samples'].decode()}")

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from orchestrator.data.concepts import open_finder
 from orchestrator.evaluation.metric_words import describe_metric
 from orchestrator.evaluation.predictions import TargetPredictions
-from orchestrator.spec.targets import TargetSpec
 from orchestrator.report.evaluation_sets import open_set
 from orchestrator.report.tables import MISSING, Table
 from orchestrator.spec.plan import Plan
+from orchestrator.spec.targets import TargetSpec
 from orchestrator.storage.store import open_store
 from orchestrator.wordnet.vocabulary import Vocabulary
 

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from orchestrator.spec.cluster_kuberay import KubeRaySpec
 from orchestrator.spec.cluster_slurm import SlurmSpec
 from orchestrator.spec.cluster_submit import SubmitSpec
+from orchestrator.spec.devices import DeviceKind
 from orchestrator.spec.section import Section
 
 
@@ -79,6 +80,23 @@ class TrackingSpec(Section):
     """``HOST:PORT`` where the driver shows the run's last values to Prometheus; none: nowhere."""
 
 
+class CapacitySpec(Section):
+    """What ``plan`` counts with before anything is booked; nothing here changes a run."""
+
+    device: DeviceKind | None = None
+    """Kind of each worker's device; none: its rate, and so time and cost, are not estimated."""
+    utilisation: float = Field(default=0.4, gt=0, le=1)
+    """Share of the device's peak that a step is assumed to reach; ``benchmarks/step.py`` measures it."""
+    decode_images_per_s_per_core: float | None = Field(default=None, gt=0)
+    """What a physical core reads, decodes and crops; none: as measured for JPEGs of 500x375 (spec/capacity.py)."""
+    upload_mb_per_s: float | None = Field(default=None, gt=0)
+    """10^6 bytes a second from all workers together to ``storage.runs``; none: upload times are not estimated."""
+    price_per_device_hour: float | None = Field(default=None, ge=0)
+    """Of one device with its share of the node; none: the cost is not estimated."""
+    currency: str = "USD"
+    """Of the price."""
+
+
 LaunchSpec = Annotated[KubeRaySpec | SlurmSpec, Field(discriminator="kind")]
 
 
@@ -91,6 +109,7 @@ class ClusterSpec(Section):
     workers: WorkersSpec
     storage: StorageSpec
     tracking: TrackingSpec = TrackingSpec()
+    capacity: CapacitySpec = CapacitySpec()
     launch: LaunchSpec | None = None
     """Who makes the Ray cluster for a job (``orchestrator render``); none: Ray starts here, or runs already."""
     submit: SubmitSpec | None = None

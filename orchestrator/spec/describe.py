@@ -11,8 +11,8 @@ from orchestrator.spec.load import join_uri
 from orchestrator.spec.objective import CatlipSpec
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.presets import PRESETS
+from orchestrator.spec.stream_reads import reads_per_chunk
 
-_CHUNK_SAMPLES = 64  # as in data/shard.py, which a spec may not import
 _DEVICE_IMAGES_PER_S = 4500  # what a fast device takes of 224 pixel images, the order of magnitude
 
 
@@ -186,7 +186,7 @@ def _describe_stream(plan: Plan) -> str:
         f"a read task; {stream.window:,} samples mixed with one another",
         f"object store: {_bytes(stream.object_store_bytes)} of blocks on their way at most",
     ]
-    if (times := _reads_per_chunk(stream.window, task_samples)) > 1.05:
+    if (times := reads_per_chunk(plan)) > 1.05:
         lines.append(
             f"each chunk is read about {times:.1f} times, by the {stream.window / task_samples:.0f} tasks of a window; "
             f"storage.cache or a smaller data.shuffle_window would spare a bucket that"
@@ -202,12 +202,6 @@ def _describe_stream(plan: Plan) -> str:
     if stream.cache is not None:
         lines.append(f"cache: {_bytes(stream.cache.max_bytes)} in {stream.cache.folder} of each node")
     return "\n".join(lines)
-
-
-def _reads_per_chunk(window: int, task_samples: int) -> float:
-    """How many of a window's tasks need a chunk, on average: each holds a random part of the window."""
-    num_tasks = window / task_samples
-    return num_tasks * (1 - (1 - 1 / num_tasks) ** _CHUNK_SAMPLES)
 
 
 def _describe_schedule(plan: Plan) -> str:

@@ -30,9 +30,9 @@ def training_flops(plan: Plan) -> float:
 def vision_flops(size: ModelSize, image_size: int, projection: bool, patch_dropout: float = 0.0) -> int:
     """Operations of one forward pass of the vision tower over one image."""
     patches = (image_size // size.patch_size) ** 2
+    kept = max(1, round(patches * (1 - patch_dropout)))
     stem = 2 * patches * 3 * size.patch_size**2 * size.vision.width
     head = 2 * size.vision.width * size.embedding_width if projection else 0
-    kept = max(1, round(patches * (1 - patch_dropout)))
     return stem + _transformer_flops(size.vision, kept + 1) + head
 
 

@@ -16,14 +16,14 @@ from orchestrator.storage.store import open_store
 
 
 def load_indexes(plan: Plan) -> list[DatasetIndex]:
-    """The indexes of the plan's data sets; none for synthetic data.
+    """The indexes of the plan's data sets, without chunk tables; none for synthetic data.
 
     Raises:
         DatasetError: an index is not the one that the run was planned with.
     """
     indexes = []
     for shards in (source.shards for source in plan.data.sources):
-        index = load_index(open_store(shards.uri, plan.s3), verify=False)
+        index = load_index(open_store(shards.uri, plan.s3), verify=False, chunk_tables=False)
         if index is None or index.digest != shards.digest:
             raise DatasetError(
                 f"{shards.uri}: its index is not the one that the run was planned with; run the job again"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestrator.data.shard import CHUNK_SAMPLES
-from orchestrator.spec import describe
+from orchestrator.spec import stream_reads
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.describe import describe_evaluate, describe_plan
 from orchestrator.spec.facts import Facts, FinderFacts, TokenizerFacts, VocabularyFacts
@@ -128,7 +128,7 @@ def test_an_evaluate_job_says_whose_checkpoint_it_judges(cluster_document: dict[
 
 
 def test_what_a_stream_costs_a_bucket_and_the_network_is_said(resolve: Resolve) -> None:
-    assert describe._CHUNK_SAMPLES == CHUNK_SAMPLES
+    assert stream_reads.CHUNK_SAMPLES == CHUNK_SAMPLES
     job = {"batch": {"global_size": 64}, "data": {"kind": "shards", "train": "scenes/train", "shuffle_window": 2048}}
     place = {"ray": {"ingest_labels": {"subcluster": "data"}}}
     place["storage"] = {"data": "s3://b", "runs": "file:///r", "cache": {"folder": "/disk", "max_bytes": 2**30}}
