@@ -146,9 +146,9 @@ class DatasetOrder:
         return np.concatenate(parts)
 
     def visited(self, epoch: int, stop: int) -> Masks:
-        """One mask a chunk: the samples at the first ``stop`` positions of an epoch."""
+        """One mask a chunk, for the caller to change: the samples at the first ``stop`` positions of an epoch."""
         if stop >= self.num_samples:
-            return self.masks()
+            return self.masks() if self._kept is None else self._kept.copy()
         begin = self._epoch_order(epoch).begin
         end = begin + min(stop, self.epoch_samples)
         masks = self._placed(epoch, min(end, self.num_samples))
@@ -170,8 +170,8 @@ class DatasetOrder:
         order = self._epoch_order(epoch)
         mark = int(np.searchsorted(order.marks, stop, side="right")) - 1
         masks = np.zeros(self.table.num_chunks, dtype=np.uint64)
-        for chunks in _slices(order.chunks[: mark * _RANKS_PER_MARK]):
-            masks[chunks] = self._masks_of(chunks)
+        for part in _slices(order.chunks[: mark * _RANKS_PER_MARK]):
+            masks[part] = self._masks_of(part)
         rows = self._permuted_visits(epoch, int(order.marks[mark]), stop)
         chunks = self.table.first_chunk[rows[:, 2].astype(np.int64)] + rows[:, 3].astype(np.int64)
         masks[chunks] = rows[:, 4]

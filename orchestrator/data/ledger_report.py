@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from orchestrator.data.dataset_order import Masks
-from orchestrator.data.ledger import EpochCounts, EpochKey, Ledger
+from orchestrator.data.ledger import EpochBits, EpochCounts, EpochKey, Ledger
 from orchestrator.data.order import SampleOrder
+
+_CHUNKS_AT_ONCE = 2**20  # of ten billion samples there are 150 times as many
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,7 @@ def _row(
     num_planned, missing, unplanned = dataset.epoch_samples, 0, 0
     if key not in ledger.counts or key in ledger.bits:  # a closed epoch misses nothing
         masks = order.epoch_masks(key) if is_whole else planned.get(key, np.zeros(dataset.table.num_chunks, np.uint64))
-        bits = ledger.bits.get(key)
-        done = bits.trained | bits.skipped if bits else np.zeros_like(masks)
-        num_planned, missing, unplanned = _count(masks), _count(masks & ~done), _count(done & ~masks)
+        num_planned, missing, unplanned = _compare(masks, ledger.bits.get(key))
     return LedgerRow(
         dataset=key[0],
         epoch=key[1],
@@ -104,6 +104,20 @@ def _row(
         unplanned=unplanned,
         unannotated=counts.unannotated,
     )
+
+
+def _compare(masks: Masks, bits: EpochBits | None) -> tuple[int, int, int]:
+    """Samples of ``masks``, those of them that are not done, and those that are done beside them."""
+    if bits is None:
+        return _count(masks), _count(masks), 0
+    planned = missing = unplanned = 0
+    for start in range(0, len(masks), _CHUNKS_AT_ONCE):
+        part = slice(start, start + _CHUNKS_AT_ONCE)
+        done = bits.trained[part] | bits.skipped[part]
+        planned += _count(masks[part])
+        missing += _count(masks[part] & ~done)
+        unplanned += _count(done & ~masks[part])
+    return planned, missing, unplanned
 
 
 def _count(masks: Masks) -> int:

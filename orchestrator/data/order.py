@@ -111,7 +111,7 @@ class SampleOrder:
         for number, dataset in enumerate(self.datasets):
             first, behind = self.taken(number, window), self.taken(number, window + 1)
             for epoch in range(first // dataset.epoch_samples, -(-behind // dataset.epoch_samples)):
-                planned[number, epoch] = dataset.visited(epoch, max(first - epoch * dataset.epoch_samples, 0)).copy()
+                planned[number, epoch] = dataset.visited(epoch, max(first - epoch * dataset.epoch_samples, 0))
         low = window * self.shuffle.size
         visits = unpack_visits(self.window_visits(low, stop)) if low < stop else []
         starts = [visit.start for visit in visits]
