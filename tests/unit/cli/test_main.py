@@ -21,6 +21,7 @@ COMMANDS = (
     "stop",
     "doctor",
     "evaluate",
+    "compare",
     "report",
     "export",
     "promote",
