@@ -16,6 +16,7 @@ from orchestrator.runs.compare_folder import (
     load_comparison,
     save_calibration,
 )
+from orchestrator.runs.comparison import Comparison
 from orchestrator.runs.comparison_record import ComparisonRecord, start_result
 from orchestrator.runs.folder import tracking_folder
 from orchestrator.runs.interrupts import StopRequest, stop_on_signals
@@ -27,11 +28,11 @@ from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.compare_plan import ComparePlan
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare
-from orchestrator.storage.lease import Lease, acquire_lease
+from orchestrator.storage.lease import acquire_lease
 from orchestrator.storage.store import Store, check_store, open_store
 from orchestrator.tracking.metrics import comparison_mean
 from orchestrator.tracking.mlflow.open import open_tracker
-from orchestrator.tracking.prometheus import OnMetrics, serve_metrics
+from orchestrator.tracking.prometheus import serve_metrics
 from orchestrator.tracking.tracker import TAG_OBJECTIVE, RunStatus, RunTarget, flat_params
 from orchestrator.tracking.writer import JournalTracker
 
@@ -74,27 +75,12 @@ def run_compare(spec: CompareSpec, cluster: ClusterSpec, *, on_progress: OnProgr
             store, start_result(plan, cluster.storage.runs, prepared.prepare_s, load_comparison(store))
         )
         tracker = open_tracker(_target(plan, key), tracking_folder(plan.run_uri, key), "driver", owns_run=True)
-        work = _Work(spec, plan, cluster, facts, key, record, stop, lease, on_progress, on_metrics)
+        agenda = Agenda(plan, record)
+        comparison = Comparison(spec, plan, cluster, facts, key, record, agenda, stop, lease, on_progress, on_metrics)
         try:
-            return _run(work, tracker)
+            return _run(comparison, tracker)
         finally:
             tracker.close()
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What one start of a comparison works with."""
-
-    spec: CompareSpec
-    plan: ComparePlan
-    cluster: ClusterSpec
-    facts: CompareFacts
-    key: str
-    record: ComparisonRecord
-    stop: StopRequest
-    lease: Lease
-    on_progress: OnProgress | None
-    on_metrics: OnMetrics | None
 
 
 def _calibrated(
@@ -115,7 +101,7 @@ def _calibrated(
     return replace(facts, seconds_per_step=seconds)
 
 
-def _run(work: _Work, tracker: JournalTracker) -> CompareOutcome:
+def _run(work: Comparison, tracker: JournalTracker) -> CompareOutcome:
     plan, record = work.plan, work.record
     tracker.log_text("plan.json", plan.model_dump_json(indent=2))
     tracker.log_params(flat_params(plan.model_dump(mode="json", exclude={"trials", "identities", "tracking"})))
@@ -135,35 +121,19 @@ def _run(work: _Work, tracker: JournalTracker) -> CompareOutcome:
     return outcome
 
 
-def _train(work: _Work, tracker: JournalTracker) -> None:
-    agenda = Agenda(work.plan, work.record)
-    if not len(agenda):
+def _train(work: Comparison, tracker: JournalTracker) -> None:
+    if not len(work.agenda):
         logger.info("comparison '%s' is finished; nothing to train", work.plan.name)
         return
 
     from orchestrator.runs.session import ray_session  # Ray is only imported once there is work for it
-    from orchestrator.runs.trials import Comparison, TrialRunner
+    from orchestrator.runs.trials import TrialRunner
     from orchestrator.runs.tuning import run_tuning
-
-    def should_stop() -> bool:
-        return work.stop.requested or work.lease.lost
 
     with ray_session(work.cluster, next(iter(work.facts.by_label.values())).machine):
         work.stop.listen()
         work.record.record_run(tracker.run_id(_RECORD_TIMEOUT_S))  # the runs' records are made below this one
-        comparison = Comparison(
-            spec=work.spec,
-            plan=work.plan,
-            cluster=work.cluster,
-            facts=work.facts,
-            key=work.key,
-            record=work.record,
-            agenda=agenda,
-            stop=work.stop,
-            on_progress=work.on_progress,
-            on_metrics=work.on_metrics,
-        )
-        run_tuning(work.plan, agenda, TrialRunner(comparison), should_stop)
+        run_tuning(work.plan, work.agenda, TrialRunner(work), work.should_stop)
     if work.lease.lost:
         raise RunHeldError("the lease on this comparison went to another holder while it ran; it was stopped here")
 
@@ -173,7 +143,7 @@ def _target(plan: ComparePlan, key: str) -> RunTarget:
     return RunTarget(plan.tracking.uri, plan.tracking.experiment, plan.name, key, tags)
 
 
-def _status(work: _Work) -> Literal["finished", "stopped", "failed"]:
+def _status(work: Comparison) -> Literal["finished", "stopped", "failed"]:
     statuses = {trial.status for trial in work.record.result.trials}
     if statuses & {"waiting", "running"}:
         return "stopped"

@@ -23,7 +23,7 @@ class Prepared:
 
     facts: CompareFacts
     prepare_s: dict[str, float]
-    """By label: seconds for its vocabulary and labels, or its tokenizer where no other objective needs one."""
+    """By label: seconds for its vocabulary and labels, or a tokenizer that no other objective needs."""
 
 
 def read_compare_facts(spec: CompareSpec, cluster: ClusterSpec) -> CompareFacts:
@@ -35,7 +35,7 @@ def read_compare_facts(spec: CompareSpec, cluster: ClusterSpec) -> CompareFacts:
 
 
 def prepare_compare_facts(spec: CompareSpec, cluster: ClusterSpec, on_progress: OnProgress | None) -> Prepared:
-    """Make what is missing, then read everything; what several objectives need is made for the first of them.
+    """Make what is missing, then read everything; what several objectives need is charged to none of them.
 
     Raises:
         UserError: as ``prepare_facts``.
@@ -53,7 +53,10 @@ def prepare_compare_facts(spec: CompareSpec, cluster: ClusterSpec, on_progress: 
         started_s = time.monotonic()
         facts[entry.label] = prepare_facts(probe_job(spec, entry, 1), cluster, on_progress)
         prepare_s[entry.label] = time.monotonic() - started_s
-    return Prepared(CompareFacts(facts, targets), prepare_s)
+    needs = {label: (of_label.tokenizer, of_label.vocabulary) for label, of_label in facts.items()}
+    shared = {label for label, need in needs.items() if list(needs.values()).count(need) > 1}
+    own_s = {label: 0.0 if label in shared else seconds for label, seconds in prepare_s.items()}
+    return Prepared(CompareFacts(facts, targets), own_s)
 
 
 def _read_targets(spec: CompareSpec, cluster: ClusterSpec) -> dict[str, tuple[str, ...]]:

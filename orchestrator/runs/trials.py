@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,26 +12,24 @@ import ray
 
 from orchestrator.data.ledger_report import total_rows
 from orchestrator.errors import OrchestratorError, RunNotFoundError
-from orchestrator.runs.agenda import Agenda
-from orchestrator.runs.comparison_record import ComparisonRecord, TrialMeter
+from orchestrator.runs.comparison import Comparison
+from orchestrator.runs.comparison_record import TrialMeter
 from orchestrator.runs.evaluate import evaluate_run
 from orchestrator.runs.interrupts import StopRequest
 from orchestrator.runs.ledger import report_run_ledger
 from orchestrator.runs.prepare import prepare_facts
 from orchestrator.runs.pretrain import Onlookers, PretrainResult, run_plan
-from orchestrator.runs.progress import OnProgress, Progress
+from orchestrator.runs.progress import Progress
 from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.relay import Board
 from orchestrator.spec.cluster import ClusterSpec
-from orchestrator.spec.compare import CompareSpec
-from orchestrator.spec.compare_plan import ComparePlan, TrialPlan
+from orchestrator.spec.compare_plan import TrialPlan
 from orchestrator.spec.compare_share import share_cluster, share_facts
 from orchestrator.spec.facts import Facts
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.resolve import resolve_plan
-from orchestrator.spec.resolve_compare import CompareFacts, verdict_job
-from orchestrator.tracking.prometheus import OnMetrics
+from orchestrator.spec.resolve_compare import verdict_job
 from orchestrator.training.reports import EvaluationReport, Report
 
 logger = logging.getLogger(__name__)
@@ -41,23 +39,6 @@ SAMPLES, SCORE = "samples", "score"
 
 _LEASE_PATIENCE_S = 70.0  # a driver that was killed holds its trials' leases for a minute
 _OWN_FACTS = ("objective", "text", "data")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What all trials share."""
-
-    spec: CompareSpec
-    plan: ComparePlan
-    cluster: ClusterSpec
-    facts: CompareFacts
-    key: str
-    """Of the comparison, above which its runs are recorded."""
-    record: ComparisonRecord
-    agenda: Agenda
-    stop: StopRequest
-    on_progress: OnProgress | None
-    on_metrics: OnMetrics | None
 
 
 class TrialRunner:

@@ -14,7 +14,7 @@ from orchestrator.spec.compare_share import resolve_share, share_cluster, share_
 from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.spec.facts import Facts
 from orchestrator.spec.flops import training_flops
-from orchestrator.spec.job import BudgetSpec, PretrainSpec, SeedSpec
+from orchestrator.spec.job import BudgetSpec, PretrainSpec, SeedSpec, TrainingSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.plan import Plan, TrackingPlan
 from orchestrator.spec.resolve import resolve_plan, resolve_tracking_uri
@@ -104,7 +104,7 @@ def probe_job(spec: CompareSpec, entry: ObjectiveEntrySpec, steps: int, name: st
     )
 
 
-def trial_training(spec: CompareSpec, evaluation: EvaluationSpec) -> Any:
+def trial_training(spec: CompareSpec, evaluation: EvaluationSpec) -> TrainingSpec:
     """The shared block with an evaluation of the comparison's weights."""
     return spec.run.model_copy(update={"evaluation": evaluation.model_copy(update={"weights": spec.weights})})
 
