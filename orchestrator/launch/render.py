@@ -14,7 +14,8 @@ from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.cluster_kuberay import KubeRaySpec
 from orchestrator.spec.cluster_slurm import SlurmSpec
 from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts, stand_in_facts
-from orchestrator.spec.job import Job, PretrainSpec
+from orchestrator.spec.job import PretrainSpec
+from orchestrator.spec.kinds import Job
 from orchestrator.spec.placement import place_workers
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.resolve import resolve_plan

@@ -23,7 +23,7 @@ from orchestrator.launch.render import job_files
 from orchestrator.runs.check import Finding
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.cluster_submit import SubmitSpec
-from orchestrator.spec.job import Job
+from orchestrator.spec.kinds import Job
 from orchestrator.tracking.redaction import redact
 
 _LOOK_TIMEOUT_S = 300.0
