@@ -19,9 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: install
 	test -d data/scenes || $(BIN)/orchestrator data scenes data/scenes --num-train 6000 --num-eval 1200 --seed 0
-	$(BIN)/orchestrator run jobs/clip-scenes.yaml --cluster cluster/laptop
-	$(BIN)/orchestrator run jobs/catlip-scenes.yaml --cluster cluster/laptop
-	$(BIN)/orchestrator runs --cluster cluster/laptop
+	$(BIN)/orchestrator run jobs/compare-scenes.yaml --cluster cluster/laptop
 
 # What starts processes of its own runs one after the other.
 test: install
