@@ -49,7 +49,7 @@ bench: install
 	$(BIN)/python benchmarks/tracking.py
 	$(BIN)/python benchmarks/compare.py
 	$(BIN)/python benchmarks/probe.py
-	$(BIN)/python benchmarks/scale_plan.py --samples 1e6 --samples 1e8 --samples 1.3e9
+	$(BIN)/python benchmarks/scale.py --samples 1e6 --samples 1e8 --samples 1.3e9
 
 # Other loaders in an environment of their own: what they pin does not go together with what we pin.
 bench-peers: install $(PEERS)/.installed

@@ -63,11 +63,11 @@ def _describe_memory(plan: Plan, capacity: Capacity) -> Iterator[str]:
 
 
 def _parts(memory: DeviceMemory) -> str:
-    joined = "and" if memory.is_accumulating else "or, in turn,"
     parts = {"weights": memory.weights, "optimizer": memory.optimizer, "average": memory.average}
     parts["buffers"] = memory.buffers
     said = ", ".join(f"{name} {_gb(number)}" for name, number in parts.items() if number)
-    return f"{said}, gradients {_gb(memory.gradients)} {joined} activations {_gb(memory.activations)}"
+    waiting = f" beside {_gb(memory.waiting)} of gradients" if memory.waiting else ""
+    return f"{said}, gradients {_gb(memory.gradients)} or, before, activations {_gb(memory.activations)}{waiting}"
 
 
 def _describe_rates(plan: Plan, capacity: Capacity) -> Iterator[str]:

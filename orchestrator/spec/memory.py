@@ -30,15 +30,17 @@ class DeviceMemory:
     """Master weights and moments."""
     average: int
     gradients: int
+    """With what the update needs of them at once."""
+    waiting: int
+    """Gradients of the micro batches before; 0 with one micro batch."""
     activations: int
     """Of one micro batch, with the batch itself, the loss and what the backward pass needs beside."""
     buffers: int
-    is_accumulating: bool
 
     @property
     def total(self) -> int:
         """At the peak."""
-        moving = self.gradients + self.activations if self.is_accumulating else max(self.gradients, self.activations)
+        moving = max(self.gradients, self.waiting + self.activations)
         return self.weights + self.optimizer + self.average + self.buffers + moving
 
 
@@ -71,9 +73,9 @@ def device_memory(plan: Plan, zero_stage: int | None = None, buffers: bool = Tru
         optimizer=_OPTIMIZER_BYTES[stage] * trained // shards,
         average=0 if plan.ema is None else 4 * trained // shards,
         gradients=_gradient_bytes(trained, widths, stage, num_ranks),
+        waiting=_waiting_bytes(trained, widths, stage, num_ranks) if plan.batch.num_micro > 1 else 0,
         activations=activations,
         buffers=_buffer_bytes(plan, widths, stage) if buffers else 0,
-        is_accumulating=plan.batch.num_micro > 1,
     )
 
 
@@ -90,8 +92,13 @@ def _weight_bytes(parameters: Parameters, widths: _Widths, stage: int, num_ranks
     return widths.computed * (parameters.total // num_ranks + gathered)
 
 
+def _waiting_bytes(trained: int, widths: _Widths, stage: int, num_ranks: int) -> int:
+    if stage < 2:
+        return (4 if stage == 0 else widths.computed) * trained
+    return 4 * trained // num_ranks if stage == 2 else 0  # at stage 3 they have their place already
+
+
 def _gradient_bytes(trained: int, widths: _Widths, stage: int, num_ranks: int) -> int:
-    """With what the update needs of them at once."""
     if stage == 0:  # copied into one tensor to be averaged
         return (4 + 4 * (num_ranks > 1)) * trained
     if stage == 1:

@@ -70,6 +70,17 @@ def test_state_of_each_zero_stage_is_its_bytes_a_parameter(estimate: Estimate) -
     }
 
 
+def test_gradients_of_micro_batches_wait_beside_the_activations_of_the_next(estimate: Estimate) -> None:
+    _, once = estimate({"batch": {"global_size": 8}})
+    _, twice = estimate({"batch": {"global_size": 16, "micro_size": 4}})
+    waiting = {0: 4 * PARAMETERS, 1: 2 * PARAMETERS, 2: 2 * PARAMETERS, 3: 0}
+    for stage, memory in twice.memory.items():
+        assert memory.waiting == waiting[stage]
+        assert memory.activations == once.memory[stage].activations
+        moving = max(memory.gradients, memory.activations + memory.waiting)
+        assert memory.total == memory.weights + memory.optimizer + memory.buffers + moving
+
+
 def test_activations_grow_with_images_of_the_largest_phase_and_shrink_with_what_spares_them(estimate: Estimate) -> None:
     # 197 tokens x 768, of 12 layers 16 numbers of 2 bytes each; beside them a layer's gradients and the embeddings.
     plan, found = estimate({})
