@@ -28,7 +28,7 @@ def capacity_warnings(plan: Plan, capacity: Capacity) -> Iterator[str]:
     needed, there, rates = capacity.memory[plan.zero_stage].total, capacity.device_bytes, capacity.rates
     if there is not None and needed > _MEMORY_MARGIN * there:
         yield (
-            f"{_gb(needed)} a device are more than {_MEMORY_MARGIN:.0%} of its {_gb(there)}; set a smaller "
+            f"{_size(needed)} a device are more than {_MEMORY_MARGIN:.0%} of its {_size(there)}; set a smaller "
             f"batch.micro_size, model.activation_checkpointing, a higher zero_stage, or more workers"
         )
     if rates.devices is not None and rates.loader is not None and rates.loader < rates.devices:
@@ -53,11 +53,11 @@ def _describe_parameters(plan: Plan, parameters: Parameters) -> str:
 def _describe_memory(plan: Plan, capacity: Capacity) -> Iterator[str]:
     memory = capacity.memory[plan.zero_stage]
     yield (
-        f"{_gb(memory.total)} a device at its peak, ZeRO {plan.zero_stage}, micro batches of "
+        f"{_size(memory.total)} a device at its peak, ZeRO {plan.zero_stage}, micro batches of "
         f"{plan.batch.micro_size:,} at {plan.model.image_sizes.all[-1]} pixels: {_parts(memory)}"
     )
     others = [
-        f"ZeRO {stage} {_gb(found.total)}" for stage, found in capacity.memory.items() if stage != plan.zero_stage
+        f"ZeRO {stage} {_size(found.total)}" for stage, found in capacity.memory.items() if stage != plan.zero_stage
     ]
     yield f"at other stages: {', '.join(others)}"
 
@@ -65,14 +65,14 @@ def _describe_memory(plan: Plan, capacity: Capacity) -> Iterator[str]:
 def _parts(memory: DeviceMemory) -> str:
     parts = {"weights": memory.weights, "optimizer": memory.optimizer, "average": memory.average}
     parts["buffers"] = memory.buffers
-    said = ", ".join(f"{name} {_gb(number)}" for name, number in parts.items() if number)
-    waiting = f" beside {_gb(memory.waiting)} of gradients" if memory.waiting else ""
-    return f"{said}, gradients {_gb(memory.gradients)} or, before, activations {_gb(memory.activations)}{waiting}"
+    said = ", ".join(f"{name} {_size(number)}" for name, number in parts.items() if number)
+    waiting = f" beside {_size(memory.waiting)} of gradients" if memory.waiting else ""
+    return f"{said}, gradients {_size(memory.gradients)} or, before, activations {_size(memory.activations)}{waiting}"
 
 
 def _describe_rates(plan: Plan, capacity: Capacity) -> Iterator[str]:
     rates = capacity.rates
-    yield f"{capacity.training_flops / 1e9:,.3g} GFLOP to train on a sample"
+    yield f"{capacity.training_flops / 1e9:,.4g} GFLOP to train on a sample"
     if rates.devices is None:
         yield "devices: not estimated; needs bf16 or fp16 on CUDA, and capacity.device in the cluster file"
     else:
@@ -95,7 +95,7 @@ def _describe_checkpoints(capacity: Capacity) -> str:
     upload = "upload time not estimated (capacity.upload_mb_per_s)"
     if found.upload_s is not None:
         upload = f"uploaded in {found.upload_s:,.0f} s"
-    return f"{_gb(found.bytes)} a checkpoint, {upload}; {_gb(found.kept_bytes)} of those that are kept"
+    return f"{_size(found.bytes)} a checkpoint, {upload}; {_size(found.kept_bytes)} of those that are kept"
 
 
 def _describe_time(capacity: Capacity) -> str:
@@ -110,8 +110,11 @@ def _describe_time(capacity: Capacity) -> str:
     return f"{text}, {capacity.cost:,.0f} {capacity.currency}"
 
 
-def _gb(number: int) -> str:
-    return f"{number / 1e9:,.3g} GB"
+def _size(number: int) -> str:
+    for unit, bytes_ in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
+        if number >= bytes_:
+            return f"{number / bytes_:,.3g} {unit}"
+    return f"{number / 1000:,.3g} kB"
 
 
 def _millions(number: int) -> str:

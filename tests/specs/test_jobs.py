@@ -1,5 +1,6 @@
 """Every job file with every cluster folder: it plans, or is refused for the reason named here."""
 
+import json
 import re
 from pathlib import Path
 from typing import get_args
@@ -8,8 +9,10 @@ import pytest
 
 from orchestrator.errors import PlanError
 from orchestrator.objectives.table import objective_class
+from orchestrator.spec.capacity import estimate_capacity
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.describe import describe_plan, describe_prepare
+from orchestrator.spec.describe_capacity import describe_capacity
 from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts
 from orchestrator.spec.installed import own_names
 from orchestrator.spec.job import PrepareSpec, PretrainSpec
@@ -83,6 +86,9 @@ def test_a_job_plans_on_a_cluster_or_is_refused_for_a_named_reason(job_file: Pat
     assert resolved.batch.global_size == (resolved.workers.count * resolved.batch.num_micro * resolved.batch.micro_size)
     assert load_plan(resolved.model_dump_json(), "plan.json") == resolved
     assert all(text for _, text in describe_plan(resolved))
+    capacity = estimate_capacity(resolved, load_cluster(str(cluster_file)))
+    assert all(text for _, text in describe_capacity(resolved, capacity))
+    assert json.loads(json.dumps(capacity.to_dict()))["memory"]["1"]["total"] == capacity.memory[1].total
 
 
 @pytest.mark.parametrize("job_file", JOBS, ids=lambda file: str(file.relative_to(ROOT / "jobs")))
