@@ -133,7 +133,7 @@ def _train(work: Comparison, tracker: JournalTracker) -> None:
     with ray_session(work.cluster, next(iter(work.facts.by_label.values())).machine):
         work.stop.listen()
         work.record.record_run(tracker.run_id(_RECORD_TIMEOUT_S))  # the runs' records are made below this one
-        run_tuning(work.plan, work.agenda, TrialRunner(work), work.should_stop)
+        run_tuning(work, TrialRunner(work))
     if work.lease.lost:
         raise RunHeldError("the lease on this comparison went to another holder while it ran; it was stopped here")
 

@@ -29,7 +29,7 @@ from orchestrator.spec.facts import Facts
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.resolve import resolve_plan
-from orchestrator.spec.resolve_compare import verdict_job
+from orchestrator.spec.resolve_compare import trial_job
 from orchestrator.training.reports import EvaluationReport, Report
 
 logger = logging.getLogger(__name__)
@@ -93,10 +93,11 @@ class TrialRunner:
 
     def _train(self, trial: TrialPlan) -> None:
         spec, record = self._of.spec, self._of.record
-        settings = trial.settings or self._of.agenda.chosen(trial.objective)
-        job = trial.job if trial.phase == "search" else verdict_job(spec, trial, settings)
-        plan = self._resolve(trial, job, settings)
-        record.change(trial.run, settings=settings)
+        settings = record.trial(trial.run).settings
+        if trial.phase == "verdict":
+            settings = self._of.agenda.chosen(trial.objective)
+            record.change(trial.run, settings=settings)
+        plan = self._resolve(trial, trial_job(spec, trial, settings), settings)
         meter = TrialMeter(record, trial, spec.weights, plan.workers.count)
         onlookers = Onlookers(
             on_progress=partial(self._show, trial.run) if self._of.on_progress else None,

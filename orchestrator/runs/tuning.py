@@ -6,7 +6,6 @@ trials of one objective can be compared before their end.
 
 import math
 import tempfile
-from collections.abc import Callable
 from typing import Any
 
 from ray import tune
@@ -14,18 +13,20 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from orchestrator.runs.agenda import Agenda
+from orchestrator.runs.comparison import Comparison
+from orchestrator.runs.proposals import Proposals
 from orchestrator.runs.relay import relay
 from orchestrator.runs.trials import SAMPLES, SCORE, TrialRunner
-from orchestrator.spec.compare_plan import ComparePlan
+from orchestrator.spec.compare_plan import ComparePlan, TrialPlan
 
 # Tune wants something of every trial; a share of a CPU would be missing for a whole one that reads.
 _RELAY_RESOURCES = tune.PlacementGroupFactory([{"memory": 1}])
 
 
-def run_tuning(plan: ComparePlan, agenda: Agenda, runner: TrialRunner, should_stop: Callable[[], bool]) -> None:
-    """Run what is left on the agenda; returns when all trials have ended, or soon after ``should_stop``."""
-    live = _Live(agenda, runner, should_stop)
+def run_tuning(comparison: Comparison, runner: TrialRunner) -> None:
+    """Run what is left on the agenda; returns when all trials have ended, or soon after somebody asks to stop."""
+    plan, agenda = comparison.plan, comparison.agenda
+    live = _Live(comparison, runner)
     trainable = tune.with_resources(tune.with_parameters(relay, board=runner.board), _RELAY_RESOURCES)
     with tempfile.TemporaryDirectory(prefix="vl-orchestrator-tune-", ignore_cleanup_errors=True) as folder:
         tuner = tune.Tuner(
@@ -62,8 +63,9 @@ class _Live:
     Tune pickles its objects for a restore of its own; that is never asked for, and these parts stay behind.
     """
 
-    def __init__(self, agenda: Agenda, runner: TrialRunner, should_stop: Callable[[], bool]) -> None:
-        self.agenda, self.runner, self.should_stop = agenda, runner, should_stop
+    def __init__(self, comparison: Comparison, runner: TrialRunner) -> None:
+        self.agenda, self.should_stop, self.runner = comparison.agenda, comparison.should_stop, runner
+        self.proposals = Proposals(comparison.plan, comparison.record)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return object, ()
@@ -78,6 +80,7 @@ class _AgendaSearcher(Searcher):
     def __init__(self, live: _Live) -> None:
         super().__init__()
         self._live = live
+        self._trials: dict[str, TrialPlan] = {}
 
     def suggest(self, trial_id: str) -> Any:
         agenda = self._live.agenda
@@ -86,10 +89,12 @@ class _AgendaSearcher(Searcher):
         trial = agenda.take()
         if trial is None:
             return None
+        self._live.proposals.propose(trial)
+        self._trials[trial_id] = trial
         return {"run": trial.run, "objective": trial.objective, "phase": trial.phase}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The agenda reads the comparison's own record."""
+        self._live.proposals.tell(self._trials[trial_id])
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: a comparison goes on from its own folder, not from Tune's."""

@@ -9,7 +9,7 @@ from pydantic import Field
 from orchestrator.spec.compare import Mode
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.plan import TrackingPlan
-from orchestrator.spec.search import SearchSpec
+from orchestrator.spec.search import DomainSpec, SearchSpec
 from orchestrator.spec.section import Section
 
 Phase = Literal["search", "verdict"]
@@ -26,9 +26,9 @@ class TrialPlan(Section):
     """Of the verdict, its number; those of all objectives with the same number see the same data in the same order.
     Search trials all share one seed, that of no replicate."""
     settings: dict[str, Any]
-    """What it tries, by key of a job file."""
+    """What it tries, by key of a job file; a verdict's come from the search, and a search's may from earlier trials."""
     job: PretrainSpec
-    """A verdict's before the search, whose choice it takes over."""
+    """Without the settings that it is given later."""
     steps: int
     flops: float
     """Of the whole run."""
@@ -70,6 +70,8 @@ class ComparePlan(Section):
     higher_is_better: bool
     weights: Literal["raw", "ema"]
     search: SearchSpec | None
+    spaces: dict[str, dict[str, DomainSpec]] = Field(default_factory=dict)
+    """Of the objectives that are searched."""
     search_metric: str | None
     """What the search selects by."""
     rung_samples: dict[str, int] = Field(default_factory=dict)
@@ -100,6 +102,7 @@ class ComparePlan(Section):
             "search": self.search.model_dump(mode="json") if self.search else None,
             "replicates": sorted({trial.job.seed.data for trial in verdict}),
             "objectives": list(self.labels),
+            "spaces": {label: _plain(space) for label, space in self.spaces.items()},
             "searched": {trial.run: trial.settings for trial in self.trials if trial.phase == "search"},
         }
         of_objectives = {
@@ -115,3 +118,7 @@ class ComparePlan(Section):
     def trials_of(self, label: str, phase: Phase) -> tuple[TrialPlan, ...]:
         """The runs of one objective in one phase."""
         return tuple(trial for trial in self.trials if (trial.objective, trial.phase) == (label, phase))
+
+
+def _plain(space: dict[str, DomainSpec]) -> dict[str, Any]:
+    return {key: domain.model_dump(mode="json", exclude_none=True) for key, domain in space.items()}

@@ -55,7 +55,7 @@ def _describe_search(plan: ComparePlan) -> Iterator[str]:
         if not trials:
             yield f"{label}: untuned"
             continue
-        keys = ", ".join(trials[0].settings)
+        keys = ", ".join(plan.spaces[label])
         yield f"{label}: {len(trials)} trials ({search.algorithm}) of {trials[0].steps:,} steps over {keys}"
     yield f"chosen by {plan.search_metric}, on validation rows"
     if search.scheduler != "none":

@@ -64,6 +64,7 @@ def resolve_compare(spec: CompareSpec, cluster: ClusterSpec, facts: CompareFacts
         higher_is_better=metric.higher_is_better,
         weights=spec.weights,
         search=spec.search,
+        spaces={entry.label: entry.search for entry in spec.objectives if entry.search},
         search_metric=str(search_metric(spec, metric)) if spec.search else None,
         rung_samples=_rung_samples(search),
         seconds_per_step=dict(facts.seconds_per_step),
@@ -77,13 +78,13 @@ def resolve_compare(spec: CompareSpec, cluster: ClusterSpec, facts: CompareFacts
     )
 
 
-def verdict_job(spec: CompareSpec, trial: TrialPlan, chosen: Mapping[str, Any]) -> PretrainSpec:
-    """The job of a verdict trial with what the search chose for its objective."""
+def trial_job(spec: CompareSpec, trial: TrialPlan, settings: Mapping[str, Any]) -> PretrainSpec:
+    """The job of a trial with settings that the plan did not know."""
     entry = next(entry for entry in spec.objectives if entry.label == trial.objective)
     return build_job(
         trial_training(spec, trial.job.evaluation),
         entry.objective,
-        {**entry.overrides, **chosen},
+        {**entry.overrides, **settings},
         name=trial.run,
         experiment=spec.experiment,
         seed=trial.job.seed,

@@ -54,8 +54,8 @@ class SearchSpec(Section):
 
     trials: int | None = Field(default=None, ge=1, le=1000)
     """Of every objective with a search space; none: all combinations of a grid."""
-    algorithm: Literal["random", "grid"] = "random"
-    """``grid``: every combination of the choices."""
+    algorithm: Literal["random", "grid", "optuna"] = "random"
+    """``grid``: every combination of the choices; ``optuna``: what the trials before it suggest (its TPE sampler)."""
     scheduler: Literal["none", "asha", "median"] = "none"
     """What ends trials early, by comparing those of one objective at the same number of samples: asynchronous
     successive halving (arXiv 1810.05934), or the running median (Vizier's rule)."""
@@ -71,7 +71,7 @@ class SearchSpec(Section):
     @model_validator(mode="after")
     def _countable(self) -> "SearchSpec":
         if (self.trials is None) != (self.algorithm == "grid"):
-            raise ValueError("trials says how many are drawn at random; a grid has as many as its choices combine to")
+            raise ValueError("trials says how many are tried; a grid has as many as its choices combine to")
         return self
 
     def num_trials(self, space: SearchSpace) -> int:
@@ -79,11 +79,13 @@ class SearchSpec(Section):
         return self.trials or math.prod(len(domain.ends) for domain in space.values())
 
     def settings(self, space: SearchSpace, label: str) -> list[dict[str, Any]]:
-        """What is tried, in order."""
+        """What is tried, in order; nothing yet where each trial depends on those before it."""
         if self.algorithm == "grid":
             return [
                 dict(zip(space, values, strict=True))
                 for values in itertools.product(*(domain.ends for domain in space.values()))
             ]
+        if self.algorithm == "optuna":
+            return [{} for _ in range(self.trials or 0)]
         draws = random.Random(f"{self.seed} {label}")
         return [{key: domain.draw(draws) for key, domain in space.items()} for _ in range(self.trials or 0)]

@@ -1,5 +1,6 @@
 """A comparison's own parts, without Ray: what may start next, what is kept of each trial, whose folder it is."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from orchestrator.evaluation.results import EMBEDDING, POOLED, ProbeResult
 from orchestrator.runs.agenda import Agenda
 from orchestrator.runs.compare_folder import claim_comparison, load_comparison
 from orchestrator.runs.comparison_record import ComparisonRecord, TrialMeter, scores_of, start_result
+from orchestrator.runs.proposals import Proposals
 from orchestrator.runs.recorder import Recorder
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
@@ -19,7 +21,7 @@ from orchestrator.spec.compare_plan import ComparePlan
 from orchestrator.spec.facts import Facts, MachineFacts
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.resolve import resolve_plan
-from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare
+from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare, trial_job
 from orchestrator.storage.store import Store, open_store
 from orchestrator.tracking import metrics
 from orchestrator.training.reports import CheckpointReport, EvaluationReport, Report, StepReport
@@ -228,3 +230,45 @@ def test_a_later_start_adds_to_what_an_earlier_one_cost(
         meter.add_wall(wall_s)
     cost = record.trial(trial.run).cost
     assert (cost.attempts, cost.wall_s, cost.step_s, cost.samples) == (2, 30.0, 12.0, 256)
+
+
+def test_optuna_proposes_from_what_earlier_trials_found(cluster: ClusterSpec, tmp_path: Path) -> None:
+    objectives = [
+        {
+            "label": "clip",
+            "objective": {"name": "clip"},
+            "search": {
+                "optimizer.learning_rate": {"log_uniform": [1e-5, 1e-1]},
+                "optimizer.betas": {"choice": [[0.9, 0.98], [0.9, 0.999]]},
+            },
+        },
+        JOB["objectives"][1],
+    ]
+    plan = plan_of(
+        cluster,
+        objectives=objectives,
+        search={"algorithm": "optuna", "trials": 40},
+        primary_metric="eval/scenes-eval/linear_probe/all/accuracy",
+    )
+    record = ComparisonRecord(open_store(str(tmp_path)), start(plan, cluster, None))
+    trials = plan.trials_of("clip", "search")
+    for part in (trials[:20], trials[20:]):
+        proposals = Proposals(plan, record)  # the second half is a later start
+        for trial in part:
+            proposals.propose(trial)
+            rate = record.trial(trial.run).settings["optimizer.learning_rate"]
+            score = 1 - abs(math.log10(rate) + 3) / 2  # the best is 1e-3
+            record.change(trial.run, scores={METRIC: score} if trial is not part[3] else {}, status="finished")
+            proposals.tell(trial)
+    rates = [record.trial(trial.run).settings["optimizer.learning_rate"] for trial in trials]
+    assert len(set(rates)) == len(rates)
+    assert all(1e-5 <= rate <= 1e-1 for rate in rates)
+    errors = [abs(math.log10(rate) + 3) for rate in rates]
+    assert sum(errors[20:]) < 0.75 * sum(errors[:20]), "later ones come nearer"
+    chosen = Agenda(plan, record).chosen("clip")
+    assert chosen["optimizer.betas"] in ((0.9, 0.98), [0.9, 0.98], (0.9, 0.999), [0.9, 0.999])
+    spec = CompareSpec.model_validate(
+        {**JOB, "objectives": objectives, "search": {"algorithm": "optuna", "trials": 40}}
+    )
+    job = trial_job(spec, plan.trials_of("clip", "verdict")[0], chosen)
+    assert job.optimizer.learning_rate == chosen["optimizer.learning_rate"]

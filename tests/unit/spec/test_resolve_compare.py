@@ -13,7 +13,7 @@ from orchestrator.spec.describe_compare import describe_compare
 from orchestrator.spec.facts import Facts, MachineFacts, VocabularyFacts
 from orchestrator.spec.flops import text_flops, training_flops, vision_flops
 from orchestrator.spec.presets import PRESETS
-from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare, verdict_job
+from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare, trial_job
 
 RUN: dict[str, Any] = {
     "data": {"kind": "shards", "train": "scenes/train"},
@@ -125,7 +125,7 @@ def test_search_trials_share_a_seed_that_no_replicate_has(resolve_comparison: Re
 def test_what_a_search_chose_is_the_last_word(resolve_comparison: Resolve) -> None:
     spec, plan = spec_of(**SEARCHED), resolve_comparison(**SEARCHED)
     trial = plan.trials_of("clip", "verdict")[1]
-    job = verdict_job(spec, trial, {"optimizer.learning_rate": 5e-4})
+    job = trial_job(spec, trial, {"optimizer.learning_rate": 5e-4})
     assert job.optimizer.learning_rate == 5e-4
     assert job == trial.job.model_copy(update={"optimizer": job.optimizer})
 
