@@ -22,6 +22,8 @@ class EvaluationSet:
     name: str
     targets: dict[str, TargetSpec]
     batches: Iterable[EvaluationBatch]
+    num_rows: int | None = None
+    """Rows of all ranks that ``batches`` should give; what they lack was left out. None: not known."""
     read_all: Callable[[], Iterable[EvaluationBatch]] | None = None
     """Reads the rows of all ranks, as often as it is called: fine-tuning sees images again; none: it cannot."""
     first_train_row: int | None = None
@@ -41,6 +43,8 @@ class Question:
     """int64 [N] class indices, or bool [N, K] where a row carries several."""
     first_train_row: int | None = None
     """As of its set."""
+    num_left_out: int = 0
+    """Rows of its set that are bad or were not asked for."""
 
     @property
     def split(self) -> Split:
@@ -58,7 +62,9 @@ class Question:
         return [name for name in (POOLED, EMBEDDING) if name in self.rows.features]
 
     def result(self, probe: Probe, feature: str, **found: Any) -> ProbeResult:
-        """The record of an answer."""
+        """The record of an answer; its details say how many rows were left out, if any."""
+        if self.num_left_out:
+            found["details"] = {**found.get("details", {}), "num_left_out": self.num_left_out}
         return ProbeResult(
             set=self.set_name,
             probe=probe,
@@ -76,8 +82,17 @@ def ask(one: EvaluationSet, rows: FeatureSet) -> list[Question]:
     Raises:
         EvaluationError: rows without labels, with none or several for a target that wants one, or with unknown ones.
     """
+    num_left_out = 0 if one.num_rows is None else one.num_rows - len(rows.index)
     return [
-        Question(one.name, name, target, rows, _to_tensor(one.name, name, target, rows), one.first_train_row)
+        Question(
+            one.name,
+            name,
+            target,
+            rows,
+            _to_tensor(one.name, name, target, rows),
+            first_train_row=one.first_train_row,
+            num_left_out=num_left_out,
+        )
         for name, target in one.targets.items()
     ]
 

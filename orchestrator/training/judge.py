@@ -138,6 +138,7 @@ def open_evaluation_set(
         name.strip("/").replace("/", "-"),
         dict(found.targets),
         stack_rows(found.read(request), _BATCH_SIZE, uri),
-        lambda: stack_rows(found.read(replace(request, rank=0, world_size=1)), _BATCH_SIZE, uri),
-        found.first_train_row,
+        num_rows=found.num_asked_for(evaluation.max_samples),
+        read_all=lambda: stack_rows(found.read(replace(request, rank=0, world_size=1)), _BATCH_SIZE, uri),
+        first_train_row=found.first_train_row,
     )

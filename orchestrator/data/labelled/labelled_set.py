@@ -63,6 +63,12 @@ class LabelledSet:
         """Rows of the training part are numbered from here on; none: there is no such part."""
         return None if self.train is None else self.judged.num_rows
 
+    def num_asked_for(self, max_samples: int | None) -> int:
+        """Rows that all ranks together are to read; what is left out of them is wanting afterwards."""
+        parts = [(self.judged, max_samples), (self.train, self.train_samples)]
+        sizes = ((source.num_rows, most) for source, most in parts if source is not None)
+        return sum(num_rows if most is None else min(num_rows, most) for num_rows, most in sizes)
+
     def read(self, request: RowRequest) -> Iterator[EvaluationRow]:
         """The judged rows, then those of the training part."""
         yield from self.judged.read(request)

@@ -78,7 +78,7 @@ TARGETS = {
 
 def test_each_share_of_the_labels_is_trained_on_from_either_start() -> None:
     judged = Judged()
-    one = EvaluationSet("colors", TARGETS, read(), read)
+    one = EvaluationSet("colors", TARGETS, read(), read_all=read)
     spec = EvaluationSpec(probes=("fine_tune",), fine_tune=SPEC)
     found = evaluate(judged, [one], spec, 0, 1)
     assert [(r.target, r.feature) for r in found] == [
@@ -95,7 +95,7 @@ def test_each_share_of_the_labels_is_trained_on_from_either_start() -> None:
 
 
 def test_only_the_targets_asked_for_are_trained_on() -> None:
-    one = EvaluationSet("colors", TARGETS, read(), read)
+    one = EvaluationSet("colors", TARGETS, read(), read_all=read)
     tune = FineTuneSpec(steps=1, label_fractions=(1.0,), targets=("color",), from_random_weights=False)
     found = evaluate(Judged(), [one], EvaluationSpec(probes=("fine_tune",), fine_tune=tune), 0, 1)
     assert [(r.target, r.feature) for r in found] == [("color", "pooled")]
@@ -104,11 +104,11 @@ def test_only_the_targets_asked_for_are_trained_on() -> None:
 def test_a_target_that_no_set_has_is_named() -> None:
     spec = EvaluationSpec(probes=("fine_tune",), fine_tune=FineTuneSpec(targets=("colour",)))
     with pytest.raises(EvaluationError, match=r"names \['colour'\]; the sets have the targets \['both', 'color'\]"):
-        evaluate(Judged(), [EvaluationSet("colors", TARGETS, read(), read)], spec, 0, 1)
+        evaluate(Judged(), [EvaluationSet("colors", TARGETS, read(), read_all=read)], spec, 0, 1)
 
 
 def test_a_set_that_changes_while_it_is_judged_is_named() -> None:
-    one = EvaluationSet("colors", {"color": TARGETS["color"]}, read(), lambda: read(64))
+    one = EvaluationSet("colors", {"color": TARGETS["color"]}, read(), read_all=lambda: read(64))
     spec = EvaluationSpec(probes=("fine_tune",), fine_tune=SPEC)
     with pytest.raises(EvaluationError, match=r"'colors' gave 96 rows, and 64 or others when it was read again"):
         evaluate(Judged(), [one], spec, 0, 1)

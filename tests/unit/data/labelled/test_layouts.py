@@ -107,6 +107,7 @@ def test_limited_rows_are_spread_over_classes_and_a_training_part_follows_them(t
     write_folders(tmp_path / "train", 20, first=100)
     found = opened(tmp_path, train_samples=30)
     assert found.first_train_row == 30
+    assert (found.num_asked_for(12), found.num_asked_for(None)) == (42, 60)
     rows = rows_of(found, 2, max_samples=12)
     assert [row.index for row in rows if row.index < 30] == [place * 30 // 12 for place in range(12)]
     train = [row for row in rows if row.index >= 30]
