@@ -14,6 +14,7 @@ from orchestrator.training.reports import (
     EvaluationReport,
     NoteReport,
     PlaceReport,
+    RemovalReport,
     Report,
     StepReport,
     Weights,
@@ -54,6 +55,8 @@ class Recorder:
                     self._record_step(report)
                 case CheckpointReport():
                     self._record_checkpoint(report)
+                case RemovalReport():
+                    self._tracker.log_removal(report.uri)
                 case EvaluationReport():
                     self._record_evaluation(report)
                 case NoteReport():

@@ -35,6 +35,7 @@ TEXT = "text"
 INPUT = "input"
 CHECKPOINT = "checkpoint"
 EVALUATION = "evaluation"
+REMOVAL = "removal"
 STATUS = "status"
 DAMAGED = "damaged"  # a line that does not parse
 

@@ -100,6 +100,9 @@ class Tracker(Protocol):
     def log_checkpoint(self, uri: str, step: int, metrics: Mapping[str, float]) -> None:
         """Record a complete checkpoint as a model that carries its URI, with the metrics known so far."""
 
+    def log_removal(self, checkpoint_uri: str) -> None:
+        """Record that a recorded checkpoint is not there any more."""
+
     def log_evaluation(
         self, checkpoint_uri: str, step: int, metrics: Mapping[str, float], dataset: str, digest: str
     ) -> None:

@@ -16,6 +16,7 @@ from orchestrator.tracking.journal import (
     INPUT,
     METRICS,
     PARAMS,
+    REMOVAL,
     STATUS,
     TAGS,
     TEXT,
@@ -76,6 +77,9 @@ class JournalTracker:
 
     def log_checkpoint(self, uri: str, step: int, metrics: Mapping[str, float]) -> None:
         self._journal.append(CHECKPOINT, uri=uri, step=step, values=_floats(metrics))
+
+    def log_removal(self, checkpoint_uri: str) -> None:
+        self._journal.append(REMOVAL, uri=checkpoint_uri)
 
     def log_evaluation(
         self, checkpoint_uri: str, step: int, metrics: Mapping[str, float], dataset: str, digest: str

@@ -71,6 +71,7 @@ class Checkpoints:
         self._pending: Future[None] | None = None
         self._closing = threading.Event()
         self._completed: deque[CheckpointRecord] = deque()
+        self._removed: deque[str] = deque()
 
     def save(
         self,
@@ -117,6 +118,10 @@ class Checkpoints:
         if self._pending is not None and self._pending.done():
             self._finish_upload()
         return [self._completed.popleft() for _ in range(len(self._completed))]
+
+    def take_removed(self) -> list[str]:
+        """URIs of checkpoints that retention has removed since the last call; on rank 0."""
+        return [self._removed.popleft() for _ in range(len(self._removed))]
 
     def restore(self, engine: DeepSpeedEngine, ema: Ema | None) -> StoredCheckpoint | None:
         """Takes up the newest complete checkpoint, whatever world size and ZeRO stage wrote it; a collective.
@@ -183,7 +188,7 @@ class Checkpoints:
         files = [MarkedFile(**file) for word in words for file in word["files"]]
         write_marker(self._store, record.folder, files + upload_files(self._store, record.folder, common))
         self._completed.append(record)
-        prune_checkpoints(self._store, self._spec.keep_last, self._spec.keep_best)
+        self._removed += prune_checkpoints(self._store, self._spec.keep_last, self._spec.keep_best)
 
     def _wait_for_words(self, folder: str, names: Sequence[str]) -> list[dict[str, Any]]:
         deadline_s, pause_s = time.monotonic() + _OTHER_RANKS_TIMEOUT_S, 0.02

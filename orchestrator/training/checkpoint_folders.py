@@ -130,11 +130,11 @@ def find_checkpoint(store: Store) -> CheckpointRecord | None:
     return stored.record if stored else None
 
 
-def prune_checkpoints(store: Store, keep_last: int, keep_best: bool) -> None:
+def prune_checkpoints(store: Store, keep_last: int, keep_best: bool) -> list[str]:
     """Deletes all but the newest ``keep_last`` complete checkpoints and, with ``keep_best``, the one of least score.
 
     Those that an alias of the model registry names stay. Folders before the newest complete one that never became
-    complete go too; what is newer is left alone.
+    complete go too; what is newer is left alone. Returns the URIs of complete ones that went.
     """
     assert keep_last >= 1, "the newest complete checkpoint is never deleted"
     found = list(_newest_first(store))
@@ -147,10 +147,14 @@ def prune_checkpoints(store: Store, keep_last: int, keep_best: bool) -> None:
         kept.add(min(scored)[1])
     kept |= {checkpoint_folder(step) for step in _promoted_steps(store)}
     newest = complete[0].folder if complete else ""
+    removed = []
     for stored in found:
         folder = stored.record.folder if isinstance(stored, StoredCheckpoint) else stored.folder
         if folder < newest and folder not in kept:
             delete_marked(store, folder)
+            if isinstance(stored, StoredCheckpoint):
+                removed.append(stored.record.uri)
+    return removed
 
 
 def keep_promoted(store: Store, model: str, alias: str, step: int) -> int | None:

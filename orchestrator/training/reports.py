@@ -29,6 +29,13 @@ class CheckpointReport:
 
 
 @dataclass(frozen=True)
+class RemovalReport:
+    """A checkpoint that retention has removed."""
+
+    uri: str
+
+
+@dataclass(frozen=True)
 class EvaluationReport:
     """What the probes found at a step; each result is ``ProbeResult.to_dict()``."""
 
@@ -55,7 +62,7 @@ class PlaceReport:
     node: str
 
 
-Report = StepReport | CheckpointReport | EvaluationReport | NoteReport | PlaceReport
+Report = StepReport | CheckpointReport | RemovalReport | EvaluationReport | NoteReport | PlaceReport
 
 
 class DriverLink(Protocol):

@@ -45,6 +45,7 @@ from orchestrator.training.reports import (
     EvaluationReport,
     NoteReport,
     PlaceReport,
+    RemovalReport,
     Report,
     StepReport,
     Weights,
@@ -241,6 +242,8 @@ class _Run:
     def _report_checkpoints(self) -> None:
         for record in self._checkpoints.take_completed():
             self._send(CheckpointReport(record.step, record.uri, record.state["metrics"]))
+        for uri in self._checkpoints.take_removed():
+            self._send(RemovalReport(uri))
 
     def _heldout_losses(self) -> dict[str, float]:
         if not self._heldout:

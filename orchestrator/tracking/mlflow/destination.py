@@ -49,6 +49,7 @@ _MOST_PARAM_CHARACTERS = 6000
 _MOST_DIGEST_CHARACTERS = 36
 
 _CHECKPOINT_URI = "checkpoint_uri"
+_TAG_DELETED = "deleted"
 
 
 class MlflowDestination:
@@ -150,6 +151,8 @@ class MlflowDestination:
                 digest = fields["digest"][:_MOST_DIGEST_CHARACTERS]
                 linked = {"model_id": model.model_id, "dataset_name": fields["dataset"], "dataset_digest": digest}
                 self._log_metrics(_metrics(entry, **linked))
+            case journal.REMOVAL:
+                self._mark_removed(fields["uri"])
             case journal.STATUS:
                 self._set_status(RunStatus(fields["status"]), fields["reason"], entry.time_ms)
             case unknown:
@@ -202,6 +205,12 @@ class MlflowDestination:
                 self._client.log_outputs(self._run_id, [LoggedModelOutput(model.model_id, step)])
         self._models[uri] = model
         return model
+
+    def _mark_removed(self, uri: str) -> None:
+        if self._models is None:
+            self._models = self._find_models()
+        if (model := self._models.get(uri)) is not None:
+            self._client.set_logged_model_tags(model.model_id, {_TAG_DELETED: "true"})
 
     def _find_models(self) -> dict[str, LoggedModel]:
         models: dict[str, LoggedModel] = {}

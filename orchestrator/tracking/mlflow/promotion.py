@@ -68,9 +68,9 @@ def register_export(
             client.log_model_artifacts(logged.model_id, str(local))
         client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
         _ensure_registered(client, model)
-        made = client.create_model_version(
-            model, f"models:/{logged.model_id}", run_id, tags=tags, model_id=logged.model_id
-        )
+        # By its place: a models:/ URI would be looked up at this process's own tracking URI.
+        place = logged.artifact_location
+        made = client.create_model_version(model, place, run_id, tags=tags, model_id=logged.model_id)
         client.set_registered_model_alias(model, alias, made.version)
     return Promoted(model, str(made.version), alias, before if before != run_uri else None)
 

@@ -25,7 +25,7 @@ class Embedder(mlflow.pyfunc.PythonModel):
         """Open the exported folder."""
         folder = context.artifacts["export"]
         self._model = AutoModel.from_pretrained(folder).eval()
-        self._processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
+        self._processor = AutoImageProcessor.from_pretrained(folder)
         self._has_text = hasattr(self._model, "get_text_features")
         self._tokenizer = AutoTokenizer.from_pretrained(folder) if self._has_text else None
 

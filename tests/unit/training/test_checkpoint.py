@@ -23,7 +23,13 @@ from orchestrator.storage.local import LocalStore
 from orchestrator.storage.store import Store
 from orchestrator.training import checkpoint as checkpoint_module
 from orchestrator.training.checkpoint import Checkpoints, load_weights
-from orchestrator.training.checkpoint_folders import find_checkpoint, find_stored, read_attachment
+from orchestrator.training.checkpoint_folders import (
+    find_checkpoint,
+    find_stored,
+    keep_promoted,
+    read_attachment,
+    release_promoted,
+)
 from orchestrator.training.ema import Ema
 from orchestrator.training.guard import StepGuard
 from orchestrator.training.partition import ReplicatedPartition
@@ -179,6 +185,22 @@ def test_the_newest_and_the_best_are_kept(store, engine):
     assert steps_in(store) == [2, 5, 6]
     save_steps(store, engine, {7: 0.5}, keep_last=1, keep_best=False)
     assert steps_in(store) == [7]
+
+
+def test_what_is_promoted_stays_and_what_goes_is_said(store, engine):
+    keep_promoted(store, "clip/b16", "champion", 1)
+    checkpoints = opened(store, keep_last=1, keep_best=False)
+    for step in (1, 2, 3):
+        engine.fill(step)
+        engine.steps_taken = step
+        checkpoints.save(engine, None, step, {}, wait=True)
+    assert steps_in(store) == [1, 3]
+    assert [uri.rpartition("-")[2] for uri in checkpoints.take_removed()] == ["00000002"]
+    assert checkpoints.take_removed() == []
+    checkpoints.close()
+    release_promoted(store, "clip/b16", "champion")
+    save_steps(store, engine, {4: None}, keep_last=1, keep_best=False)
+    assert steps_in(store) == [4]
 
 
 def test_older_folders_that_never_became_complete_go_and_newer_ones_stay(store, engine):

@@ -52,6 +52,8 @@ def test_driver_and_worker_write_one_run(
     worker.log_input("scenes", "s3://bucket/scenes", "d" * 64)
     worker.log_checkpoint("s3://bucket/c3", 3, {"heldout/loss": 0.5})
     worker.log_evaluation("s3://bucket/c3", 3, {"eval/s/linear_probe/shape/accuracy": 0.9}, "scenes", "e" * 64)
+    worker.log_removal("s3://bucket/c3")
+    worker.log_removal("s3://bucket/never-recorded")
     assert worker.close(timeout_s=60).entries == 0
     driver.finish(RunStatus.FINISHED)
     assert driver.close(timeout_s=60).entries == 0
@@ -68,7 +70,7 @@ def test_driver_and_worker_write_one_run(
     assert run.info.artifact_uri.startswith("file://")
     [output] = run.outputs.model_outputs
     model = client.get_logged_model(output.model_id)
-    assert model.tags["checkpoint_uri"] == "s3://bucket/c3"
+    assert (model.tags["checkpoint_uri"], model.tags["deleted"]) == ("s3://bucket/c3", "true")
     linked = {metric.key: (metric.value, metric.dataset_name) for metric in model.metrics}
     assert linked == {"heldout/loss": (0.5, None), "eval/s/linear_probe/shape/accuracy": (0.9, "scenes")}
 
