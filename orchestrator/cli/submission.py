@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="A submission's id, as 'submit' and 'jobs' print it.")]
 FollowOption = Annotated[bool, typer.Option("--follow", help="Show what it prints until it ends.")]
 
-_HEADINGS = ("id", "state", "step", "samples/s", "left", "run in MLflow", "reason")
+_HEADINGS = ("id", "state", "done", "samples/s", "left", "run in MLflow", "reason")
 
 
 def submit(job: JobArgument, cluster: ClusterOption, overrides: SetOption = None, follow: FollowOption = False) -> None:
@@ -156,7 +156,7 @@ def _cells(row: JobRow) -> tuple[str, ...]:
     return (
         row.id,
         row.state,
-        "" if row.step is None else f"{row.step:,} of {row.steps:,}",
+        "" if row.step is None else f"{row.step:,} of {row.steps:,} {row.unit}",
         "" if row.samples_per_s is None else f"{row.samples_per_s:,.0f}",
         "" if row.seconds_left is None else f"{row.seconds_left / 60:,.0f} min",
         row.link or "",

@@ -186,6 +186,8 @@ class _Client(JobSubmissionClient):
         os.environ["RAY_API_SERVER_ADDRESS"] = self._url  # a RAY_ADDRESS of the shell's would lead elsewhere
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         super().__init__(self._url, headers=headers, verify=submit.ca_file or True)
+        if submit.ca_file is None:
+            self._ssl_context = True  # the system's; None, as Ray has it, is what aiohttp calls deprecated
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
         try:

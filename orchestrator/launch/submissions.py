@@ -18,7 +18,7 @@ from orchestrator.storage.store import Store, open_store
 from orchestrator.tracking.tracker import RunStatus
 
 _POLL_S = 1.0
-_STATES = {"RUNNING": "STARTING", "SUCCEEDED": "FINISHED", "STOPPED": "KILLED"}
+_STATES = {"SUCCEEDED": "FINISHED", "STOPPED": "KILLED"}
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,12 @@ class JobRow:
     id: str
     run: str
     state: str
-    """PENDING, STARTING, RUNNING, FINISHED, KILLED, FAILED, or SILENT where a driver has stopped writing."""
+    """PENDING, RUNNING, FINISHED, KILLED, FAILED, or SILENT where a driver has stopped writing."""
     reason: str
     step: int | None
     steps: int | None
+    unit: str
+    """What is counted: steps, or a comparison's trials."""
     samples_per_s: float | None
     seconds_left: float | None
     link: str | None
@@ -39,10 +41,14 @@ class JobRow:
 
 
 def list_jobs(cluster: ClusterSpec, jobs: RayJobs | None) -> list[JobRow]:
-    """Every submission, newest first, then runs without one; ``jobs`` is None where no Ray is asked."""
+    """Every submission, newest first, then other runs, a comparison's among them.
+
+    Args:
+        jobs: None where no Ray is asked: submissions are then known by their runs alone.
+    """
     submissions = jobs.list() if jobs is not None else []
-    records = {record.submission or record.run: record for record in _live_records(cluster)}
-    rows = [_row(submission, records.pop(submission.id, None)) for submission in submissions]
+    records = {(record.submission, record.run): record for record in _live_records(cluster)}
+    rows = [_row(submission, records.pop((submission.id, submission.run), None)) for submission in submissions]
     left = sorted(records.values(), key=lambda record: record.written_at, reverse=True)
     return rows + [_row_of_record(record) for record in left]
 
@@ -134,19 +140,21 @@ def _row_of_submission(submission: Submission) -> JobRow:
     if state == "FAILED" and submission.exit_code == Interrupted.exit_code:
         state = "KILLED"
     reason = submission.message if state == "FAILED" else ""
-    return JobRow(submission.id, submission.run, state, reason, None, None, None, None, None)
+    return JobRow(submission.id, submission.run, state, reason, None, None, "steps", None, None, None)
 
 
 def _row_of_record(record: LiveRecord) -> JobRow:
     state = "SILENT" if record.is_silent else record.status.value
-    return JobRow(record.submission or record.run, record.run, state, record.reason, *_progress(record))
+    submission = record.submission or ""
+    is_own = submission.startswith(f"{record.run}-")  # else it is a trial, and the submission its comparison's
+    return JobRow(submission if is_own else record.run, record.run, state, record.reason, *_progress(record))
 
 
-def _progress(record: LiveRecord) -> tuple[int, int, float | None, float | None, str | None]:
+def _progress(record: LiveRecord) -> tuple[int, int, str, float | None, float | None, str | None]:
     link = None
     if record.mlflow_run_id is not None and record.tracking_uri.startswith("http"):
         link = f"{record.tracking_uri.rstrip('/')}/#/runs/{record.mlflow_run_id}"
-    return record.step, record.steps, record.samples_per_s, record.seconds_left, link
+    return record.step, record.steps, record.unit, record.samples_per_s, record.seconds_left, link
 
 
 def _asker() -> str:

@@ -1,10 +1,11 @@
 """The compare job, seen from the driver: prepare once, plan, claim, let Tune run the trials, and say what was found."""
 
 import logging
+import time
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from orchestrator.env import apply_quiet_env, holder_name
+from orchestrator.env import apply_quiet_env, holder_name, submission_id
 from orchestrator.errors import Interrupted, OrchestratorError, RunHeldError
 from orchestrator.evaluation.comparison import ComparisonResult
 from orchestrator.runs.agenda import Agenda
@@ -20,6 +21,7 @@ from orchestrator.runs.comparison import Comparison
 from orchestrator.runs.comparison_record import ComparisonRecord, start_result
 from orchestrator.runs.folder import tracking_folder
 from orchestrator.runs.interrupts import StopRequest, stop_on_signals
+from orchestrator.runs.live import LivePost, LiveRecord
 from orchestrator.runs.pretrain import check_reaches_ray
 from orchestrator.runs.progress import OnProgress
 from orchestrator.runs.target import TAG_PLAN
@@ -32,6 +34,7 @@ from orchestrator.storage.lease import acquire_lease
 from orchestrator.storage.store import Store, check_store, open_store
 from orchestrator.tracking.metrics import comparison_mean
 from orchestrator.tracking.mlflow.open import open_tracker
+from orchestrator.tracking.mlflow.runs import check_tracking
 from orchestrator.tracking.prometheus import serve_metrics
 from orchestrator.tracking.tracker import TAG_OBJECTIVE, RunStatus, RunTarget, flat_params
 from orchestrator.tracking.writer import JournalTracker
@@ -63,6 +66,7 @@ def run_compare(spec: CompareSpec, cluster: ClusterSpec, *, on_progress: OnProgr
     prepared = prepare_compare_facts(spec, cluster, on_progress)
     uncalibrated = resolve_compare(spec, cluster, prepared.facts)  # what is wrong is said before anything is held
     check_store(store, write=True)
+    check_tracking(uncalibrated.tracking.uri)
     with (
         stop_on_signals() as stop,
         acquire_lease(store, holder_name()) as lease,
@@ -78,7 +82,7 @@ def run_compare(spec: CompareSpec, cluster: ClusterSpec, *, on_progress: OnProgr
         agenda = Agenda(plan, record)
         comparison = Comparison(spec, plan, cluster, facts, key, record, agenda, stop, lease, on_progress, on_metrics)
         try:
-            return _run(comparison, tracker)
+            return _run(comparison, store, tracker)
         finally:
             tracker.close()
 
@@ -101,24 +105,62 @@ def _calibrated(
     return replace(facts, seconds_per_step=seconds)
 
 
-def _run(work: Comparison, tracker: JournalTracker) -> CompareOutcome:
-    plan, record = work.plan, work.record
+def _run(work: Comparison, store: Store, tracker: JournalTracker) -> CompareOutcome:
+    plan = work.plan
     tracker.log_text("plan.json", plan.model_dump_json(indent=2))
     tracker.log_params(flat_params(plan.model_dump(mode="json", exclude={"trials", "identities", "tracking"})))
-    try:
-        _train(work, tracker)
-    except Interrupted as error:
-        tracker.finish(RunStatus.KILLED, str(error))
-        raise
-    except OrchestratorError as error:
-        tracker.finish(RunStatus.FAILED, str(error))
-        raise
+    end = _End(tracker)
+    with LivePost(store, work.stop, lambda: _live_record(work, end), places={}, num_ranks=0):
+        try:
+            _train(work, tracker)
+        except Interrupted as error:
+            end.say(RunStatus.KILLED, str(error))
+            raise
+        except OrchestratorError as error:
+            end.say(RunStatus.FAILED, str(error))
+            raise
+        return _conclude(work, tracker, end)
+
+
+def _conclude(work: Comparison, tracker: JournalTracker, end: "_End") -> CompareOutcome:
+    plan, record = work.plan, work.record
     tracker.log_metrics(_means(record.result), step=sum(trial.status == "finished" for trial in record.result.trials))
     tracker.log_text(COMPARISON_FILE, record.result.model_dump_json(indent=1))
     outcome = CompareOutcome(_status(work), record.result, plan.run_uri)
     status = {"finished": RunStatus.FINISHED, "stopped": RunStatus.KILLED, "failed": RunStatus.FAILED}
-    tracker.finish(status[outcome.status], work.stop.reason)
+    end.say(status[outcome.status], work.stop.reason)
     return outcome
+
+
+class _End:
+    """How a comparison ended, for its record and for those who look from elsewhere."""
+
+    def __init__(self, tracker: JournalTracker) -> None:
+        self.tracker = tracker
+        self.status, self.reason = RunStatus.RUNNING, ""
+
+    def say(self, status: RunStatus, reason: str) -> None:
+        self.status, self.reason = status, reason
+        self.tracker.finish(status, reason)
+
+
+def _live_record(work: Comparison, end: _End) -> LiveRecord:
+    trials = work.record.result.trials
+    return LiveRecord(
+        run=work.plan.name,
+        submission=submission_id(),
+        status=end.status,
+        step=sum(trial.status in ("finished", "stopped", "failed") for trial in trials),
+        steps=len(trials),
+        global_size=0,
+        samples_per_s=None,
+        checkpoint_uri="",
+        tracking_uri=work.plan.tracking.uri,
+        mlflow_run_id=end.tracker.run_id(),
+        written_at=time.time(),
+        reason=end.reason,
+        unit="trials",
+    )
 
 
 def _train(work: Comparison, tracker: JournalTracker) -> None:

@@ -37,8 +37,6 @@ class StopRequest:
 
     def ask(self, reason: str) -> None:
         """Ask to stop; from any thread."""
-        if not self.requested:
-            logger.warning("%s: writing a checkpoint, then stopping (a signal stops at once)", reason)
         self._reason = self._reason or reason
 
     def listen(self) -> None:
@@ -53,6 +51,7 @@ class StopRequest:
         if self.requested:
             raise Interrupted(f"{name} while stopping: ended at once, steps after the last checkpoint are lost")
         self.ask(name)
+        logger.warning("%s: writing a checkpoint, then stopping (once more to stop at once)", name)
 
 
 @contextmanager

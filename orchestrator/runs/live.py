@@ -41,6 +41,7 @@ class LiveRecord:
     step: int
     steps: int
     global_size: int
+    """Samples of a step."""
     samples_per_s: float | None
     checkpoint_uri: str
     tracking_uri: str
@@ -49,6 +50,8 @@ class LiveRecord:
     """Seconds since 1970, by the driver's clock."""
     reason: str = ""
     """Why it ended, where it did not finish."""
+    unit: str = "steps"
+    """What ``step`` counts; of a comparison its trials."""
 
     @property
     def seconds_left(self) -> float | None:
@@ -118,7 +121,9 @@ class LivePost:
     def _heed(self) -> None:
         request = _read(self._store, STOP_FILE)
         if request is not None and not self._stop.requested and request.get("submission") == self._submission:
-            self._stop.ask(str(request.get("asked_by")))
+            asked_by = str(request.get("asked_by"))
+            self._stop.ask(asked_by)
+            logger.warning("%s: writing a checkpoint, then stopping", asked_by)
 
     def _drop_old_request(self) -> None:
         """One for this submission may be older than its driver; one for a run without a submission may not."""

@@ -139,17 +139,23 @@ def test_jobs_say_what_ray_and_the_runs_folder_know_together(cluster: ClusterSpe
     write_record(cluster, replace(RECORD, written_at=time.time()))
     local = replace(RECORD, run="here", submission=None, status=RunStatus.FINISHED, tracking_uri="sqlite:///x")
     write_record(cluster, local)
+    write_record(cluster, replace(RECORD, run="small-a-trial", written_at=time.time()))
     jobs: Any = Listed(LIVE, ENDED)
-    second, first, here = list_jobs(cluster, jobs)
+    second, first, trial, here = list_jobs(cluster, jobs)
+    assert (trial.id, trial.state) == ("small-a-trial", "RUNNING")
     assert (second.id, second.state, second.step, second.seconds_left) == ("small-2", "RUNNING", 5, 2.5)
     assert second.link == "http://mlflow:5000/#/runs/abc"
     assert (first.id, first.state, first.step) == ("small-1", "KILLED", None)
     assert (here.id, here.state, here.link) == ("here", "FINISHED", None)
 
-    [died, _] = list_jobs(cluster, Listed(replace(LIVE, status="FAILED", message="node died")))  # type: ignore[arg-type]
+    died, *_ = list_jobs(cluster, Listed(replace(LIVE, status="FAILED", message="node died")))  # type: ignore[arg-type]
     assert (died.state, died.reason) == ("FAILED", "node died")
     write_record(cluster, RECORD)  # long ago
-    assert {row.id: row.state for row in list_jobs(cluster, None)} == {"small-2": "SILENT", "here": "FINISHED"}
+    assert {row.id: row.state for row in list_jobs(cluster, None)} == {
+        "small-2": "SILENT",
+        "small-a-trial": "RUNNING",
+        "here": "FINISHED",
+    }
 
 
 def test_a_run_that_is_not_live_cannot_be_stopped_and_a_scheduler_must_be_told(cluster: ClusterSpec) -> None:
