@@ -75,7 +75,7 @@ def test_a_request_for_this_submission_stops_it_even_when_it_came_first(store: S
     stop = StopRequest()
     with live_post(store, stop):
         wait_until(lambda: stop.requested)
-    assert stop.asked_by == "somebody"
+    assert stop.reason == "somebody"
     assert store.stat(STOP_FILE) is None
 
 
@@ -100,7 +100,7 @@ def test_a_request_for_a_run_without_submission_counts_from_its_start_on(store: 
         assert store.stat(STOP_FILE) is None
         request_stop(store, None, "somebody")
         wait_until(lambda: stop.requested)
-    assert stop.asked_by == "somebody"
+    assert stop.reason == "somebody"
 
 
 def test_storage_that_is_away_costs_the_view_and_not_the_run(tmp_path: Path) -> None:
