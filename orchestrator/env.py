@@ -29,6 +29,9 @@ QUIET_ENV = {
 SUBMISSION_ENV = "ORCHESTRATOR_SUBMISSION"
 """Set where ``orchestrator submit`` starts a run."""
 
+SECRETS_ENV = "ORCHESTRATOR_SECRETS"
+"""Names of further variables whose values are kept out of all that is written, joined by commas."""
+
 
 def apply_quiet_env() -> None:
     """Set what is not set yet; call before importing Ray, DeepSpeed or MLflow."""

@@ -83,7 +83,7 @@ def logs(
     for number, parts in worker_logs(jobs, place, found, None if rank == "all" else int(rank), follow):
         terminal.err.print(f"rank {number}", style="bold", markup=False)
         for part in parts:
-            typer.echo(part, nl=False)
+            typer.echo(part.decode(errors="replace"), nl=False)
 
 
 def stop(

@@ -29,6 +29,7 @@ for _name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.p
 RUN_KEY = "orchestrator.run"
 _TIMEOUT_S = 30.0
 _RETRY_S = 3.0
+_FOLLOW_S = 2.0
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -125,16 +126,26 @@ class RayJobs:
                 except RuntimeError as error:
                     raise ClusterAccessError(f"the connection to {submission_id} was lost: {error}") from error
 
-    def actor_log(self, actor: str, follow: bool) -> Iterator[str]:
-        """What an actor of Ray's has printed; errors and records are in ``err``, where our logging goes."""
+    def actor_log(self, actor: str) -> bytes:
+        """What an actor of Ray's has printed on stderr, where our logging goes.
+
+        Raises:
+            RunNotFoundError: Ray has it no more.
+        """
         query = urlencode({"actor_id": actor, "suffix": "err", "lines": -1})
-        kind = "stream" if follow else "file"
-        answer = self._client._do_request("GET", f"/api/v0/logs/{kind}?{query}", stream=True)
+        answer = self._client._do_request("GET", f"/api/v0/logs/file?{query}")
         if answer.status_code != 200:
             raise RunNotFoundError(f"Ray has no log of actor {actor} ({answer.text.strip()}); its node may be gone")
-        with answer:
-            for chunk in answer.iter_content(None):
-                yield chunk.decode(errors="replace")
+        return answer.content
+
+    def follow_actor(self, submission_id: str, actor: str) -> Iterator[bytes]:
+        """The same, and what it prints until the submission ends. The log is read anew: Ray's own stream has no end."""
+        num_shown, ended = 0, False
+        while not ended:
+            ended = self.wait(submission_id, timeout_s=_FOLLOW_S)
+            log = self.actor_log(actor)
+            yield log[num_shown:]
+            num_shown = len(log)
 
     def stop(self, submission_id: str) -> None:
         """Ray's own stop: a signal, and three seconds later the end."""

@@ -6,7 +6,7 @@ Storage alone tells of runs that somebody started without a submission, and of t
 import getpass
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import Interrupted, PlanError, RunNotFoundError
@@ -60,7 +60,7 @@ def run_store(cluster: ClusterSpec, run: str) -> Store:
 
 def worker_logs(
     jobs: RayJobs, cluster: ClusterSpec, submission: Submission, rank: int | None, follow: bool
-) -> Iterator[tuple[int, Iterator[str]]]:
+) -> Iterator[tuple[int, Iterable[bytes]]]:
     """The log of one rank, or of all in turn.
 
     Raises:
@@ -75,7 +75,7 @@ def worker_logs(
         raise RunNotFoundError(f"--rank {rank}: {submission.id} has ranks 0 to {max(actors)}")
     for number, actor in sorted(actors.items()):
         if rank in (None, number):
-            yield number, jobs.actor_log(actor, follow)
+            yield number, jobs.follow_actor(submission.id, actor) if follow else [jobs.actor_log(actor)]
 
 
 def stop_submission(jobs: RayJobs, cluster: ClusterSpec, submission: Submission, deadline_s: float) -> bool:

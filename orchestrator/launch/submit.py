@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.env import SUBMISSION_ENV
+from orchestrator.env import SECRETS_ENV, SUBMISSION_ENV
 from orchestrator.errors import ClusterAccessError, PlanError, RunConflictError, RunHeldError
 from orchestrator.launch.look import MARK, VERSIONS, compare_versions
 from orchestrator.launch.ray_jobs import RUN_KEY, RayJobs, Submission
@@ -59,8 +59,9 @@ def submit_job(jobs: RayJobs, job: Job, cluster: ClusterSpec) -> str:
     submission_id = f"{job.name}-{next_attempt(job.name, of_run)}"
     with _job_folder(job_files(job, cluster), submit.wheel) as folder:
         _refuse_wrong(look_there(jobs, folder, submit.secrets))
+        environment = {SUBMISSION_ENV: submission_id, SECRETS_ENV: ",".join(submit.secrets)}
         entrypoint = f"{_ORCHESTRATOR} run job.yaml --cluster cluster.yaml"
-        jobs.start(submission_id, entrypoint, str(folder), {RUN_KEY: job.name}, {SUBMISSION_ENV: submission_id})
+        jobs.start(submission_id, entrypoint, str(folder), {RUN_KEY: job.name}, environment)
     return submission_id
 
 

@@ -4,6 +4,8 @@ import json
 import os
 import re
 
+from orchestrator.env import SECRETS_ENV
+
 _SECRET_VARIABLES = (
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
@@ -22,7 +24,7 @@ def redact(text: str) -> str:
 
     Works on plain and on JSON-encoded text alike.
     """
-    for name in _SECRET_VARIABLES:
+    for name in (*_SECRET_VARIABLES, *os.environ.get(SECRETS_ENV, "").split(",")):
         secret = os.environ.get(name, "")
         if len(secret) >= _SHORTEST_SECRET:
             text = text.replace(secret, _MASK).replace(json.dumps(secret)[1:-1], _MASK)

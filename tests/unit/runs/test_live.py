@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.env import SUBMISSION_ENV
+from orchestrator.env import SECRETS_ENV, SUBMISSION_ENV
 from orchestrator.errors import StorageAccessError
 from orchestrator.runs.interrupts import StopRequest
 from orchestrator.runs.live import STOP_FILE, LivePost, LiveRecord, read_live_record, read_ranks, request_stop
@@ -110,7 +110,8 @@ def test_storage_that_is_away_costs_the_view_and_not_the_run(tmp_path: Path) -> 
 
 
 def test_no_secret_reaches_the_record(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "correct-horse-battery")
+    monkeypatch.setenv("KEY_OF_THE_SITE", "correct-horse-battery")
+    monkeypatch.setenv(SECRETS_ENV, "OTHER,KEY_OF_THE_SITE")
     with live_post(store, StopRequest(), lambda: replace(RECORD, reason="refused correct-horse-battery")):
         pass
     record = read_live_record(store)
