@@ -34,6 +34,7 @@ SmokeJob = Callable[..., PretrainSpec]
 LocalCluster = Callable[..., ClusterSpec]
 
 
+@pytest.mark.full
 def test_synthetic_samples_need_no_data_and_teach_nothing(
     tmp_path: Path, smoke_job: SmokeJob, local_cluster: LocalCluster
 ) -> None:
@@ -56,6 +57,7 @@ def to_parquet(shard: Path, dest: Path) -> None:
     pq.write_table(pa.table({"picture": pictures, "sentence": sentences}), dest, row_group_size=64)
 
 
+@pytest.mark.full
 def test_parquet_shards_train_the_same_weights_as_tar_shards(
     scenes: Path, tmp_path: Path, clip_result: PretrainResult, smoke_job: SmokeJob, local_cluster: LocalCluster
 ) -> None:

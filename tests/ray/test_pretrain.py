@@ -191,6 +191,7 @@ def test_bad_images_are_replaced_and_counted(
     assert sorted(row["index"] for row in rows) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.full
 def test_too_many_bad_images_stop_the_run_by_name(
     scenes: Path, tmp_path: Path, smoke_job: SmokeJob, local_cluster: LocalCluster
 ) -> None:
