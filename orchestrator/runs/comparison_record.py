@@ -147,7 +147,9 @@ class TrialMeter:
     def take(self, recorder: Recorder, report: Report) -> None:
         """One report, after it was recorded."""
         attempts = self._attempts_before + recorder.num_attempts
-        self._cost = self._cost.model_copy(update={"attempts": attempts})
+        if attempts != self._cost.attempts:
+            self._cost = self._cost.model_copy(update={"attempts": attempts})
+            self._record.change(self._trial.run, cost=self._cost)
         match report:
             case StepReport() if report.num_steps:
                 self._add_steps(report)
@@ -182,15 +184,18 @@ class TrialMeter:
         self._record.change(self._trial.run, cost=self._cost, **values)
 
     def _add_steps(self, report: StepReport) -> None:
-        seconds = report.metrics[metrics.STEP_S] * report.num_steps
+        global_size = self._trial.job.batch.global_size
+        # Steps below a checkpoint that a killed driver did not get to record: they count as long as those measured now.
+        unrecorded = max(0, report.step - report.num_steps - self._cost.samples // global_size)
+        num_steps = report.num_steps + unrecorded
+        seconds = report.metrics[metrics.STEP_S] * num_steps
         wait_s = seconds * report.metrics[metrics.DATA_WAIT_FRACTION]
-        num_samples = report.num_steps * self._trial.job.batch.global_size
         self._add(
             step_s=seconds - wait_s,
             data_wait_s=wait_s,
             device_s=seconds * self._num_workers,
-            flops=report.num_steps * self._trial.flops / self._trial.steps,
-            samples=num_samples,
+            flops=num_steps * self._trial.flops / self._trial.steps,
+            samples=num_steps * global_size,
         )
         trained_s = self._cost.step_s + self._cost.data_wait_s
         self._cost = self._cost.model_copy(update={"samples_per_s": self._cost.samples / trained_s})

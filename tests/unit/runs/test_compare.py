@@ -24,7 +24,7 @@ from orchestrator.spec.resolve import resolve_plan
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare, trial_job
 from orchestrator.storage.store import Store, open_store
 from orchestrator.tracking import metrics
-from orchestrator.training.reports import CheckpointReport, EvaluationReport, Report, StepReport
+from orchestrator.training.reports import CheckpointReport, EvaluationReport, NoteReport, Report, StepReport
 
 METRIC = "eval/scenes-eval/linear_probe/all/validation_quality"
 JOB: dict[str, Any] = {
@@ -230,6 +230,23 @@ def test_a_later_start_adds_to_what_an_earlier_one_cost(
         meter.add_wall(wall_s)
     cost = record.trial(trial.run).cost
     assert (cost.attempts, cost.wall_s, cost.step_s, cost.samples) == (2, 30.0, 12.0, 256)
+
+
+def test_steps_that_a_killed_driver_did_not_record_are_counted(
+    plan: ComparePlan, record: ComparisonRecord, cluster: ClusterSpec
+) -> None:
+    trial = plan.trials_of("siglip", "verdict")[0]
+    recorder = Recorder(resolve_plan(trial.job, cluster, FACTS), NullTracker(), None, None)
+    recorder.record_attempt(1)
+    TrialMeter(record, trial, "raw", num_workers=1).take(recorder, NoteReport("started"))  # then it is killed
+    assert record.trial(trial.run).cost.attempts == 1
+    meter = TrialMeter(record, trial, "raw", num_workers=1)
+    for report in (steps(6, 2), steps(8, 2)):  # from a checkpoint at step 4 that the first driver never heard of
+        meter.take(recorder, report)
+    meter.add_wall(1.0)
+    cost = record.trial(trial.run).cost
+    assert (cost.samples, cost.step_s + cost.data_wait_s, cost.attempts) == (8 * 32, 16.0, 2)
+    assert cost.flops == pytest.approx(trial.flops)
 
 
 def test_optuna_proposes_from_what_earlier_trials_found(cluster: ClusterSpec, tmp_path: Path) -> None:
