@@ -81,7 +81,7 @@ def test_catlip_runs_and_a_tracking_server_that_never_answers_gets_its_record_la
     zero_shot = [probe for probe in result.evaluation if probe.probe == "zero_shot"]
     assert {probe.feature for probe in zero_shot} == {"synset_rows"}
     assert any(probe.accuracy is not None for probe in zero_shot)
-    assert all(probe.accuracy is not None for probe in result.evaluation if probe.probe == "linear_probe")
+    assert all(probe.scores for probe in result.evaluation if probe.probe == "linear_probe")
 
     target = tmp_path / "runs" / job.name / "tracking" / "driver.target.json"
     target.write_text(target.read_text().replace("http://127.0.0.1:9", f"sqlite:///{tmp_path}/later.db"))
