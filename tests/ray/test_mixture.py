@@ -22,6 +22,7 @@ from orchestrator.storage.store import open_store
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(600)]
 
 
+@pytest.mark.full
 def test_shares_and_a_deny_list_are_kept_to_and_counted(
     scenes: Path,
     smoke_job: Callable[..., PretrainSpec],
