@@ -65,7 +65,7 @@ def import_weights(
     name: NameOption,
     cluster: ClusterOption = LAPTOP,
     variant: Annotated[
-        Literal["clip", "openai", "corenet"] | None,
+        Literal["clip", "openai", "corenet", "siglip"] | None,
         typer.Option(help="Whose towers they are (model.variant), where the files do not say."),
     ] = None,
     tokenizer: Annotated[

@@ -6,6 +6,8 @@ taken from their ids only: the text ``<end>`` in a caption is text, or a caption
 
 import hashlib
 import logging
+import re
+import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +37,8 @@ class CaptionTokenizer:
 
     json: str
     """What the `tokenizers` library reads and writes."""
-    begin_id: int
+    begin_id: int | None
+    """None: captions begin with their first token, as SigLIP's and T5's do."""
     end_id: int
     pad_id: int
     _backend: Tokenizer = field(init=False, repr=False)
@@ -64,12 +67,11 @@ class CaptionTokenizer:
     def encode(self, captions: Sequence[str], context: int) -> npt.NDArray[np.int32]:
         """Token ids [B, context]: begin, tokens, end, padding; a longer caption is cut and keeps its end token."""
         ids_BT = np.full((len(captions), context), self.pad_id, dtype=np.int32)
-        ids_BT[:, 0] = self.begin_id
+        begin = [] if self.begin_id is None else [self.begin_id]
         encodings = self._backend.encode_batch_fast(list(captions), add_special_tokens=False)
         for row_T, encoding in zip(ids_BT, encodings, strict=True):
-            ids = encoding.ids[: context - 2]
-            row_T[1 : 1 + len(ids)] = ids
-            row_T[1 + len(ids)] = self.end_id
+            ids = [*begin, *encoding.ids[: context - len(begin) - 1], self.end_id]
+            row_T[: len(ids)] = ids
         return ids_BT
 
 
@@ -121,19 +123,20 @@ def read_trained_tokenizer(data: bytes, source: str) -> CaptionTokenizer:
     return CaptionTokenizer(text, begin_id, end_id, pad_id)
 
 
-def load_tokenizer(source: str, s3: S3Spec) -> CaptionTokenizer:
+def load_tokenizer(source: str, s3: S3Spec, canonical: bool = False) -> CaptionTokenizer:
     """Open a tokenizer by where it is.
 
     Args:
         source: URI of a ``.json`` that was trained here, a local Hugging Face folder, or a hub name.
         s3: how to reach ``s3://`` sources.
+        canonical: captions lose case and punctuation first, as SigLIP's do; its own tokenizer says so itself.
 
     Raises:
         ModelSourceError: nothing there, or no tokenizer; says what was looked for.
     """
     if "://" in source and source.endswith(".json"):
         return read_trained_tokenizer(_read_text(source, s3).encode(), source)
-    return _load_hugging_face(_local_path(source))
+    return _load_hugging_face(_local_path(source), canonical)
 
 
 def open_tokenizer(facts: TokenizerFacts, s3: S3Spec) -> CaptionTokenizer:
@@ -152,9 +155,11 @@ def save_tokenizer(tokenizer: CaptionTokenizer, context: int, folder: Path) -> N
     from transformers import PreTrainedTokenizerFast
 
     backend = _parse(tokenizer.json, "tokenizer")
-    begin, end, pad = (backend.id_to_token(id) for id in (tokenizer.begin_id, tokenizer.end_id, tokenizer.pad_id))
+    end, pad = (backend.id_to_token(id) for id in (tokenizer.end_id, tokenizer.pad_id))
+    begin = None if tokenizer.begin_id is None else backend.id_to_token(tokenizer.begin_id)
     backend.post_processor = processors.TemplateProcessing(
-        single=f"{begin} $A {end}", special_tokens=[(begin, tokenizer.begin_id), (end, tokenizer.end_id)]
+        single=f"$A {end}" if begin is None else f"{begin} $A {end}",
+        special_tokens=[(end, tokenizer.end_id), *([] if begin is None else [(begin, tokenizer.begin_id)])],
     )
     fast = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token=begin, eos_token=end, pad_token=pad, model_max_length=context
@@ -181,9 +186,9 @@ def _local_path(source: str) -> str:
     return source
 
 
-def _load_hugging_face(name: str) -> CaptionTokenizer:
+def _load_hugging_face(name: str, canonical: bool) -> CaptionTokenizer:
     try:
-        tokenizer = _from_pretrained(name)
+        tokenizer, is_siglip = _from_pretrained(name)
     except (OSError, ValueError, KeyError, ImportError) as error:
         looked = "this folder exists" if Path(name).is_dir() else "no such folder here, and the hub did not give it"
         raise ModelSourceError(
@@ -197,30 +202,54 @@ def _load_hugging_face(name: str) -> CaptionTokenizer:
             f"text.tokenizer '{name}' is a {type(tokenizer).__name__}, which has no fast form; "
             f"save it with a tokenizer.json (AutoTokenizer.from_pretrained(...).save_pretrained) and name that folder"
         )
+    # Through its text, so that what is changed here does not change the caller's tokenizer.
+    backend = _parse(str(backend.to_str()), "tokenizer")
+    if canonical or is_siglip:
+        _canonicalize(backend)
     return _complete(backend, tokenizer)
 
 
-def _from_pretrained(name: str) -> Any:
+def _from_pretrained(name: str) -> tuple[Any, bool]:
+    """The tokenizer, and whether it is SigLIP's, which `transformers` has in a slow form alone."""
     # The import takes seconds and is not needed for tokenizers that were trained here.
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    def load(local_files_only: bool) -> tuple[Any, bool]:
+        config = get_tokenizer_config(name, local_files_only=local_files_only)
+        is_siglip = config.get("tokenizer_class") == "SiglipTokenizer"
+        opener = PreTrainedTokenizerFast if is_siglip else AutoTokenizer
+        return opener.from_pretrained(name, trust_remote_code=False, local_files_only=local_files_only), is_siglip
 
     try:  # what is at hand first: the hub is asked for minutes before a machine without a network is believed
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=True)
+        return load(local_files_only=True)
     except OSError:
         if Path(name).is_dir():
             raise
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        return load(local_files_only=False)
+
+
+def _canonicalize(backend: Tokenizer) -> None:
+    """Before all else: lower case, no ASCII punctuation, single spaces (big_vision's ``canonicalize_text``)."""
+    steps = [
+        normalizers.Lowercase(),
+        normalizers.Replace("_", " "),
+        normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), ""),
+        normalizers.Replace(Regex(r"\s+"), " "),
+        normalizers.Strip(),
+    ]
+    backend.normalizer = normalizers.Sequence([*steps, *([backend.normalizer] if backend.normalizer else [])])
 
 
 def _complete(backend: Tokenizer, tokenizer: Any) -> CaptionTokenizer:
     """Take the tokenizer's own special ids; add a token where the text tower could not tell them apart."""
-    # Through its text, so that the tokens added here do not change the caller's tokenizer.
-    backend = _parse(str(backend.to_str()), "tokenizer")
-    begin_id = _first_known(tokenizer.bos_token_id, tokenizer.cls_token_id)
+    begin_id: int | None = _first_known(tokenizer.bos_token_id, tokenizer.cls_token_id)
     end_id = _first_known(tokenizer.eos_token_id, tokenizer.sep_token_id)
     if end_id is None or end_id == _LEGACY_END_ID:
         end_id = _add_token(backend, END)
-    if begin_id is None or begin_id == end_id:
+    if backend.encode("").ids == [end_id]:
+        begin_id = None
+    elif begin_id is None or begin_id == end_id:
         begin_id = _add_token(backend, BEGIN)
     pad_id = _first_known(tokenizer.pad_token_id, end_id)
     assert pad_id is not None, "end_id is known"

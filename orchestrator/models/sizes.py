@@ -11,11 +11,12 @@ from orchestrator.errors import ModelSourceError
 from orchestrator.spec.presets import PRESETS, ModelSize, TransformerSize
 
 _EMBEDDINGS = "vision_model.embeddings."
+_MLP = re.compile(r"(vision|text)_model\.encoder\.layers\.0\.mlp\.fc1\.weight")
 _LAYER = re.compile(r"(vision|text)_model\.encoder\.layers\.(\d+)\.")
 
 
 def find_preset(source: str, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[str, int]:
-    """Name of the preset, and pixels a side. ``config``: of Hugging Face or open_clip, or empty.
+    """Name of the preset, and pixels a side (of whole patches). ``config``: of Hugging Face or open_clip, or empty.
 
     Raises:
         ModelSourceError: no vision tower, or of a size that no preset has; says which.
@@ -34,11 +35,16 @@ def find_preset(source: str, state: Mapping[str, Tensor], config: Mapping[str, A
     found = {"patch size": patch_size, **_read_sizes(state), **_read_heads(config)}
     for name, size in PRESETS.items():
         if found.items() <= _preset_sizes(size).items():
-            return name, math.isqrt(len(positions) - 1) * patch_size
+            return name, math.isqrt(len(positions)) * patch_size  # a class token's position adds one to a square
     raise ModelSourceError(
         f"{source}: no preset has its sizes ({', '.join(f'{key} {value}' for key, value in found.items())}); "
         f"there are {', '.join(PRESETS)} (orchestrator/spec/presets.py)"
     )
+
+
+def has_siglip_towers(state: Mapping[str, Tensor]) -> bool:
+    """Whether images are pooled by a learned query, as SigLIP's towers do."""
+    return "vision_model.head.probe" in state
 
 
 def _read_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
@@ -51,6 +57,8 @@ def _read_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
         if match := _LAYER.match(name):
             key = f"{match[1]} layers"
             sizes[key] = max(sizes.get(key, 0), int(match[2]) + 1)
+        if match := _MLP.match(name):
+            sizes[f"{match[1]} MLP width"] = len(state[name])
     return sizes
 
 
@@ -58,8 +66,10 @@ def _read_heads(config: Mapping[str, Any]) -> dict[str, int]:
     """Where a config says how many."""
     if "model_cfg" in config:
         vision, text = (config["model_cfg"].get(f"{tower}_cfg", {}) for tower in ("vision", "text"))
-        heads = {"vision heads": vision.get("width", 768) // vision.get("head_width", 64)}
-        return {**heads, "text heads": text.get("heads", 8)}
+        heads = {"text heads": text.get("heads", 8)}
+        if "timm_model_name" in vision:
+            return heads
+        return {**heads, "vision heads": vision.get("width", 768) // vision.get("head_width", 64)}
     heads = {"vision heads": config.get("vision_config", config).get("num_attention_heads")}
     heads["text heads"] = config.get("text_config", {}).get("num_attention_heads")
     return {key: number for key, number in heads.items() if number is not None}
@@ -75,4 +85,4 @@ def _preset_sizes(size: ModelSize) -> dict[str, int]:
 
 
 def _transformer_sizes(size: TransformerSize) -> dict[str, int]:
-    return {"width": size.width, "layers": size.num_layers, "heads": size.num_heads}
+    return {"width": size.width, "layers": size.num_layers, "heads": size.num_heads, "MLP width": size.mlp_width}

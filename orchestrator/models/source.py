@@ -1,7 +1,8 @@
 """A model that another program made, wherever it lies: its sizes found out, its weights under our names, in fp32.
 
 A file (open_clip, OpenAI, corenet), a folder (Hugging Face, open_clip) or the name of a repository on the Hugging Face
-hub. Our names are those of `transformers`' ``CLIPModel``; a classifier keeps its name (``classifier.weight``).
+hub. Our names are those of `transformers`' ``CLIPModel`` or, for SigLIP's towers, ``SiglipModel``; a classifier keeps
+its name (``classifier.weight``).
 """
 
 import json
@@ -17,9 +18,10 @@ from orchestrator.errors import ModelSourceError
 from orchestrator.models.layouts.corenet import from_corenet, is_corenet
 from orchestrator.models.layouts.hugging_face import from_hugging_face, is_hugging_face
 from orchestrator.models.layouts.open_clip import CONFIG_FILE, WEIGHTS_FILE, from_open_clip, is_open_clip
-from orchestrator.models.sizes import find_preset
+from orchestrator.models.layouts.open_clip_siglip import from_open_clip_siglip, is_open_clip_siglip
+from orchestrator.models.sizes import find_preset, has_siglip_towers
 from orchestrator.models.weight_files import read_tensors
-from orchestrator.spec.presets import VARIANTS
+from orchestrator.spec.presets import CLIP_PIXELS, VARIANTS
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,14 @@ class SourceModel:
     pools_at_greatest_id: bool = False
     """Captions are pooled at their greatest token id, which must be the end token."""
 
+    canonical_captions: bool = False
+    """Captions lose case and punctuation before they become tokens, as open_clip's configuration says."""
+
+    @property
+    def has_siglip_towers(self) -> bool:
+        """Whether they are SigLIP's own; else CLIP's, whatever they were trained for."""
+        return has_siglip_towers(self.state)
+
 
 @dataclass(frozen=True)
 class _Files:
@@ -67,6 +77,7 @@ def read_model(source: str, variant: str | None = None) -> SourceModel:
     if unknown:
         raise ModelSourceError(f"{source}: no tower here has a place for {shown(unknown)}")
     state = {name: tensor.float() for name, tensor in state.items()}
+    kept_variant = _find_variant(source, files, variant, has_siglip_towers(state))
     preset, image_size = find_preset(source, state, files.config)
     positions = state.get(f"text_model.{_POSITIONS}")
     tokens = state.get("text_model.embeddings.token_embedding.weight")
@@ -74,13 +85,14 @@ def read_model(source: str, variant: str | None = None) -> SourceModel:
     return SourceModel(
         uri=source,
         preset=preset,
-        variant=_find_variant(source, files, variant),
+        variant=kept_variant,
         image_size=image_size,
         state=state,
         num_tokens=None if tokens is None else len(tokens),
         context=None if positions is None else len(positions),
         folder=files.folder,
         pools_at_greatest_id="model_cfg" in files.config and text_config.get("pool_type", "argmax") == "argmax",
+        canonical_captions=text_config.get("tokenizer_kwargs", {}).get("clean") == "canonicalize",
     )
 
 
@@ -133,38 +145,43 @@ def _read_json(file: Path) -> dict[str, Any]:
 def _to_our_names(source: str, files: _Files) -> tuple[dict[str, Tensor], list[str]]:
     for is_layout, convert in (
         (is_open_clip, from_open_clip),
+        (is_open_clip_siglip, from_open_clip_siglip),
         (is_corenet, from_corenet),
         (is_hugging_face, from_hugging_face),
     ):
         if is_layout(files.tensors):
             return convert(files.tensors)
     raise ModelSourceError(
-        f"{source}: wanted the names of open_clip, OpenAI, corenet or a Hugging Face CLIP; found "
+        f"{source}: wanted the names of open_clip, OpenAI, corenet or a Hugging Face CLIP or SigLIP; found "
         f"{shown(sorted(files.tensors))}"
     )
 
 
-def _find_variant(source: str, files: _Files, given: str | None) -> str:
-    found = _recorded_variant(files)
+def _find_variant(source: str, files: _Files, given: str | None, is_siglip: bool) -> str:
+    found = _recorded_variant(files, is_siglip)
     if found is not None and given is not None and found != given:
         raise ModelSourceError(f"{source}: its files say variant '{found}', but '{given}' is asked for")
-    variant = found or given or "clip"
+    variant = found or given or ("siglip" if is_siglip else "clip")
     if found is None and given is None:
         logger.warning("%s does not say which activation it was trained with; taken: %s", source, variant)
     _check_pixels(source, files.config, variant)
     return variant
 
 
-def _recorded_variant(files: _Files) -> str | None:
+def _recorded_variant(files: _Files, is_siglip: bool) -> str | None:
     if is_corenet(files.tensors):
         return "corenet"
     if "input_resolution" in files.tensors:  # beside the weights in OpenAI's archives alone
         return "openai"
+    if "model_cfg" in files.config and is_siglip:  # by what it was trained with, which open_clip's activation is not
+        mean = files.config.get("preprocess_cfg", {}).get("mean")
+        return "clip" if mean == list(CLIP_PIXELS.mean) else "siglip"
     if "model_cfg" in files.config:
         return "openai" if files.config["model_cfg"].get("quick_gelu") else "clip"
     if files.config:
         vision = files.config.get("vision_config", files.config)
-        activation = vision.get("hidden_act", "quick_gelu")  # the default of transformers' CLIP
+        default = "gelu_pytorch_tanh" if is_siglip else "quick_gelu"  # of transformers' classes
+        activation = vision.get("hidden_act", default)
         return next((name for name, v in VARIANTS.items() if v.activation == activation), None)
     return None
 

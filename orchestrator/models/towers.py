@@ -38,7 +38,7 @@ class TokenLayout:
 
     num_tokens: int
     context: int
-    begin_id: int
+    begin_id: int | None
     end_id: int
     pad_id: int
 
@@ -146,7 +146,7 @@ def transformer_options(size: TransformerSize, variant: TowerVariant) -> dict[st
     """What configurations of all towers call a size."""
     return {
         "hidden_size": size.width,
-        "intermediate_size": 4 * size.width,
+        "intermediate_size": size.mlp_width,
         "num_hidden_layers": size.num_layers,
         "num_attention_heads": size.num_heads,
         "hidden_act": variant.activation,
@@ -156,7 +156,7 @@ def transformer_options(size: TransformerSize, variant: TowerVariant) -> dict[st
 def check_token_ids(tokens: TokenLayout) -> None:
     """Raises ModelSourceError for token ids with which a text tower would fail, or pool at the wrong position."""
     ids = {"begin": tokens.begin_id, "end": tokens.end_id, "pad": tokens.pad_id}
-    outside = {name: value for name, value in ids.items() if not 0 <= value < tokens.num_tokens}
+    outside = {name: value for name, value in ids.items() if value is not None and not 0 <= value < tokens.num_tokens}
     if outside:
         raise ModelSourceError(
             f"The tokenizer's ids {outside} lie outside of its {tokens.num_tokens} tokens; "

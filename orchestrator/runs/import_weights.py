@@ -102,7 +102,7 @@ def _describe(model: SourceModel, name: str, cluster: ClusterSpec, evaluation_se
     document: dict[str, Any] = {
         "kind": "pretrain",
         "name": name,
-        "objective": {"name": _objective_of(model)},
+        "objective": _objective_of(model),
         "data": {"kind": "synthetic"},
         "model": {"preset": model.preset, "variant": model.variant, "image_size": model.image_size},
         "batch": {"global_size": cluster.workers.count},
@@ -121,11 +121,13 @@ def _describe(model: SourceModel, name: str, cluster: ClusterSpec, evaluation_se
         raise ModelSourceError(f"{model.uri} as run '{name}': {where}: {first['msg']}") from error
 
 
-def _objective_of(model: SourceModel) -> str:
+def _objective_of(model: SourceModel) -> dict[str, str]:
+    if model.num_tokens is not None and "logit_bias" in model.state:
+        return {"name": "siglip", "towers": "siglip" if model.has_siglip_towers else "clip"}
     if model.num_tokens is not None:
-        return "clip"
+        return {"name": "clip"}
     if "classifier.weight" in model.state:
-        return "catlip"
+        return {"name": "catlip"}
     raise ModelSourceError(
         f"{model.uri}: a vision tower alone, without text tower or classifier, is no model that can be judged; "
         f"start a job from it instead (init.from)"
@@ -143,7 +145,7 @@ def _find_tokenizer(model: SourceModel, given: str | None, cluster: ClusterSpec)
             f"{model.uri} brings no tokenizer, and its {model.num_tokens:,} tokens are not those of OpenAI's CLIP; "
             f"name the tokenizer's folder with --tokenizer"
         )
-    return load_tokenizer(source, cluster.storage.s3)
+    return load_tokenizer(source, cluster.storage.s3, model.canonical_captions)
 
 
 def _check_tokens(model: SourceModel, facts: TokenizerFacts) -> TokenizerFacts:

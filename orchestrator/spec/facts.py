@@ -42,7 +42,8 @@ class TokenizerFacts(Section):
     """A folder or hub name; a trained one lies beside the shards it was trained on."""
     digest: str
     vocabulary_size: int
-    begin_id: int
+    begin_id: int | None
+    """None: captions begin with their first token."""
     end_id: int
     pad_id: int
 

@@ -42,7 +42,7 @@ def text_flops(size: ModelSize, context: int) -> int:
 
 
 def _transformer_flops(size: TransformerSize, length: int) -> int:
-    # Per token: 4 w^2 weights of attention and 8 w^2 of the feed-forward layer; scores and mixing read all tokens.
-    weights = 2 * 12 * size.width**2 * length
+    # Per token: 4 w^2 weights of attention and 2 w m of the feed-forward layer; scores and mixing read all tokens.
+    weights = 2 * (4 * size.width**2 + 2 * size.width * size.mlp_width) * length
     attention = 2 * 2 * length**2 * size.width
     return size.num_layers * (weights + attention)

@@ -136,12 +136,26 @@ class ModelSpec(Section):
     """Towers by preset name; their weights start at random or from a folder."""
 
     preset: Literal[
-        "vit_nano_32", "vit_tiny_64", "vit_s16", "vit_b32", "vit_b16", "vit_l14", "vit_l16", "vit_h14", "vit_h16"
+        "vit_nano_32",
+        "vit_tiny_64",
+        "vit_s16",
+        "vit_b32",
+        "vit_b16",
+        "vit_l14",
+        "vit_l16",
+        "vit_h14",
+        "vit_h16",
+        "siglip_b32",
+        "siglip_b16",
+        "siglip_l16",
+        "siglip_so400m14",
+        "siglip_so400m16",
     ]
     """Sizes of the towers (spec/presets.py)."""
-    variant: Literal["clip", "openai", "corenet"] = "clip"
+    variant: Literal["clip", "openai", "corenet", "siglip"] = "clip"
     """Whose towers of that size: open_clip's; those of the released CLIP weights (quick GELU); corenet's vision tower
-    (a stem of three convolutions, pixels in [0, 1]). Weights of one variant make no sense in another."""
+    (a stem of three convolutions, pixels in [0, 1]); SigLIP's (tanh GELU, pixels in [-1, 1]), for objective ``siglip``
+    with its own towers. Weights of one variant make no sense in another."""
     image_size: int | None = Field(default=None, ge=8, le=2048)
     """Pixels a side; none: the preset's own."""
     resolutions: tuple[ResolutionPhase, ...] = ()

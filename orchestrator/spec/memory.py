@@ -134,15 +134,17 @@ def _tower_bytes(
     frozen = 0
     if freeze is not None and freeze.until_fraction is None:
         frozen = size.num_layers if freeze.layers is None else freeze.layers
-    token = num_tokens * size.width
-    # Of a layer: two sums, and 14 widths: normed twice, queries, keys, values, attended, feed-forward before and after
-    # its activation. A quick GELU keeps its sigmoid as well, eager attention its scores.
-    quick = 4 if VARIANTS[plan.model.variant].activation == "quick_gelu" else 0
-    layer = token * (2 * widths.summed + (14 + quick) * widths.computed)
+    token, hidden = num_tokens * size.width, num_tokens * size.mlp_width
+    # Of a layer: two sums, and 6 widths (normed twice, queries, keys, values, attended), and the feed-forward's before
+    # and after its activation. A quick GELU keeps its sigmoid as well, eager attention its scores.
+    quick = VARIANTS[plan.model.variant].activation == "quick_gelu"
+    layer = token * (2 * widths.summed + 6 * widths.computed) + (2 + quick) * hidden * widths.computed
     if plan.model.attention == "eager":
         layer += num_tokens * length * size.num_heads * (4 + widths.computed % 4)
     kept = token * widths.summed if plan.model.activation_checkpointing else layer
-    moving = token * (8 * widths.computed + widths.summed) + (layer if plan.model.activation_checkpointing else 0)
+    moving = (
+        2 * hidden * widths.computed + token * widths.summed + (layer if plan.model.activation_checkpointing else 0)
+    )
     return (size.num_layers - frozen) * kept + 2 * token * widths.summed, moving
 
 

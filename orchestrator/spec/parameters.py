@@ -102,8 +102,8 @@ def _text(plan: Plan) -> TowerParameters:
 
 
 def _layer(size: TransformerSize) -> int:
-    """Attention 4 w^2 + 4 w, feed-forward 8 w^2 + 5 w, two norms 4 w."""
-    return 12 * size.width**2 + 13 * size.width
+    """Attention 4 w^2 + 4 w, feed-forward of width m 2 w m + m + w, two norms 4 w."""
+    return 4 * size.width**2 + 2 * size.width * size.mlp_width + 9 * size.width + size.mlp_width
 
 
 def _head(plan: Plan) -> int:

@@ -7,6 +7,7 @@ from orchestrator.errors import PlanError
 from orchestrator.spec.annotation import AnnotationPlan
 from orchestrator.spec.facts import Facts
 from orchestrator.spec.job import PretrainSpec
+from orchestrator.spec.objective import SiglipSpec
 from orchestrator.spec.plan import ModelPlan
 from orchestrator.spec.presets import PRESETS
 from orchestrator.spec.resolution import ImageSizes, SizePhase
@@ -18,6 +19,7 @@ def resolve_model(job: PretrainSpec, facts: Facts, steps: int) -> ModelPlan:
     Raises:
         PlanError: an image size that the patches do not divide, or settings that do not go together.
     """
+    _check_variant(job)
     _check_compile(job)
     _check_frozen_layers(job)
     image_sizes = _resolve_image_sizes(job, steps)
@@ -63,6 +65,20 @@ def _resolve_image_sizes(job: PretrainSpec, steps: int) -> ImageSizes:
                 f"{job.model.preset}; the nearest that does is {near}"
             )
     return sizes
+
+
+def _check_variant(job: PretrainSpec) -> None:
+    has_siglip_towers = isinstance(job.objective, SiglipSpec) and job.objective.towers == "siglip"
+    if has_siglip_towers and job.model.variant == "corenet":
+        raise PlanError(
+            "model.variant 'corenet' has a stem of convolutions, which SigLIP's towers do not; "
+            "set model.variant: siglip, or objective.towers: clip"
+        )
+    if job.model.variant == "siglip" and not has_siglip_towers:
+        raise PlanError(
+            f"model.variant 'siglip' is of SigLIP's own towers, but objective {job.objective.name} trains CLIP's here; "
+            f"set model.variant: clip, or objective siglip with towers: siglip"
+        )
 
 
 def _check_compile(job: PretrainSpec) -> None:

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safetensors.torch import save_file
-from transformers import CLIPModel
+from transformers import CLIPModel, SiglipModel
 
 from orchestrator.errors import ModelSourceError
 from orchestrator.models.layouts import open_clip
+from orchestrator.models.layouts.open_clip_siglip import open_clip_siglip_config, to_open_clip_siglip
 from orchestrator.models.source import HEAD_FILE
 from orchestrator.objectives.objective import Export, Objective
 from orchestrator.spec.plan import ModelPlan
-from orchestrator.spec.presets import PRESETS, VARIANTS, PixelStatistics
+from orchestrator.spec.presets import VARIANTS, PixelStatistics
 from orchestrator.storage.store import Store
 from orchestrator.training.checkpoint import load_weights
 from orchestrator.training.checkpoint_folders import StoredCheckpoint
@@ -67,21 +68,19 @@ def _write_hugging_face(export: Export, model: ModelPlan, destination: Path) -> 
 
 
 def _write_open_clip(export: Export, model: ModelPlan, destination: Path) -> None:
-    if not isinstance(export.model, CLIPModel) or export.head:
+    state = export.model.state_dict() | export.head
+    if isinstance(export.model, SiglipModel):
+        config, weights = open_clip_siglip_config(model), to_open_clip_siglip(state)
+    elif isinstance(export.model, CLIPModel) and export.head.keys() <= {"logit_bias"}:
+        config = open_clip.open_clip_config(model, has_bias="logit_bias" in state)
+        weights = open_clip.to_open_clip(state)
+    else:
         held = " with ".join([type(export.model).__name__, *export.head])
-        raise ModelSourceError(f"open_clip's format holds a CLIP, this run's model is {held}; use --format huggingface")
-    assert model.tokenizer is not None, "a model with captions has a tokenizer"
-    config = open_clip.open_clip_config(
-        PRESETS[model.preset],
-        VARIANTS[model.variant],
-        model.image_size,
-        num_tokens=model.tokenizer.vocabulary_size,
-        context=model.context,
-        end_id=model.tokenizer.end_id,
-        pad_id=model.tokenizer.pad_id,
-    )
+        raise ModelSourceError(
+            f"open_clip's format holds a CLIP or SigLIP, this run's model is {held}; use --format huggingface"
+        )
     (destination / open_clip.CONFIG_FILE).write_text(json.dumps(config, indent=2))
-    save_file(open_clip.to_open_clip(export.model.state_dict()), destination / open_clip.WEIGHTS_FILE)
+    save_file(weights, destination / open_clip.WEIGHTS_FILE)
 
 
 def image_processor(image_size: int, pixels: PixelStatistics) -> dict[str, Any]:

@@ -90,10 +90,13 @@ def _towers_to_fill(objective: Objective, init: InitSpec, state: Mapping[str, Te
 
 
 def _resample_positions(name: str, weights: Tensor, parameter: Tensor) -> Tensor:
-    """Image positions of another grid, resized as an image is (bicubic, antialiased); the class token's stays."""
+    """Image positions of another grid, resized as an image is (bicubic, antialiased); a class token's stays."""
     if name != _POSITIONS or weights.shape == parameter.shape or weights.shape[1] != parameter.shape[1]:
         return weights
-    old, new = math.isqrt(len(weights) - 1), math.isqrt(len(parameter) - 1)
-    grid = weights[1:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    old, new = math.isqrt(len(weights)), math.isqrt(len(parameter))
+    num_class_tokens = len(weights) - old**2
+    if num_class_tokens != len(parameter) - new**2:
+        return weights
+    grid = weights[num_class_tokens:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
     grid = torch.nn.functional.interpolate(grid, (new, new), mode="bicubic", antialias=True)
-    return torch.cat([weights[:1], grid.permute(0, 2, 3, 1).flatten(0, 2)])
+    return torch.cat([weights[:num_class_tokens], grid.permute(0, 2, 3, 1).flatten(0, 2)])

@@ -16,6 +16,24 @@ for name in ("nms", "qnms"):
     library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 import open_clip
+from timm.models import register_model
+from timm.models.vision_transformer import VisionTransformer
+
+
+@register_model
+def vit_nano_patch8_siglip_32(num_classes: int, global_pool: str, **_: object) -> VisionTransformer:
+    """As timm builds SigLIP's towers, in the size of ``vit_nano_32``, by a name for its registry."""
+    return VisionTransformer(
+        img_size=32,
+        patch_size=8,
+        embed_dim=32,
+        depth=2,
+        num_heads=2,
+        class_token=False,
+        global_pool=global_pool,
+        num_classes=num_classes,
+        act_layer="gelu_tanh",
+    )
 
 
 @torch.no_grad()

@@ -38,6 +38,14 @@ class BlockNames:
                 yield f"{name}.{kind}", layer[f"{ours}.{kind}"]
 
 
+def layers_of(state: Mapping[str, Tensor], tower: str) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Layers of a tower with their numbers, under our names."""
+    layers = f"{tower}.encoder.layers."
+    for number in sorted({int(name[len(layers) :].split(".")[0]) for name in state if name.startswith(layers)}):
+        own = f"{layers}{number}."
+        yield number, {name.removeprefix(own): state[name] for name in state if name.startswith(own)}
+
+
 OPEN_CLIP = BlockNames(
     fused={"weight": "attn.in_proj_weight", "bias": "attn.in_proj_bias"},
     parts={
@@ -46,6 +54,16 @@ OPEN_CLIP = BlockNames(
         "layer_norm2": "ln_2",
         "mlp.fc1": "mlp.c_fc",
         "mlp.fc2": "mlp.c_proj",
+    },
+)
+TIMM = BlockNames(
+    fused={"weight": "attn.qkv.weight", "bias": "attn.qkv.bias"},
+    parts={
+        "layer_norm1": "norm1",
+        "self_attn.out_proj": "attn.proj",
+        "layer_norm2": "norm2",
+        "mlp.fc1": "mlp.fc1",
+        "mlp.fc2": "mlp.fc2",
     },
 )
 CORENET = BlockNames(

@@ -1,24 +1,32 @@
-"""`transformers`' names: ``CLIPModel``, or a ``CLIPVisionModel`` alone."""
+"""`transformers`' names: ``CLIPModel`` and ``SiglipModel``, or the vision tower of one of them alone."""
 
 from collections.abc import Mapping
 
 from torch import Tensor
 
 _TOWERS = ("vision_model.", "text_model.")
-_WHOLE = ("visual_projection.weight", "text_projection.weight", "logit_scale", "classifier.weight", "classifier.bias")
+_WHOLE = (
+    "visual_projection.weight",
+    "text_projection.weight",
+    "logit_scale",
+    "logit_bias",
+    "classifier.weight",
+    "classifier.bias",
+)
+_PATCHES = "embeddings.patch_embedding."
 _POSITION_IDS = "embeddings.position_ids"  # counted up anew by every model
 
 
 def is_hugging_face(state: Mapping[str, Tensor]) -> bool:
-    """Whether these are names of a CLIP of `transformers`."""
-    return any(name.removeprefix("vision_model.") == "embeddings.class_embedding" for name in state)
+    """Whether these are names of a CLIP or SigLIP of `transformers`."""
+    return any(name.removeprefix("vision_model.").startswith(_PATCHES) for name in state)
 
 
 def from_hugging_face(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Under the names of a ``CLIPModel``, and what has none."""
+    """Under the names of a whole model, and what has none."""
     converted = {}
     unknown = []
-    alone = "embeddings.class_embedding" in state
+    alone = any(name.startswith(_PATCHES) for name in state)
     for name, tensor in state.items():
         if name.endswith(_POSITION_IDS):
             continue

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from orchestrator.models.layouts.blocks import OPEN_CLIP
-from orchestrator.spec.presets import ModelSize, TowerVariant
+from orchestrator.models.layouts.blocks import OPEN_CLIP, layers_of
+from orchestrator.spec.plan import ModelPlan
+from orchestrator.spec.presets import PRESETS, VARIANTS
 
 WEIGHTS_FILE, CONFIG_FILE = "open_clip_model.safetensors", "open_clip_config.json"
 """What open_clip looks for in a ``local-dir:``."""
@@ -30,6 +31,7 @@ _PLAIN = {
     "logit_scale": "logit_scale",
 }
 _TRANSPOSED = {"visual_projection.weight": "visual.proj", "text_projection.weight": "text_projection"}
+_BIAS = "logit_bias"  # of a model that was trained by SigLIP's loss
 _TOWERS = {"visual.": "vision_model", "": "text_model"}
 _LAYER = re.compile(r"(visual\.|)transformer\.resblocks\.(\d+)\.(.+)")
 _NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
@@ -49,8 +51,8 @@ def from_open_clip(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list
     unknown = []
     for given, tensor in state.items():
         name = given.removeprefix("text.")  # where open_clip keeps the text tower apart ("custom_text")
-        if name in plain:
-            converted[plain[name]] = tensor
+        if name in plain or name == _BIAS:
+            converted[plain.get(name, name)] = tensor
         elif name in transposed:
             converted[transposed[name]] = tensor.T.contiguous()
         elif match := _LAYER.fullmatch(name):
@@ -64,51 +66,61 @@ def from_open_clip(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list
 
 
 def to_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A ``CLIPModel``'s weights under open_clip's names."""
+    """A ``CLIPModel``'s weights under open_clip's names, with the bias that SigLIP's loss has beside it, if any."""
     converted = {theirs: state[ours] for ours, theirs in _PLAIN.items()}
     converted |= {theirs: state[ours].T.contiguous() for ours, theirs in _TRANSPOSED.items()}
+    if _BIAS in state:
+        converted[_BIAS] = state[_BIAS].reshape(())
     for prefix, tower in _TOWERS.items():
-        layers = f"{tower}.encoder.layers."
-        for number in sorted({int(name[len(layers) :].split(".")[0]) for name in state if name.startswith(layers)}):
-            own = f"{layers}{number}."
-            layer = {name.removeprefix(own): state[name] for name in state if name.startswith(own)}
+        for number, layer in layers_of(state, tower):
             for name, tensor in OPEN_CLIP.theirs(layer):
                 converted[f"{prefix}transformer.resblocks.{number}.{name}"] = tensor
     return converted
 
 
-def open_clip_config(
-    size: ModelSize, variant: TowerVariant, image_size: int, num_tokens: int, context: int, end_id: int, pad_id: int
-) -> dict[str, Any]:
-    """``open_clip_config.json`` for a folder that also holds the tokenizer's files."""
+def open_clip_config(plan: ModelPlan, has_bias: bool) -> dict[str, Any]:
+    """``open_clip_config.json`` for a folder that also holds the tokenizer's files.
+
+    Args:
+        plan: of a model with a tokenizer.
+        has_bias: whether SigLIP's bias is among its weights.
+    """
+    assert plan.tokenizer is not None, "a model with captions has a tokenizer"
+    size, variant = PRESETS[plan.preset], VARIANTS[plan.variant]
     model = {
         "embed_dim": size.embedding_width,
         "quick_gelu": variant.activation == "quick_gelu",
+        **({"init_logit_bias": 0.0} if has_bias else {}),  # any number makes room for the weight
         "vision_cfg": {
-            "image_size": image_size,
+            "image_size": plan.image_size,
             "patch_size": size.patch_size,
             "width": size.vision.width,
             "layers": size.vision.num_layers,
             "head_width": size.vision.width // size.vision.num_heads,
         },
         "text_cfg": {
-            "context_length": context,
-            "vocab_size": num_tokens,
+            "context_length": plan.context,
+            "vocab_size": plan.tokenizer.vocabulary_size,
             "width": size.text.width,
             "layers": size.text.num_layers,
             "heads": size.text.num_heads,
             "pool_type": "eos",  # the default takes the greatest id, which is the end only in OpenAI's vocabulary
-            "eos_id": end_id,
-            "pad_id": pad_id,
+            "eos_id": plan.tokenizer.end_id,
+            "pad_id": plan.tokenizer.pad_id,
             "hf_tokenizer_name": ".",  # any name: open_clip then reads the files beside this one
         },
     }
-    preprocess = {
-        "size": image_size,
+    return {"model_cfg": model, "preprocess_cfg": preprocess_config(plan)}
+
+
+def preprocess_config(plan: ModelPlan) -> dict[str, Any]:
+    """How open_clip makes pixels of an image: its centre, as evaluation cuts it (data/image.py)."""
+    pixels = VARIANTS[plan.variant].pixels
+    return {
+        "size": plan.image_size,
         "mode": "RGB",
-        "mean": list(variant.pixels.mean),
-        "std": list(variant.pixels.std),
+        "mean": list(pixels.mean),
+        "std": list(pixels.std),
         "interpolation": "bicubic",
         "resize_mode": "shortest",
     }
-    return {"model_cfg": model, "preprocess_cfg": preprocess}

@@ -1,74 +1,23 @@
 """Weights go in and out: each folder opens in the library it is for, and says there what it says here."""
 
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
+from transformers import AutoModel, CLIPModel
 
-from foreign import CAPTIONS, CONTEXT, noise_images, save_clip, small_clip
+from foreign import save_clip, small_clip
+from imported import features_here, features_in_open_clip, features_in_transformers, run_uri, weights_of
 from orchestrator.data.tokens import CaptionTokenizer
 from orchestrator.errors import ModelSourceError, RunConflictError
 from orchestrator.models.layouts.open_clip import to_open_clip
 from orchestrator.models.source import HEAD_FILE
-from orchestrator.objectives.clip import ClipObjective
 from orchestrator.runs.export import export_run
-from orchestrator.runs.folder import open_run
 from orchestrator.runs.import_weights import import_weights
 from orchestrator.spec.cluster import ClusterSpec
-from orchestrator.training.checkpoint import load_weights
-from orchestrator.training.checkpoint_folders import find_stored
-from orchestrator.training.parts import block_format, build_plan_objective
 from orchestrator.wordnet.captions import packaged_finder
 from orchestrator.wordnet.vocabulary import Vocabulary
-
-ROOT = Path(__file__).parents[3]
-PEERS = os.environ.get("VLO_PEERS_PYTHON", str(ROOT / ".venv-peers/bin/python"))
-
-
-def run_uri(cluster: ClusterSpec, name: str) -> str:
-    return f"{cluster.storage.runs}/{name}"
-
-
-def weights_of(cluster: ClusterSpec, name: str) -> dict[str, torch.Tensor]:
-    store, _, _ = open_run(run_uri(cluster, name), cluster.storage.s3)
-    stored = find_stored(store)
-    assert stored is not None
-    return load_weights(store, stored, average=False)
-
-
-@torch.no_grad()
-def features_here(cluster: ClusterSpec, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings of the noise images and of the captions."""
-    _, plan, _ = open_run(run_uri(cluster, name), cluster.storage.s3)
-    read = block_format(plan)
-    objective = build_plan_objective(plan, read.vocabulary).eval()
-    objective.load_state_dict(objective.state_dict() | weights_of(cluster, name))
-    assert isinstance(objective, ClipObjective)
-    assert read.tokenizer is not None
-    tokens = torch.from_numpy(read.tokenizer.encode(CAPTIONS, plan.model.context))
-    return objective.image_embedding(noise_images()), objective.text_embedding(tokens)
-
-
-def pictures() -> list[Image.Image]:
-    return [Image.fromarray(image.numpy()) for image in noise_images()]
-
-
-@torch.no_grad()
-def features_in_transformers(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same through nothing but `transformers`."""
-    model = CLIPModel.from_pretrained(folder).eval()
-    pixels = AutoImageProcessor.from_pretrained(folder)(images=pictures(), return_tensors="pt")
-    tokens = AutoTokenizer.from_pretrained(folder)(
-        CAPTIONS, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt"
-    )
-    image = model.get_image_features(pixel_values=pixels.pixel_values).pooler_output
-    text = model.get_text_features(input_ids=tokens.input_ids).pooler_output
-    return torch.nn.functional.normalize(image, dim=-1), torch.nn.functional.normalize(text, dim=-1)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
@@ -93,17 +42,10 @@ def test_a_hugging_face_model_goes_in_and_out_bit_for_bit_and_sees_the_same(
 def test_open_clip_opens_an_export_and_sees_the_same(
     tmp_path: Path, cluster: ClusterSpec, tokenizer: CaptionTokenizer
 ) -> None:
-    if not Path(PEERS).exists():
-        pytest.skip(f"open_clip's environment is not there ({PEERS}); make bench-peers makes it, or VLO_PEERS_PYTHON")
     folder = save_clip(small_clip(tokenizer, "quick_gelu"), tokenizer, tmp_path / "foreign")
     import_weights(str(folder), "for-open-clip", cluster)
     export_run(run_uri(cluster, "for-open-clip"), str(tmp_path / "export"), cluster, format="open_clip")
-    torch.save({"images": noise_images(), "captions": CAPTIONS}, tmp_path / "inputs.pt")
-    script = ROOT / "tests/shared/open_clip_peer.py"
-    command = [PEERS, str(script), str(tmp_path / "export"), str(tmp_path / "inputs.pt"), str(tmp_path / "outputs.pt")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    there = torch.load(tmp_path / "outputs.pt", weights_only=True)
+    there = features_in_open_clip(tmp_path / "export", tmp_path)
     image, text = features_here(cluster, "for-open-clip")
     torch.testing.assert_close(there["image"], image, atol=1e-5, rtol=0)
     torch.testing.assert_close(there["text"], text, atol=1e-5, rtol=0)
@@ -181,7 +123,9 @@ def test_a_catlip_model_goes_out_and_in_with_its_classifier_and_concepts(
     import_weights(str(tmp_path / "export"), "catlip-again", cluster)
     first, again = weights_of(cluster, "catlip-in"), weights_of(cluster, "catlip-again")
     assert all(torch.equal(first[name], again[name]) for name in first)
-    with pytest.raises(ModelSourceError, match=r"open_clip's format holds a CLIP, .*CLIPVisionModel with classifier"):
+    with pytest.raises(
+        ModelSourceError, match=r"open_clip's format holds a CLIP or SigLIP, .*CLIPVisionModel with classifier"
+    ):
         export_run(run_uri(cluster, "catlip-in"), str(tmp_path / "no"), cluster, format="open_clip")
     (source / "concepts.parquet").unlink()
     with pytest.raises(ModelSourceError, match=r"has a classifier but no concepts\.parquet.*--vocabulary"):
