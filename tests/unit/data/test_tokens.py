@@ -1,5 +1,6 @@
 """Captions to ids: the end token is always there, ids say what the caption says, and nothing depends on chance."""
 
+import json
 import os
 import pickle
 import random
@@ -17,6 +18,7 @@ from orchestrator.data.tokens import (
     CaptionTokenizer,
     load_tokenizer,
     read_trained_tokenizer,
+    save_tokenizer,
     train_tokenizer,
 )
 from orchestrator.errors import ModelSourceError
@@ -187,6 +189,32 @@ def test_special_tokens_that_a_text_tower_cannot_use_are_replaced(
     assert loaded.end_id != 2
     assert loaded.encode(CAPTIONS, 20).max() < loaded.vocabulary_size
     assert tokens_of(loaded, "a red cube") == tokens_of(tokenizer, "a red cube")
+
+
+def test_captions_begin_with_their_first_token_where_the_tokenizer_ends_them_alone(
+    tmp_path: Path, trained: bytes, tokenizer: CaptionTokenizer
+) -> None:
+    document = json.loads(trained)
+    document["post_processor"]["single"] = document["post_processor"]["single"][1:]
+    folder = save_hugging_face(tmp_path, json.dumps(document).encode(), eos_token=END)
+    loaded = load_tokenizer(folder, S3Spec())
+    assert (loaded.begin_id, loaded.end_id, loaded.pad_id) == (None, 1, 1)
+    assert loaded.vocabulary_size == tokenizer.vocabulary_size
+    words = tokens_of(tokenizer, "a red cube")
+    assert loaded.encode(["a red cube"], 20)[0].tolist() == words + [1] * (20 - len(words))
+    assert loaded.encode(["a red cube " * 9], 4)[0].tolist() == [*words[:3], 1]
+    save_tokenizer(loaded, 20, tmp_path / "again")
+    assert load_tokenizer(str(tmp_path / "again"), S3Spec()).begin_id is None
+
+
+def test_canonical_captions_have_neither_case_nor_punctuation(
+    tmp_path: Path, trained: bytes, tokenizer: CaptionTokenizer
+) -> None:
+    folder = save_hugging_face(tmp_path, trained, bos_token=BEGIN, eos_token=END, pad_token=PAD)
+    loaded = load_tokenizer(folder, S3Spec(), canonical=True)
+    assert tokens_of(loaded, " A red_cube, (left) of the  Torus's!") == tokens_of(
+        tokenizer, "a red cube left of the toruss"
+    )
 
 
 def test_a_token_that_is_added_gets_a_row_of_its_own(

@@ -59,6 +59,16 @@ def test_windows_tile_global_batches(resolve: Resolve, window: int, resolved: in
             ["50 does not divide the worker batch of 128", "nearest that does is 64"],
         ),
         ({"model": {"preset": "vit_tiny_64", "image_size": 60}}, {}, ["60", "8 pixel patches", "nearest that does is"]),
+        (
+            {"model": {"preset": "vit_tiny_64", "variant": "siglip"}},
+            {},
+            ["variant 'siglip' is of SigLIP's own towers", "objective clip trains CLIP's", "model.variant: clip"],
+        ),
+        (
+            {"objective": {"name": "siglip"}, "model": {"preset": "vit_tiny_64", "variant": "corenet"}},
+            {},
+            ["variant 'corenet' has a stem", "model.variant: siglip, or objective.towers: clip"],
+        ),
         ({"precision": "fp16"}, {}, ["precision 'fp16' needs CUDA workers", "'bf16' or 'fp32'"]),
         (
             {"model": {"preset": "vit_b16"}, "batch": {"global_size": 1024}},

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import CLIPModel
 
-from foreign import CONTEXT, IMAGE_SIZE, save_clip, small_clip, small_tokenizer
+from foreign import CONTEXT, IMAGE_SIZE, save_clip, save_siglip, small_clip, small_tokenizer
 from orchestrator.errors import ModelSourceError
 from orchestrator.models.towers import ModelBuild, TokenLayout
 from orchestrator.objectives.objective import Objective
@@ -16,9 +16,9 @@ from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import Facts, MachineFacts
 from orchestrator.spec.init import InitSpec
 from orchestrator.spec.job import PretrainSpec
-from orchestrator.spec.objective import CatlipSpec, ClipSpec
+from orchestrator.spec.objective import CatlipSpec, ClipSpec, SiglipSpec
 from orchestrator.spec.plan import Plan, load_plan
-from orchestrator.spec.presets import PRESETS
+from orchestrator.spec.presets import PRESETS, VARIANTS
 from orchestrator.spec.resolve import resolve_plan
 from orchestrator.storage.local import LocalStore
 from orchestrator.training.initial_weights import initialize_from
@@ -34,13 +34,13 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, CLIPModel]:
     return str(save_clip(model, tokenizer, tmp_path_factory.mktemp("clip"))), model
 
 
-def plan_from(source: str, **keys: object) -> Plan:
+def plan_from(source: str, objective: str = "clip", **keys: object) -> Plan:
     job = {
         "kind": "pretrain",
         "name": "small",
-        "objective": {"name": "clip"},
+        "objective": {"name": objective},
         "data": {"kind": "synthetic"},
-        "model": {"preset": "vit_nano_32"},
+        "model": {"preset": "vit_nano_32", "variant": "siglip" if objective == "siglip" else "clip"},
         "init": {"from": source, **keys},
         "batch": {"global_size": 8},
         "budget": {"steps": 1},
@@ -59,8 +59,14 @@ def build(name: str, image_size: int = IMAGE_SIZE) -> Objective:
     return build_objective(spec, model, torch.full((NUM_CONCEPTS,), 0.2).double().numpy())
 
 
-def started(objective: Objective, source: str, **keys: object) -> dict[str, torch.Tensor]:
-    plan = plan_from(source, **keys)
+def build_siglip(image_size: int, num_tokens: int) -> Objective:
+    tokens = TokenLayout(num_tokens, CONTEXT, begin_id=None, end_id=1, pad_id=1)
+    model = ModelBuild(PRESETS["vit_nano_32"], image_size, seed=5, tokens=tokens, variant=VARIANTS["siglip"])
+    return build_objective(SiglipSpec(name="siglip"), model)
+
+
+def started(objective: Objective, source: str, trains: str = "clip", **keys: object) -> dict[str, torch.Tensor]:
+    plan = plan_from(source, trains, **keys)
     assert plan.init is not None
     initialize_from(objective, plan.init, plan)
     return objective.state_dict()
@@ -114,6 +120,20 @@ def test_positions_of_another_grid_are_resized(clip: tuple[str, CLIPModel]) -> N
     side = math.isqrt(len(given) - 1)
     pooled = torch.nn.functional.avg_pool2d(positions[1:].reshape(2 * side, 2 * side, -1).permute(2, 0, 1), 2)
     torch.testing.assert_close(pooled.permute(1, 2, 0).flatten(0, 1), given[1:], atol=0.1, rtol=0)
+
+
+def test_siglip_starts_from_a_hugging_face_folder_at_another_image_size(tmp_path: Path) -> None:
+    model = save_siglip(tmp_path)
+    state = started(build_siglip(2 * IMAGE_SIZE, model.config.text_config.vocab_size), str(tmp_path), "siglip")
+    name = "embeddings.position_embedding.weight"
+    given = model.state_dict()[f"vision_model.{name}"]
+    side = math.isqrt(len(given))
+    assert side**2 == len(given)
+    pooled = torch.nn.functional.avg_pool2d(state[f"vision.{name}"].reshape(2 * side, 2 * side, -1).permute(2, 0, 1), 2)
+    torch.testing.assert_close(pooled.permute(1, 2, 0).flatten(0, 1), given, atol=0.3, rtol=0)
+    probe = "head.probe"
+    assert torch.equal(state[f"vision.{probe}"], model.state_dict()[f"vision_model.{probe}"])
+    assert torch.equal(state["logit_bias"], model.state_dict()["logit_bias"])
 
 
 def test_what_does_not_fit_is_named(tmp_path: Path, clip: tuple[str, CLIPModel]) -> None:
