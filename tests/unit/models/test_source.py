@@ -11,9 +11,21 @@ from transformers import CLIPModel
 
 import corenet_layout
 from corenet_layout import Projection, TextTower, Vit, shake
-from foreign import CONTEXT, IMAGE_SIZE, NUM_LAYERS, PATCH, WIDTH, noise_images, save_clip, small_clip, small_tokenizer
+from foreign import (
+    CONTEXT,
+    IMAGE_SIZE,
+    NUM_LAYERS,
+    PATCH,
+    WIDTH,
+    noise_images,
+    save_clip,
+    small_clip,
+    small_siglip,
+    small_tokenizer,
+)
 from orchestrator.errors import ModelSourceError
 from orchestrator.models.layouts.open_clip import from_open_clip, to_open_clip
+from orchestrator.models.layouts.open_clip_siglip import to_open_clip_siglip
 from orchestrator.models.pixels import normalize_pixels
 from orchestrator.models.source import read_model
 from orchestrator.models.towers import ModelBuild, TokenLayout
@@ -130,6 +142,14 @@ def test_a_tower_of_another_family_is_refused_by_its_keys(tmp_path: Path, open_c
         read_model(save_pt(open_clip_state | {"visual.layer1.0.conv1.weight": torch.ones(1)}, tmp_path))
     with pytest.raises(ModelSourceError, match=r"wanted the names of open_clip.*; found fc\.weight"):
         read_model(save_pt({"fc.weight": torch.ones(1)}, tmp_path))
+
+
+def test_a_siglip_of_another_kind_is_refused_by_its_keys(tmp_path: Path) -> None:
+    state = to_open_clip_siglip(small_siglip(20).state_dict())
+    assert read_model(save_pt(state, tmp_path)).has_siglip_towers
+    odd = {"visual.trunk.blocks.0.ls1.gamma": torch.ones(1), "visual.trunk.attn_pool.q_norm.weight": torch.ones(1)}
+    with pytest.raises(ModelSourceError, match=r"no tower here has a place for .*ls1\.gamma, .*q_norm\.weight"):
+        read_model(save_pt(state | odd, tmp_path))
 
 
 def test_weights_that_do_not_fit_name_the_keys(tmp_path: Path, open_clip_state: dict[str, Tensor]) -> None:
