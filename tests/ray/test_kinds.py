@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from mlflow import MlflowClient
 
 from found_runs import recorded, weights_of
 from orchestrator.errors import DatasetError
@@ -51,23 +52,64 @@ def test_synthetic_samples_need_no_data_and_teach_nothing(
 
 
 def to_parquet(shard: Path, dest: Path) -> None:
-    """The shard's samples in their order, as rows of the columns ``picture`` and ``sentence``."""
+    """The shard's samples in their order, as rows of the columns ``picture``, ``sentence`` and its copy ``again``."""
     contents = [content for _, content in read_members(shard)]
     pictures, sentences = contents[::2], [text.decode() for text in contents[1::2]]
-    pq.write_table(pa.table({"picture": pictures, "sentence": sentences}), dest, row_group_size=64)
+    columns = {"picture": pictures, "sentence": sentences, "again": sentences}
+    pq.write_table(pa.table(columns), dest, row_group_size=64)
+
+
+@pytest.fixture(scope="module")
+def parquet_scenes(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scenes as Parquet."""
+    root = tmp_path_factory.mktemp("parquet")
+    for split in ("train", "val"):
+        (root / "scenes" / split).mkdir(parents=True)
+        for shard in (scenes / "scenes" / split).glob("*.tar"):
+            to_parquet(shard, root / "scenes" / split / f"{shard.stem}.parquet")
+    return root
+
+
+@pytest.mark.full
+def test_all_captions_of_an_image_are_its_positives(
+    parquet_scenes: Path,
+    tmp_path: Path,
+    clip_result: PretrainResult,
+    smoke_job: SmokeJob,
+    local_cluster: LocalCluster,
+) -> None:
+    """A caption and its copy teach what one does; the loss knows that there are two."""
+    fields = {"data__image_fields": "[picture]", "data__caption_fields": "[sentence, again]"}
+    job = smoke_job("clip", evaluation__sets="[]", data__captions_per_image=2, **fields)
+    result = run_pretrain(job, local_cluster(parquet_scenes, tmp_path / "runs"))
+    assert result.status == "finished"
+    found, expected = losses(result), losses(clip_result)
+    assert len(found) == len(expected) == 8
+    assert found == pytest.approx([loss + math.log(2) / 2 for loss in expected], abs=1e-3)
+    metrics = recorded(result).data.metrics
+    assert metrics["train/repeated_caption_fraction"] == 0.5
+    # Held-out losses take one caption, so that they compare.
+    assert metrics["heldout/loss"] == pytest.approx(recorded(clip_result).data.metrics["heldout/loss"], abs=1e-3)
+
+
+def losses(result: PretrainResult) -> list[float]:
+    """Of each step."""
+    assert result.mlflow_run_id is not None
+    history = MlflowClient(result.tracking_uri).get_metric_history(result.mlflow_run_id, "train/loss")
+    return [point.value for point in history]
 
 
 @pytest.mark.full
 def test_parquet_shards_train_the_same_weights_as_tar_shards(
-    scenes: Path, tmp_path: Path, clip_result: PretrainResult, smoke_job: SmokeJob, local_cluster: LocalCluster
+    parquet_scenes: Path,
+    tmp_path: Path,
+    clip_result: PretrainResult,
+    smoke_job: SmokeJob,
+    local_cluster: LocalCluster,
 ) -> None:
-    for split in ("train", "val"):
-        (tmp_path / "data/scenes" / split).mkdir(parents=True)
-        for shard in (scenes / "scenes" / split).glob("*.tar"):
-            to_parquet(shard, tmp_path / "data/scenes" / split / f"{shard.stem}.parquet")
     fields = {"data__image_fields": "[picture]", "data__caption_fields": "[sentence]"}
     job = smoke_job("clip", evaluation__sets="[]", **fields)
-    result = run_pretrain(job, local_cluster(tmp_path / "data", tmp_path / "runs"))
+    result = run_pretrain(job, local_cluster(parquet_scenes, tmp_path / "runs"))
     assert result.status == "finished"
     assert recorded(result).data.metrics["heldout/loss"] == recorded(clip_result).data.metrics["heldout/loss"]
     expected = weights_of(clip_result)
