@@ -1,7 +1,9 @@
 """Images from bytes to pixels: plain JPEGs straight from memory by libjpeg-turbo, everything else by Pillow.
 
 A JPEG can be read at a half, a quarter or an eighth of its size: the inverse transform then makes only those pixels.
-Its pixels do not depend on which of the two libraries reads it, and damage is an error, never grey.
+It can be read down to a row: most of the work is parsing what comes before a pixel, so that nothing but what comes
+behind can be left out. Its pixels do not depend on which of the two libraries reads it, nor on where it is left, and
+damage in what is read is an error, never grey.
 
 Legend: H W image.
 """
@@ -9,6 +11,7 @@ Legend: H W image.
 import io
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -25,6 +28,10 @@ Uint8Array = npt.NDArray[np.uint8]
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # no plugin beyond these ever sees the bytes
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_COLORS = ("YCbCr", "RGB", "Gray")  # CMYK needs a conversion that libjpeg-turbo leaves to its caller
+_EXIF, _FRAMES, _RESTARTS, _SCAN = 0xE1, (0xC0, 0xC1), 0xDD, 0xDA  # markers; frames: those that come row by row
+_LEFT_ALONE = re.compile("extraneous bytes before marker 0xd9")  # libjpeg-turbo's words where rows are left out
+_MARGIN_ROWS = 4  # upsampling of colour looks at the row below, which may stand for four
+_LEAST_ROWS_LEFT_OUT = 16  # one row of blocks
 _EXIF_START = b"Exif\0\0"
 _ORIENTATION_TAG, _SHORT = 0x0112, 3
 # What libjpeg-turbo warns of where it goes on with invented pixels; its other warnings are about form.
@@ -47,27 +54,43 @@ class JpegImage:
     Args:
         width, height: of the upright image.
         orientation: EXIF's, 1 to 8.
+        height_at: offset of its height in ``data``, where its rows are stored from top to bottom; else 0.
     """
 
     data: bytes
     width: int
     height: int
     orientation: int
+    height_at: int
 
-    def read_pixels(self, reduction: int) -> Uint8Array:
+    def read_pixels(self, reduction: int, bottom: int | None = None) -> Uint8Array:
         """Upright uint8 [H, W, 3], each side divided by ``reduction`` (1, 2, 4, 8) and rounded up.
 
-        Raises BadSampleError ``image_undecodable``.
+        Args:
+            bottom: what is below this row of the image may be missing.
+
+        Raises BadSampleError ``image_undecodable``; damage below ``bottom`` may go unseen, a missing end does not.
         """
-        stored = (self.height, self.width) if self.orientation < 5 else (self.width, self.height)
-        height, width = (-(-side // reduction) for side in stored)
+        columns, rows = (self.width, self.height) if self.orientation < 5 else (self.height, self.width)
+        data, num_rows = self._down_to(rows if bottom is None else bottom + reduction, rows)
+        pixels = np.empty((-(-num_rows // reduction), -(-columns // reduction), 3), np.uint8)
         try:
-            pixels = simplejpeg.decode_jpeg(self.data, min_height=height, min_width=width)
+            simplejpeg.decode_jpeg(data, min_height=pixels.shape[0], min_width=pixels.shape[1], buffer=pixels)
         except ValueError as error:
             if _DAMAGE.search(str(error)):
                 raise BadSampleError("image_undecodable") from error
-            return _read_with_pillow(self.data, self.width * self.height).pixels
+            # Only the first warning is told, and this one comes when all pixels are there.
+            if num_rows == rows or not _LEFT_ALONE.search(str(error)):
+                return _read_with_pillow(self.data, self.width * self.height).pixels
         return _upright(pixels, self.orientation)
+
+    def _down_to(self, bottom: int, rows: int) -> tuple[bytes, int]:
+        """The JPEG, with a header that says that it ends at ``bottom``, and the number of its rows."""
+        num_rows = bottom + _MARGIN_ROWS
+        if not self.height_at or self.orientation > 2 or num_rows > rows - _LEAST_ROWS_LEFT_OUT:
+            return self.data, rows
+        parts = self.data[: self.height_at], num_rows.to_bytes(2, "big"), self.data[self.height_at + 2 :]
+        return b"".join(parts), num_rows
 
     @property
     def mirrored(self) -> tuple[bool, bool]:
@@ -91,8 +114,8 @@ class PixelImage:
         """Pixels from top to bottom."""
         return self.pixels.shape[0]
 
-    def read_pixels(self, reduction: int) -> Uint8Array:
-        """All of them, whatever ``reduction`` would have been enough."""
+    def read_pixels(self, reduction: int, bottom: int | None = None) -> Uint8Array:
+        """All of them, whatever would have been enough."""
         return self.pixels
 
     @property
@@ -119,10 +142,10 @@ def open_image(data: bytes, max_pixels: int) -> JpegImage | PixelImage:
         raise BadSampleError("image_too_large")
     if colors not in _JPEG_COLORS:
         return _read_with_pillow(data, max_pixels)
-    orientation = _read_orientation(_find_exif(data))
+    orientation, height_at = _read_segments(data)
     if orientation >= 5:
         width, height = height, width
-    return JpegImage(data, width, height, orientation)
+    return JpegImage(data, width, height, orientation, height_at)
 
 
 def _read_with_pillow(data: bytes, max_pixels: int) -> PixelImage:
@@ -139,18 +162,29 @@ def _read_with_pillow(data: bytes, max_pixels: int) -> PixelImage:
         raise BadSampleError("image_undecodable") from error
 
 
-def _find_exif(jpeg: bytes) -> bytes:
-    """From the segments before the first scan; empty where there is none."""
-    start = 2
-    while jpeg[start : start + 1] == b"\xff" and (marker := jpeg[start + 1 : start + 2]) != b"\xda":
-        if marker == b"\xff":  # padding
-            start += 1
+def _read_segments(jpeg: bytes) -> tuple[int, int]:
+    """Orientation, and ``JpegImage.height_at``, from the segments before the first scan."""
+    exif, height_at, restarts = b"", 0, False
+    for marker, start, stop in _segments(jpeg):
+        if marker == _EXIF and not exif and jpeg.startswith(_EXIF_START, start):
+            exif = jpeg[start:stop]
+        elif marker in _FRAMES:
+            height_at = start + 1
+        elif marker == _RESTARTS:  # they hide what libjpeg-turbo says at the end
+            restarts = True
+    return _read_orientation(exif), 0 if restarts else height_at
+
+
+def _segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker and content, from start to stop, of what comes before the first scan."""
+    at = 2
+    while jpeg[at : at + 1] == b"\xff" and at + 4 <= len(jpeg) and (marker := jpeg[at + 1]) != _SCAN:
+        if marker == 0xFF:  # padding
+            at += 1
             continue
-        stop = start + 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big")
-        if marker == b"\xe1" and jpeg.startswith(_EXIF_START, start + 4):
-            return jpeg[start + 4 : stop]
-        start = stop
-    return b""
+        stop = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        yield marker, at + 4, stop
+        at = stop
 
 
 def _read_orientation(exif: bytes) -> int:

@@ -1,7 +1,8 @@
 """Images from bytes to squares: a random-resized crop for training, the centre for evaluation.
 
-The crop is drawn from the header, so that a JPEG is decoded no larger than the crop needs; an antialiased bicubic
-filter (Pillow's, by torch's uint8 kernel, the same to a grey level on every CPU) makes the square.
+The crop is drawn from the header, so that a JPEG is decoded no larger than the crop needs, and no further down where
+that is to be fast; an antialiased bicubic filter (Pillow's, by torch's uint8 kernel, the same to a grey level on every
+CPU) makes the square.
 
 Legend: H W image.
 """
@@ -74,8 +75,8 @@ def _resize(image: JpegImage | PixelImage, box: Box, size: int, decode: Decode) 
     side = min(right - left, bottom - top)
     enough = _LEAST_PIXELS[decode] * size
     times = next((times for times in (8, 4, 2) if side >= times * enough), 1)
-    pixels_HWC = image.read_pixels(times)
-    if pixels_HWC.shape[:2] == (image.height, image.width):
+    pixels_HWC = image.read_pixels(times, bottom if decode == "fast" else None)
+    if pixels_HWC.shape[1] == image.width:  # read whole after all
         times = 1
     mirrored_x, mirrored_y = image.mirrored
     low_x, high_x, start_x = _span(left, right, image.width, pixels_HWC.shape[1], times, mirrored_x)

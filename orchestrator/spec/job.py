@@ -64,8 +64,9 @@ class ShardsSpec(Section):
     augmentation: AugmentationSpec = AugmentationSpec()
     decode: Literal["fast", "exact"] = "fast"
     """``exact``: crops as Pillow's antialiased bicubic filter makes them of the whole image, to a grey level;
-    ``fast``: JPEGs are read at a fraction of their size, down to half of the pixels a side that the crop gets
-    (docs/data.md has the measured price). Held-out and evaluation images are always exact."""
+    ``fast``: JPEGs are read at a fraction of their size, down to half of the pixels a side that the crop gets, and no
+    further than to its bottom (docs/data.md has the measured price). Held-out and evaluation images are always exact.
+    """
     max_image_pixels: int = Field(default=89_478_485, ge=1)
     """Larger images are skipped and counted: a decompression bomb takes a worker down (Pillow's own limit)."""
     max_skipped_fraction: float = Field(default=0.01, ge=0, le=1)

@@ -300,19 +300,45 @@ def test_jpegs_are_read_at_a_fraction_of_their_size() -> None:
     assert pixels_of(turned, 4).shape[:2] == (201, 150)
 
 
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"subsampling": 1}, {"exif": oriented(2)}])
+@pytest.mark.parametrize("height", [240, 203])
+def test_rows_above_the_bottom_do_not_depend_on_what_is_left_out(height: int, options: dict[str, Any]) -> None:
+    image = open_image(encode(photograph(320, height), "JPEG", quality=90, **options), MAX_PIXELS)
+    for reduction in (1, 2, 4, 8):
+        whole = image.read_pixels(reduction)
+        for bottom in (1, 64, 95, 96, 97, height - 30, height - 15, height):
+            pixels, num_rows = image.read_pixels(reduction, bottom), round(bottom / reduction)
+            assert np.array_equal(pixels[:num_rows], whole[:num_rows])
+            assert (len(pixels) < len(whole)) == (bottom <= height - 30)
+
+
+@pytest.mark.parametrize("kind", ["jpeg progressive", "jpeg restarts", "jpeg turned"])
+def test_what_is_not_stored_from_top_to_bottom_is_read_whole(kind: str) -> None:
+    data = KINDS[kind](photograph())
+    assert np.array_equal(open_image(data, MAX_PIXELS).read_pixels(2, 50), pixels_of(data, 2))
+
+
+def test_damage_behind_what_is_read_goes_unseen_but_a_missing_end_does_not() -> None:
+    hole = JPEG[: MIDDLE + 500] + JPEG[MIDDLE + 1000 :]
+    assert np.array_equal(open_image(hole, MAX_PIXELS).read_pixels(1, 60)[:60], pixels_of(JPEG)[:60])
+    for data, bottom in ((hole, None), (JPEG[: MIDDLE + 500] + JPEG[-2:], 200), (JPEG[:-2], 60), (JPEG[:MIDDLE], 60)):
+        with pytest.raises(BadSampleError, match="image_undecodable"):
+            open_image(data, MAX_PIXELS).read_pixels(1, bottom)
+
+
 @pytest.mark.parametrize(
     ("decode", "sizes"), [("exact", (40, 41, 80, 81, 160, 161)), ("fast", (160, 161, 320, 321, 640, 641))]
 )
 def test_no_more_is_read_than_the_setting_asks_for(
     monkeypatch: pytest.MonkeyPatch, decode: Decode, sizes: tuple[int, ...]
 ) -> None:
-    reductions = []
+    asked: list[Any] = []
     read = JpegImage.read_pixels
-    monkeypatch.setattr(JpegImage, "read_pixels", lambda image, times: reductions.append(times) or read(image, times))
+    monkeypatch.setattr(JpegImage, "read_pixels", lambda image, *how: asked.append(how) or read(image, *how))
     data = encode(gradient(640, 640), "JPEG")
     for size, wanted in zip(sizes, (8, 4, 4, 2, 2, 1), strict=True):
         augment(data, spec(WHOLE, decode), size, draw())
-        assert reductions.pop() == wanted
+        assert asked.pop() == (wanted, 640 if decode == "fast" else None)
 
 
 def test_both_settings_show_the_same_part() -> None:
