@@ -8,7 +8,7 @@ from orchestrator.data.dataset_order import ChunkTable, DatasetOrder, unpack_vis
 from orchestrator.data.ledger import Ledger
 from orchestrator.data.ledger_events import block_events
 from orchestrator.data.ledger_report import LedgerRow, report_ledger, total_rows
-from orchestrator.data.order import SampleOrder, WindowShuffle
+from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 from orchestrator.errors import CheckpointError
 
 SIZES = (130, 64, 1, 200, 77)
@@ -192,6 +192,34 @@ def test_parts_add_up_to_the_whole(num_parts: int, with_replacement: bool) -> No
     for number in range(num_parts):
         again.merge(merged.take_part(number, num_parts))
     assert report_ledger(again, order, 640) == report_ledger(whole, order, 640)
+
+
+@pytest.mark.parametrize("with_replacement", [False, True])
+def test_a_run_that_goes_on_at_other_world_sizes_trains_what_one_that_stays_trains(with_replacement: bool) -> None:
+    """From stored ledgers, in blocks as each world size has them, until every data set is some epochs further."""
+    order, global_size = build_order(with_replacement=with_replacement), 48
+    first_chunks = [dataset.table.first_chunk for dataset in order.datasets]
+    ledger = empty_ledger(order)
+    for start, stop, world_size, micro_size in ((0, 7, 4, 12), (7, 8, 1, 48), (8, 29, 3, 8), (29, 40, 3, 16)):
+        layout = BlockLayout(micro_size, global_size // world_size // micro_size, world_size)
+        parts = [ledger.take_part(rank, world_size) for rank in range(world_size)]
+        for block in range(start * layout.blocks_per_step, stop * layout.blocks_per_step):
+            events = block_events(block_of(rows_at(order, *layout.positions(block))), first_chunks)
+            for rank, part in enumerate(parts):
+                part.add(events.where(part.owner(events) == rank))
+        merged = empty_ledger(order)
+        for part in parts:
+            merged.merge(part)
+        merged.close(merged.whole_epochs(order.epoch_masks))
+        ledger = Ledger.from_bytes(merged.to_bytes(), [dataset.table.num_chunks for dataset in order.datasets], "here")
+        report = report_ledger(ledger, order, stop * global_size)
+        assert all(row.is_healthy for row in report)
+        assert total_rows(report)["trained_once"] == total_rows(report)["expected"] == stop * global_size
+    stays = empty_ledger(order)
+    train(stays, order, 0, 40 * global_size)
+    stays.close(stays.whole_epochs(order.epoch_masks))
+    assert stays.to_bytes() == ledger.to_bytes()
+    assert {key[0] for key in ledger.counts if key not in ledger.bits} == {0, 1}  # of both, whole epochs lie behind
 
 
 def whole_owner(part: Ledger, events: object) -> np.ndarray:
