@@ -4,17 +4,16 @@ Estimates: a device is assumed to reach a share of its peak (``capacity.utilisat
 left out of the time, and nothing is known of a network. What is not known is None.
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.spec.cluster import CapacitySpec, ClusterSpec
 from orchestrator.spec.devices import DEVICES
-from orchestrator.spec.flops import text_flops, vision_flops
+from orchestrator.spec.flops import phase_flops, training_flops
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.spec.memory import DeviceMemory, captions_per_image, device_memory
-from orchestrator.spec.objective import CatlipSpec, ClipSpec, SiglipSpec
-from orchestrator.spec.parameters import Parameters, count_parameters, freeze_of
+from orchestrator.spec.objective import ClipSpec, SiglipSpec
+from orchestrator.spec.parameters import Parameters, count_parameters
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.presets import PRESETS
 from orchestrator.spec.stream_reads import reads_per_chunk
@@ -64,7 +63,7 @@ class Capacity:
     device_bytes: int | None
     """Memory of a device."""
     training_flops: float
-    """Operations for one sample, mean over the run."""
+    """Operations for one sample, mean over the run; what is computed again to save memory included."""
     rates: Rates
     checkpoints: Checkpoints
     hours: float | None
@@ -84,7 +83,7 @@ class Capacity:
 def estimate_capacity(plan: Plan, cluster: ClusterSpec) -> Capacity:
     """Of a plan on the cluster that it was resolved for."""
     capacity, parameters = cluster.capacity, count_parameters(plan)
-    phases = list(_phases(plan, parameters))
+    phases = list(phase_flops(plan, recomputed=True))
     device = DEVICES[capacity.device] if capacity.device else None
     rates, hours = _rates(plan, capacity, parameters, phases)
     device_hours = None if hours is None else hours * plan.workers.count
@@ -93,7 +92,7 @@ def estimate_capacity(plan: Plan, cluster: ClusterSpec) -> Capacity:
         parameters=parameters,
         memory={stage: device_memory(plan, stage) for stage in range(4)},
         device_bytes=device.memory_gb * 10**9 if device else None,
-        training_flops=sum(steps * flops for steps, flops in phases) / plan.steps,
+        training_flops=training_flops(plan, recomputed=True),
         rates=rates,
         checkpoints=_checkpoints(plan, capacity, parameters),
         hours=hours,
@@ -101,35 +100,6 @@ def estimate_capacity(plan: Plan, cluster: ClusterSpec) -> Capacity:
         cost=device_hours * capacity.price_per_device_hour if priced else None,  # type: ignore[operator]
         currency=capacity.currency,
     )
-
-
-def _phases(plan: Plan, parameters: Parameters) -> Iterator[tuple[int, float]]:
-    """Steps of each phase of image sizes, and the operations that train one sample in it."""
-    sizes, start = plan.model.image_sizes, 0
-    for stop, pixels in [
-        *((phase.stop_step, phase.image_sizes) for phase in sizes.phases),
-        (plan.steps, (sizes.final,)),
-    ]:
-        if stop > start:
-            flops = [_training_flops(plan, parameters, size) for size in pixels]
-            yield stop - start, sum(flops) / len(flops)
-        start = max(start, stop)
-
-
-def _training_flops(plan: Plan, parameters: Parameters, pixels: int) -> float:
-    """Forward, twice as much backward for what is trained; forward once more to save memory."""
-    model, size = plan.model, PRESETS[plan.model.preset]
-    projected = plan.objective.reads_captions
-    forward = {"vision": vision_flops(size, pixels, projected, model.patch_dropout)}
-    if projected:
-        forward["text"] = captions_per_image(plan) * text_flops(size, model.context)
-    again = int(model.activation_checkpointing) + int(plan.batch.num_micro > 1 and plan.objective.contrastive)
-    total = 3.0 * 2 * parameters.head if isinstance(plan.objective, CatlipSpec) else 0.0
-    for name, flops in forward.items():
-        tower = parameters.towers[name]
-        share = tower.trained(freeze_of(plan, name)) / tower.total
-        total += flops * (1 + again + 2 * share)
-    return total
 
 
 def _rates(

@@ -31,7 +31,8 @@ class CompareBudgetSpec(BudgetSpec):
     device_seconds: float | None = Field(default=None, gt=0)
     """The same times the workers of a run."""
     flops: float | None = Field(default=None, gt=0)
-    """Training FLOPs of all workers: three times those of the forward pass, matrix products only."""
+    """Training FLOPs of all workers (matrix products): the forward pass and twice as much backward for what is trained;
+    what is computed again to save memory does not count."""
 
     @property
     def seconds(self) -> bool:

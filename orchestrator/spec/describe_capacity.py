@@ -72,7 +72,7 @@ def _parts(memory: DeviceMemory) -> str:
 
 def _describe_rates(plan: Plan, capacity: Capacity) -> Iterator[str]:
     rates = capacity.rates
-    yield f"{capacity.training_flops / 1e9:,.4g} GFLOP to train on a sample"
+    yield f"{capacity.training_flops / 1e9:,.4g} GFLOP to train on a sample, what is computed again included"
     if rates.devices is None:
         yield "devices: not estimated; needs bf16 or fp16 on CUDA, and capacity.device in the cluster file"
     else:

@@ -1,30 +1,52 @@
 """Arithmetic of the towers, counted from their sizes: what a device must do at least for one sample.
 
 A multiplication and an addition are two operations. Matrix products only; norms, activations and softmax are left
-out, as is the usual practice. Recomputed activations do not count: they are no progress.
+out, as is the usual practice. Training is the forward pass, and twice as much backward for what is trained. What is
+computed again to save memory is no progress: budgets and curves do not count it, times that are estimated do.
 """
 
-from orchestrator.spec.job import ShardsSpec
+from collections.abc import Iterator
+
+from orchestrator.spec.memory import captions_per_image
+from orchestrator.spec.parameters import Parameters, count_parameters, freeze_of, num_concepts
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.presets import PRESETS, ModelSize, TransformerSize
 
 
-def training_flops(plan: Plan) -> float:
-    """Operations of training on one sample, the mean over the run's steps: three times those of the forward pass."""
-    size, model, objective = PRESETS[plan.model.preset], plan.model, plan.objective
-    spec = plan.data.spec
-    num_captions = spec.captions_per_image if isinstance(spec, ShardsSpec) else 1
-    text = num_captions * text_flops(size, model.context) if objective.reads_captions else 0
-    head = 2 * size.vision.width * model.vocabulary.size if objective.reads_concepts and model.vocabulary else 0
-    vision, start = 0.0, 0
-    for stop, sizes in (
-        *((phase.stop_step, phase.image_sizes) for phase in model.image_sizes.phases),
-        (plan.steps, (model.image_sizes.final,)),
+def training_flops(plan: Plan, *, recomputed: bool = False) -> float:
+    """Operations of training on one sample, the mean over the run's steps.
+
+    Args:
+        recomputed: count forward passes that are done again, too.
+    """
+    return sum(steps * flops for steps, flops in phase_flops(plan, recomputed=recomputed)) / plan.steps
+
+
+def phase_flops(plan: Plan, *, recomputed: bool) -> Iterator[tuple[int, float]]:
+    """Steps of each phase of image sizes, and the operations that train one sample in it; as ``training_flops``."""
+    sizes, parameters, start = plan.model.image_sizes, count_parameters(plan), 0
+    for stop, pixels in (
+        *((phase.stop_step, phase.image_sizes) for phase in sizes.phases),
+        (plan.steps, (sizes.final,)),
     ):
-        of_sizes = [vision_flops(size, pixels, objective.reads_captions, model.patch_dropout) for pixels in sizes]
-        vision += sum(of_sizes) / len(sizes) * (stop - start) / plan.steps
-        start = stop
-    return 3 * (vision + text + head)
+        if stop > start:
+            flops = [_sample_flops(plan, parameters, size, recomputed) for size in pixels]
+            yield stop - start, sum(flops) / len(flops)
+        start = max(start, stop)
+
+
+def _sample_flops(plan: Plan, parameters: Parameters, pixels: int, recomputed: bool) -> float:
+    model, objective, size = plan.model, plan.objective, PRESETS[plan.model.preset]
+    forward = {"vision": vision_flops(size, pixels, objective.reads_captions, model.patch_dropout)}
+    if objective.reads_captions:
+        forward["text"] = captions_per_image(plan) * text_flops(size, model.context)
+    again = int(model.activation_checkpointing) + int(plan.batch.num_micro > 1 and objective.contrastive)
+    total = 3.0 * 2 * size.vision.width * num_concepts(plan)
+    for name, flops in forward.items():
+        tower = parameters.towers[name]
+        trained = tower.trained(freeze_of(plan, name)) / tower.total
+        total += flops * (1 + again * recomputed + 2 * trained)
+    return total
 
 
 def vision_flops(size: ModelSize, image_size: int, projection: bool, patch_dropout: float = 0.0) -> int:

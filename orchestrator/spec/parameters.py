@@ -73,6 +73,13 @@ def num_tokens(model: ModelPlan) -> int:
     return model.tokenizer.vocabulary_size if model.tokenizer else model.trained_tokenizer_size
 
 
+def num_concepts(plan: Plan) -> int:
+    """Classes of a classifier of concepts; at most, where they are counted when the job runs."""
+    if not isinstance(plan.objective, CatlipSpec):
+        return 0
+    return plan.model.vocabulary.size if plan.model.vocabulary else plan.objective.max_concepts or 0
+
+
 def _vision(plan: Plan) -> TowerParameters:
     size, variant = PRESETS[plan.model.preset], VARIANTS[plan.model.variant]
     width, patches = size.vision.width, (plan.model.image_size // size.patch_size) ** 2
@@ -108,6 +115,5 @@ def _layer(size: TransformerSize) -> int:
 
 def _head(plan: Plan) -> int:
     if isinstance(plan.objective, CatlipSpec):
-        num_concepts = plan.model.vocabulary.size if plan.model.vocabulary else plan.objective.max_concepts or 0
-        return num_concepts * (PRESETS[plan.model.preset].vision.width + 1)
+        return num_concepts(plan) * (PRESETS[plan.model.preset].vision.width + 1)
     return {"clip": 1, "siglip": 2}.get(plan.objective.name, 0)

@@ -169,6 +169,19 @@ def test_training_flops_are_three_forward_passes(resolve: Callable[..., Any], fa
     assert training_flops(resolve({"model": fewer})) < training_flops(resolve())
 
 
+def test_what_is_computed_again_is_no_progress_and_what_is_frozen_has_no_backward_pass(
+    resolve: Callable[..., Any],
+) -> None:
+    size = PRESETS["vit_tiny_64"]
+    vision, text = vision_flops(size, 64, projection=True), text_flops(size, 77)
+    again = resolve({"model": {"preset": "vit_tiny_64", "activation_checkpointing": True}})
+    assert training_flops(again) == 3 * (vision + text)
+    assert training_flops(again, recomputed=True) == 4 * (vision + text)
+    assert (
+        training_flops(resolve({"optimizer": {"learning_rate": 1e-3, "freeze": {"vision": {}}}})) == vision + 3 * text
+    )
+
+
 ALL = r"probes that all have: linear_probe, nearest_neighbours$"
 
 
