@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from orchestrator.runs.evaluate import CheckpointChoice
     from orchestrator.spec.cluster import ClusterSpec
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB.yaml", help="Job file: what to run.")]
@@ -19,8 +20,22 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout."
 WeightsOption = Annotated[
     Literal["raw", "ema"], typer.Option(help="The trained weights, or their moving average where the job keeps one.")
 ]
+CheckpointOption = Annotated[
+    str, typer.Option(metavar="last|best|STEP", help="The newest, that of least held-out loss, or that of a step.")
+]
 
 LAPTOP = "cluster/laptop"
+
+
+def read_checkpoint(text: str) -> CheckpointChoice:
+    """What ``--checkpoint`` says."""
+    if text == "last":
+        return "last"
+    if text == "best":
+        return "best"
+    if not text.isdecimal():
+        raise typer.BadParameter(f"{text!r}: wanted last, best or a step", param_hint="--checkpoint")
+    return int(text)
 
 
 def run_uri(run: str, cluster: ClusterSpec) -> str:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli import terminal
-from orchestrator.cli.options import LAPTOP, ClusterOption, JsonOption, RunArgument, WeightsOption, run_uri
+from orchestrator.cli.options import (
+    LAPTOP,
+    CheckpointOption,
+    ClusterOption,
+    JsonOption,
+    RunArgument,
+    WeightsOption,
+    read_checkpoint,
+    run_uri,
+)
 from orchestrator.cli.results import mlflow_page, print_evaluation
 
 if TYPE_CHECKING:
@@ -17,16 +26,21 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    run: RunArgument, cluster: ClusterOption = LAPTOP, json: JsonOption = False, weights: WeightsOption = "raw"
+    run: RunArgument,
+    cluster: ClusterOption = LAPTOP,
+    json: JsonOption = False,
+    weights: WeightsOption = "raw",
+    checkpoint: CheckpointOption = "last",
 ) -> None:
-    """Judge a run's last checkpoint again on the evaluation sets of its plan."""
+    """Judge a run's checkpoint again on the evaluation sets of its plan."""
     from orchestrator.evaluation.results import results_to_json
     from orchestrator.runs.evaluate import evaluate_run
     from orchestrator.spec.load import load_cluster
 
     place = load_cluster(cluster)
     with terminal.err.status(f"judging {run}"):
-        results = evaluate_run(run_uri(run, place), place, weights=weights)
+        uri, chosen = run_uri(run, place), read_checkpoint(checkpoint)
+        results = evaluate_run(uri, place, weights=weights, checkpoint=chosen)
     if json:
         typer.echo(results_to_json(results), nl=False)
     else:

@@ -9,7 +9,16 @@ from typing import Annotated, Literal
 import typer
 
 from orchestrator.cli import terminal
-from orchestrator.cli.options import LAPTOP, ClusterOption, JsonOption, RunArgument, WeightsOption, run_uri
+from orchestrator.cli.options import (
+    LAPTOP,
+    CheckpointOption,
+    ClusterOption,
+    JsonOption,
+    RunArgument,
+    WeightsOption,
+    read_checkpoint,
+    run_uri,
+)
 
 NameOption = Annotated[str, typer.Option(help="Name of the run that holds the result.")]
 SetsOption = Annotated[
@@ -26,14 +35,15 @@ def export(
         Literal["huggingface", "open_clip"], typer.Option(help="Whose from_pretrained or local-dir: opens it.")
     ] = "huggingface",
     weights: WeightsOption = "raw",
+    checkpoint: CheckpointOption = "last",
 ) -> None:
-    """Write a run's last checkpoint, its tokenizer and its preprocessing for transformers or open_clip."""
+    """Write a run's checkpoint, its tokenizer and its preprocessing for transformers or open_clip."""
     from orchestrator.runs.export import export_run
     from orchestrator.spec.load import load_cluster
 
     place = load_cluster(cluster)
     with terminal.err.status(f"exporting {run}"):
-        export_run(run_uri(run, place), dest, place, weights, format)
+        export_run(run_uri(run, place), dest, place, weights, format, read_checkpoint(checkpoint))
     terminal.out.print(f"exported {run} ({weights} weights, {format}) to {dest}", markup=False, soft_wrap=True)
 
 
@@ -45,16 +55,23 @@ def promote(
     ] = None,
     cluster: ClusterOption = LAPTOP,
     weights: WeightsOption = "raw",
+    checkpoint: CheckpointOption = "last",
 ) -> None:
-    """Register a run's last checkpoint as an MLflow model with an alias; the checkpoint is kept from then on."""
+    """Register a run's checkpoint as an MLflow model with an alias; the checkpoint is kept from then on."""
     from orchestrator.runs.promote import promote_run
     from orchestrator.spec.load import load_cluster
 
     place = load_cluster(cluster)
     with terminal.err.status(f"promoting {run}"):
-        made = promote_run(run_uri(run, place), place, alias, model=model, weights=weights)
+        uri, chosen = run_uri(run, place), read_checkpoint(checkpoint)
+        made = promote_run(uri, place, alias, model=model, weights=weights, checkpoint=chosen)
     terminal.print_pairs(
-        [("model", f"{made.model}, version {made.version}"), ("alias", made.alias), ("load with", made.uri)]
+        [
+            ("model", f"{made.model}, version {made.version}"),
+            ("alias", made.alias),
+            ("checkpoint", made.checkpoint_uri),
+            ("load with", made.uri),
+        ]
     )
 
 

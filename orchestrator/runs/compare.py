@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -175,7 +176,8 @@ def _train(work: Comparison, tracker: JournalTracker) -> None:
     with ray_session(work.cluster, next(iter(work.facts.by_label.values())).machine):
         work.stop.listen()
         work.record.record_run(tracker.run_id(_RECORD_TIMEOUT_S))  # the runs' records are made below this one
-        run_tuning(work, TrialRunner(work))
+        with closing(TrialRunner(work)) as runner:
+            run_tuning(work, runner)
     if work.lease.lost:
         raise RunHeldError("the lease on this comparison went to another holder while it ran; it was stopped here")
 

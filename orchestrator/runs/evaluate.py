@@ -1,7 +1,8 @@
-"""Judge a run's last checkpoint again, in this process: no Ray, no workers."""
+"""Judge a run's checkpoint again, in this process: no Ray, no workers."""
 
 import logging
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,27 +23,35 @@ from orchestrator.spec.plan import Plan
 from orchestrator.storage.store import Store
 from orchestrator.tracking.mlflow.open import open_tracker
 from orchestrator.training.checkpoint import load_weights
-from orchestrator.training.checkpoint_folders import StoredCheckpoint, find_stored
+from orchestrator.training.checkpoint_folders import StoredCheckpoint, best_of, find_stored, list_stored
 from orchestrator.training.judge import judge_plan, judged_weights
 from orchestrator.training.parts import block_format, build_plan_objective
 from orchestrator.training.reports import Weights
 
 logger = logging.getLogger(__name__)
 
+CheckpointChoice = Literal["last", "best"] | int
+"""The newest, that of least held-out loss, or that of a step."""
+
 
 def evaluate_run(
-    run_uri: str, cluster: ClusterSpec, *, evaluation: EvaluationSpec | None = None, weights: Weights = "raw"
+    run_uri: str,
+    cluster: ClusterSpec,
+    *,
+    evaluation: EvaluationSpec | None = None,
+    weights: Weights = "raw",
+    checkpoint: CheckpointChoice = "last",
 ) -> list[ProbeResult]:
     """All probes on all evaluation sets of the run's plan, or of ``evaluation``; recorded in the run.
 
     Raises:
-        RunNotFoundError: no such run, or no complete checkpoint in it.
+        RunNotFoundError: no such run, or no such complete checkpoint in it.
         PlanError: neither the plan nor ``evaluation`` names an evaluation set.
     """
     apply_quiet_env()
     store, plan, key = open_run(run_uri, cluster.storage.s3)
     plan = with_evaluation(plan, evaluation, cluster)
-    stored = find_checkpoint_of(store)
+    stored = find_checkpoint_of(store, checkpoint)
     logger.info("judging %s (%s weights)", stored.record.uri, weights)
     results = judge_weights(plan, load_weights(store, stored, average=weights == "ema"))
     write_predictions(store, stored.record.step, weights, results)
@@ -62,13 +71,23 @@ def evaluate_job(job: EvaluateSpec, cluster: ClusterSpec) -> dict[Weights, list[
     }
 
 
-def find_checkpoint_of(store: Store) -> StoredCheckpoint:
-    """The run's newest complete checkpoint.
+def find_checkpoint_of(store: Store, checkpoint: CheckpointChoice = "last") -> StoredCheckpoint:
+    """The run's newest complete checkpoint, that of least held-out loss, or that of a step.
 
     Raises:
-        RunNotFoundError: it has none.
+        RunNotFoundError: it has none, or not that one.
     """
-    stored = find_stored(store)
+    if checkpoint == "last":
+        stored = find_stored(store)
+    else:
+        complete = list_stored(store)
+        best = best_of(one.record for one in complete) if checkpoint == "best" else None
+        step = best.step if best is not None else checkpoint
+        stored = next((one for one in complete if one.record.step == step), None)
+        if complete and stored is None:
+            steps = ", ".join(f"{one.record.step:,}" for one in reversed(complete))
+            what = "with a held-out loss (data.heldout)" if checkpoint == "best" else f"of step {checkpoint:,}"
+            raise RunNotFoundError(f"{store.uri} has no complete checkpoint {what}; it has those of steps {steps}")
     if stored is None:
         raise RunNotFoundError(f"{store.uri} has no complete checkpoint yet; run the job until it has written one")
     return stored

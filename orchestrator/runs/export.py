@@ -1,4 +1,4 @@
-"""Export a run's last checkpoint with all that it takes to use it: model, head, tokenizer, vocabulary, plan."""
+"""Export a run's checkpoint with all that it takes to use it: model, head, tokenizer, vocabulary, plan."""
 
 import shutil
 import tempfile
@@ -9,7 +9,7 @@ from orchestrator.data.tokens import save_tokenizer
 from orchestrator.env import apply_quiet_env
 from orchestrator.errors import StorageAccessError
 from orchestrator.models.source import VOCABULARY_FILE
-from orchestrator.runs.evaluate import find_checkpoint_of
+from orchestrator.runs.evaluate import CheckpointChoice, find_checkpoint_of
 from orchestrator.runs.folder import open_run
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.plan import PLAN_FILE
@@ -24,6 +24,7 @@ def export_run(
     cluster: ClusterSpec,
     weights: Weights = "raw",
     format: ExportFormat = "huggingface",
+    checkpoint: CheckpointChoice = "last",
 ) -> None:
     """Write a model that other programs open into a new or empty folder; it appears whole or not at all.
 
@@ -33,7 +34,7 @@ def export_run(
         plan.json                  what it was trained with
 
     Raises:
-        RunNotFoundError: no such run, or no complete checkpoint in it.
+        RunNotFoundError: no such run, or no such complete checkpoint in it.
         ModelSourceError: the format has no place for such a model.
         StorageAccessError: the destination is not empty or cannot be written.
         CheckpointError: a damaged file, or no average of the weights where one is asked for.
@@ -49,7 +50,8 @@ def export_run(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as name:
         folder = Path(name) / "export"
         folder.mkdir()
-        export_checkpoint(store, find_checkpoint_of(store), objective, plan.model, folder, weights, format)
+        stored = find_checkpoint_of(store, checkpoint)
+        export_checkpoint(store, stored, objective, plan.model, folder, weights, format)
         (folder / PLAN_FILE).write_bytes(store.read_bytes(PLAN_FILE))
         if read.tokenizer is not None:
             save_tokenizer(read.tokenizer, plan.model.context, folder)

@@ -1,10 +1,10 @@
-"""Promote a run: its last checkpoint becomes a model version with an alias, and is kept for as long."""
+"""Promote a run: one of its checkpoints becomes a model version with an alias, and is kept for as long."""
 
 import tempfile
 from pathlib import Path
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.runs.evaluate import find_checkpoint_of
+from orchestrator.runs.evaluate import CheckpointChoice, find_checkpoint_of
 from orchestrator.runs.export import export_run
 from orchestrator.runs.folder import open_run
 from orchestrator.runs.target import run_target
@@ -16,28 +16,34 @@ from orchestrator.training.reports import Weights
 
 
 def promote_run(
-    run_uri: str, cluster: ClusterSpec, alias: str, *, model: str | None = None, weights: Weights = "raw"
+    run_uri: str,
+    cluster: ClusterSpec,
+    alias: str,
+    *,
+    model: str | None = None,
+    weights: Weights = "raw",
+    checkpoint: CheckpointChoice = "last",
 ) -> Promoted:
-    """Export the last checkpoint and register it under the alias; from then on no retention removes it.
+    """Export a checkpoint and register it under the alias; from then on no retention removes it.
 
     Args:
         model: name of the registered model; none: the run's MLflow experiment.
 
     Raises:
-        RunNotFoundError: no such run, or no complete checkpoint in it.
+        RunNotFoundError: no such run, or no such complete checkpoint in it.
         ModelSourceError: no other program has such a model.
         TrackingError: MLflow does not answer, or does not know the run.
     """
     store, plan, key = open_run(run_uri, cluster.storage.s3)
-    stored = find_checkpoint_of(store)
+    stored = find_checkpoint_of(store, checkpoint)
     name = model or plan.tracking.experiment
     # Before all else, so that a run which still trains does not remove what is being promoted.
     replaced = keep_promoted(store, name, alias, stored.record.step)
     try:
         with tempfile.TemporaryDirectory(prefix="promote-") as folder:
             export = Path(folder) / "export"
-            export_run(run_uri, str(export), cluster, weights)
             record = stored.record
+            export_run(run_uri, str(export), cluster, weights, checkpoint=record.step)
             made = register_export(run_target(plan, key), export, name, alias, store.uri, record.uri, record.step)
     except OrchestratorError:
         release_promoted(store, name, alias, back_to=replaced)

@@ -71,6 +71,10 @@ class TrialRunner:
         for thread in self._threads:
             thread.join()
 
+    def close(self) -> None:
+        """End what would otherwise live as long as Ray."""
+        ray.kill(self.board)
+
     def _is_running(self, run: str) -> bool:
         return self._of.record.trial(run).status == "running"
 

@@ -15,7 +15,7 @@ import logging
 import math
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ class CheckpointRecord:
     uri: str
     state: dict[str, Any]
     score: float | None
+    """The held-out loss, of which the least is best; none: it was not measured."""
     engine: EngineState
 
     @property
@@ -130,6 +131,12 @@ def find_checkpoint(store: Store) -> CheckpointRecord | None:
     return stored.record if stored else None
 
 
+def best_of(records: Iterable[CheckpointRecord]) -> CheckpointRecord | None:
+    """The one of least score, of equals the first; None where none has a score."""
+    scored = [record for record in records if record.score is not None and math.isfinite(record.score)]
+    return min(scored, key=lambda record: (record.score or 0.0, record.step), default=None)
+
+
 def prune_checkpoints(store: Store, keep_last: int, keep_best: bool) -> list[str]:
     """Deletes all but the newest ``keep_last`` complete checkpoints and, with ``keep_best``, the one of least score.
 
@@ -140,11 +147,8 @@ def prune_checkpoints(store: Store, keep_last: int, keep_best: bool) -> list[str
     found = list(_newest_first(store))
     complete = [stored.record for stored in found if isinstance(stored, StoredCheckpoint)]
     kept = {record.folder for record in complete[:keep_last]}
-    scored = [
-        (record.score, record.folder) for record in complete if record.score is not None and math.isfinite(record.score)
-    ]
-    if keep_best and scored:
-        kept.add(min(scored)[1])
+    if keep_best and (best := best_of(complete)) is not None:
+        kept.add(best.folder)
     kept |= {checkpoint_folder(step) for step in _promoted_steps(store)}
     newest = complete[0].folder if complete else ""
     removed = []

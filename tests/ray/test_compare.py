@@ -12,6 +12,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -86,6 +87,12 @@ def test_every_trial_ends_and_is_kept(outcome: CompareOutcome) -> None:
     assert all(trial.ledger["trained_once"] == trial.ledger["expected"] == 40 * 32 for trial in verdict)
     assert all(trial.curve[-1].schedule_ended and trial.cost.samples == 40 * 32 for trial in verdict)
     assert all(trial.cost.attempts == 1 for trial in result.trials)
+
+
+def test_nothing_of_it_is_left_in_ray(outcome: CompareOutcome) -> None:
+    assert outcome.status == "finished"
+    of_ray = [process for process in psutil.Process().children(recursive=True) if process.is_running()]
+    assert not [process for process in of_ray if "ray::Board" in " ".join(process.cmdline())]
 
 
 def test_the_search_chooses_on_validation_rows_for_its_own_objective(outcome: CompareOutcome) -> None:

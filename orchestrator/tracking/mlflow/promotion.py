@@ -28,6 +28,7 @@ class Promoted:
     model: str
     version: str
     alias: str
+    checkpoint_uri: str
     run_before: str | None
     """URI of the run whose checkpoint had the alias, if another had it."""
 
@@ -72,7 +73,7 @@ def register_export(
         place = logged.artifact_location
         made = client.create_model_version(model, place, run_id, tags=tags, model_id=logged.model_id)
         client.set_registered_model_alias(model, alias, made.version)
-    return Promoted(model, str(made.version), alias, before if before != run_uri else None)
+    return Promoted(model, str(made.version), alias, checkpoint_uri, before if before != run_uri else None)
 
 
 def _save_served(export: Path, destination: Path) -> None:

@@ -14,7 +14,8 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPModel
 
 from foreign import CAPTIONS, noise_images
-from orchestrator.errors import TrackingError
+from orchestrator.errors import RunNotFoundError, TrackingError
+from orchestrator.runs.evaluate import find_checkpoint_of
 from orchestrator.runs.folder import open_run
 from orchestrator.runs.import_weights import import_weights
 from orchestrator.runs.promote import promote_run
@@ -29,7 +30,9 @@ def test_a_promoted_run_opens_in_mlflow_and_in_transformers(
     uris = [f"{cluster.storage.runs}/promoted-{number}" for number in (1, 2)]
     for uri in uris:
         import_weights(str(clip_folder), uri.rpartition("/")[2], cluster)
-    first = promote_run(uris[0], cluster, "champion", model="clip")
+    step = find_checkpoint_of(open_store(uris[0])).record.step
+    first = promote_run(uris[0], cluster, "champion", model="clip", checkpoint=step)
+    assert first.checkpoint_uri.endswith(f"step-{step:08d}")
     assert (first.version, first.uri, first.run_before) == ("1", "models:/clip@champion", None)
     stores = [open_run(uri, cluster.storage.s3)[0] for uri in uris]
     plan = open_run(uris[0], cluster.storage.s3)[1]
@@ -70,6 +73,8 @@ def test_what_could_not_be_promoted_is_not_kept(
         promote_run(uri, cluster, "champion", model="clip")
     with pytest.raises(TrackingError):
         promote_run(uri, cluster, "best", model="clip")
+    with pytest.raises(RunNotFoundError, match="no complete checkpoint with a held-out loss"):
+        promote_run(uri, cluster, "champion", model="clip", checkpoint="best")
     assert [info.path for info in store.list(PROMOTED)] == ["promoted/clip@best.json"]
     assert store.read_bytes("promoted/clip@best.json") == b'{"step": 3}'
 

@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import nn
 
-from orchestrator.errors import CheckpointError, StorageAccessError
+from orchestrator.errors import CheckpointError, RunNotFoundError, StorageAccessError
+from orchestrator.runs.evaluate import find_checkpoint_of
 from orchestrator.spec.job import CheckpointSpec
 from orchestrator.spec.optimizer import GuardSpec
 from orchestrator.storage.local import LocalStore
@@ -185,6 +186,17 @@ def test_the_newest_and_the_best_are_kept(store, engine):
     assert steps_in(store) == [2, 5, 6]
     save_steps(store, engine, {7: 0.5}, keep_last=1, keep_best=False)
     assert steps_in(store) == [7]
+
+
+def test_a_checkpoint_is_chosen_by_name_or_step(store, engine):
+    save_steps(store, engine, {1: None}, keep_last=9)
+    with pytest.raises(RunNotFoundError, match="with a held-out loss"):
+        find_checkpoint_of(store, "best")
+    save_steps(store, engine, {2: 0.1, 3: 0.8, 4: float("nan")}, keep_last=9)
+    chosen = {name: find_checkpoint_of(store, name).record.step for name in ("last", "best", 3)}
+    assert chosen == {"last": 4, "best": 2, 3: 3}
+    with pytest.raises(RunNotFoundError, match=r"of step 7; it has those of steps 1, 2, 3, 4$"):
+        find_checkpoint_of(store, 7)
 
 
 def test_what_is_promoted_stays_and_what_goes_is_said(store, engine):
