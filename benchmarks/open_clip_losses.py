@@ -154,7 +154,7 @@ def our_loss(name: str, leaves: Leaves) -> torch.Tensor:
     leaves["scale"] = objective.logit_scale
     flags = torch.zeros(WORKER_SIZE, 1, dtype=torch.bool)
     features = {"image_BD": leaves["images"], "text_BKD": leaves["captions"].unsqueeze(1)}
-    loss, _ = objective.loss([{**features, "truncated_BK": flags, "repeated_BK": flags}])
+    loss, _ = objective.loss([{**features, "truncated_BK": flags, "repeated_BK": flags, "hash_BK": flags.long()}])
     return loss
 
 

@@ -22,6 +22,17 @@ def rank_and_world_size() -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
+def gather_rows(local_BD: Tensor) -> Tensor:
+    """Rows of all ranks, in the order of ranks [G, D]; without gradient."""
+    _, world_size = rank_and_world_size()
+    if world_size == 1:
+        return local_BD.detach()
+    global_GD = local_BD.new_empty((world_size * len(local_BD), *local_BD.shape[1:]))
+    # A list of tensors, since the call for one flat tensor carries other names from one torch version to the next.
+    dist.all_gather(list(global_GD.chunk(world_size)), local_BD.detach().contiguous())
+    return global_GD
+
+
 def gather_with_gradient(local_BD: Tensor) -> Tensor:
     """Rows of all ranks, in the order of ranks [G, D]; the gradient flows back to the rank a row came from.
 
@@ -60,13 +71,9 @@ def all_reduce_mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class _GatherWithGradient(torch.autograd.Function):
-    # Lists of tensors, since the calls for one flat tensor carry other names from one torch version to the next.
     @staticmethod
     def forward(ctx: Any, local_BD: Tensor) -> Tensor:
-        _, world_size = rank_and_world_size()
-        global_GD = local_BD.new_empty((world_size * len(local_BD), *local_BD.shape[1:]))
-        dist.all_gather(list(global_GD.chunk(world_size)), local_BD.contiguous())
-        return global_GD
+        return gather_rows(local_BD)
 
     @staticmethod
     @once_differentiable

@@ -74,6 +74,8 @@ class TrialResult(Section):
     scores: dict[str, float] = Field(default_factory=dict)
     """At its end, by full metric name."""
     curve: tuple[CurvePoint, ...] = ()
+    duplicate_caption_fraction: float | None = None
+    """Mean share of captions of a global batch that another image of it has, too; none: it reads no captions."""
     ledger: dict[str, int] = Field(default_factory=dict)
     """Totals: ``expected``, ``trained_once``, ``repeated``, ``skipped``, ..."""
 
@@ -102,8 +104,6 @@ class ComparisonResult(Section):
     """In words, such as ``20,000 samples`` or ``600 s of training``."""
     objectives: tuple[ObjectiveEntry, ...]
     trials: tuple[TrialResult, ...]
-    duplicate_caption_fraction: float | None = None
-    """Mean share of rows of a global batch whose caption another row of it has, too."""
     weights: Literal["raw", "ema"] = "raw"
     """Which weights were judged, of all alike."""
     mlflow_run_id: str | None = None

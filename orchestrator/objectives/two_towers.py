@@ -8,12 +8,15 @@ T tokens, H W image, F features of the vision tower.
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from orchestrator import columns
+from orchestrator.collectives import gather_rows
 from orchestrator.models.pixels import normalize_pixels
 from orchestrator.objectives.objective import Features, ZeroShotObjective, unit_length
 
@@ -37,6 +40,7 @@ class TwoTowerObjective(ZeroShotObjective):
             "text_BKD": self.text_embedding(tokens_BKT.flatten(0, 1)).view(*tokens_BKT.shape[:2], -1),
             "truncated_BK": self._is_truncated(tokens_BKT),
             "repeated_BK": _is_repeated(tokens_BKT),
+            "hash_BK": _hash(tokens_BKT),
         }
 
     def towers(self) -> dict[str, nn.Module]:
@@ -67,10 +71,16 @@ class TwoTowerObjective(ZeroShotObjective):
 
 
 def caption_metrics(features: Features) -> dict[str, Tensor]:
-    """Shares of captions that were cut, and (with several for an image) that an earlier one repeats."""
-    metrics = {"truncated_caption_fraction": features["truncated_BK"].float().mean()}
-    if features["repeated_BK"].shape[1] > 1:
-        metrics["repeated_caption_fraction"] = features["repeated_BK"].float().mean()
+    """Shares of captions that were cut, that another image of the global batch has, too, and (with several for an
+    image) that an earlier one repeats.
+    """
+    repeated_BK = features["repeated_BK"]
+    metrics = {
+        "truncated_caption_fraction": features["truncated_BK"].float().mean(),
+        "duplicate_caption_fraction": _duplicate_fraction(features["hash_BK"], repeated_BK),
+    }
+    if repeated_BK.shape[1] > 1:
+        metrics["repeated_caption_fraction"] = repeated_BK.float().mean()
     return metrics
 
 
@@ -85,6 +95,29 @@ def similarity_metrics(positive_BK: Tensor, hardest_caption_B: Tensor, hardest_i
         "positive_similarity": positive_BK.mean(),
         "hardest_negative_similarity": hardest_caption_B.mean(),
     }
+
+
+def _hash(tokens_BKT: Tensor) -> Tensor:
+    """int64 [B, K]: multilinear modulo 2^64, so that unequal captions are as good as never equal."""
+    return (tokens_BKT * _hash_factors(tokens_BKT.shape[-1], tokens_BKT.device)).sum(dim=-1)
+
+
+@lru_cache(maxsize=8)
+def _hash_factors(length: int, device: torch.device) -> Tensor:
+    return torch.randint(2**62, (length,), generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def _duplicate_fraction(hash_BK: Tensor, repeated_BK: Tensor) -> Tensor:
+    """Of the captions of the global batch, each counted once an image, the share that another image has, too.
+
+    By sorting, since the number of distinct ones would have to come back from the device.
+    """
+    # What an image repeats sorts behind all others, and is never a neighbour's equal.
+    hash_N = gather_rows(hash_BK.masked_fill(repeated_BK, -1).flatten() & (2**63 - 1)).sort().values
+    is_repeated_N = hash_N == 2**63 - 1
+    equals_next = (hash_N[1:] == hash_N[:-1]) & ~is_repeated_N[1:]
+    is_duplicate_N = pad(equals_next, (1, 0)) | pad(equals_next, (0, 1))
+    return is_duplicate_N.sum() / (~is_repeated_N).sum()
 
 
 def _is_repeated(tokens_BKT: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from orchestrator.evaluation.comparison import ComparisonResult, TrialResult
 from orchestrator.evaluation.metric_words import describe_metric, format_score, set_of
 from orchestrator.report.charts import color_of, draw_cost, draw_curves, draw_differences, draw_scores, draw_throughput
 from orchestrator.report.contents import Contents, plan_text
-from orchestrator.report.tables import ledger_table, score_table, search_table, trial_table
+from orchestrator.report.tables import ledger_table, say_duplicates, score_table, search_table, trial_table
 
 _TEMPLATES = "templates"
 
@@ -47,6 +47,7 @@ def render_page(contents: Contents) -> str:
         search=search_table(comparison),
         bought=trial_table(comparison, trials),
         searched=trial_table(comparison, searched) if searched else None,
+        duplicates=say_duplicates(comparison, trials),
         ledger=ledger_table([*trials, *searched]),
         sheet=contents.sheet,
         without_sheet=contents.without_sheet,

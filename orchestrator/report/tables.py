@@ -96,6 +96,19 @@ def ledger_table(trials: Sequence[TrialResult]) -> Table | None:
     return Table(("run", *(name.replace("_", " ") for name in names)), tuple(rows))
 
 
+def say_duplicates(comparison: ComparisonResult, trials: Sequence[TrialResult]) -> str:
+    """The share of duplicate captions in a global batch, of each objective that reads captions; empty: of none."""
+    shares = {
+        one.label: [
+            trial.duplicate_caption_fraction
+            for trial in trials
+            if trial.objective == one.label and trial.duplicate_caption_fraction is not None
+        ]
+        for one in comparison.objectives
+    }
+    return ", ".join(f"{label} {100 * sum(own) / len(own):.1f} %" for label, own in shares.items() if own)
+
+
 def search_table(comparison: ComparisonResult) -> Table:
     """What was searched for each objective, and what was chosen."""
     rows = [

@@ -135,7 +135,7 @@ class TrialMeter:
     ) -> None:
         self._record, self._trial, self._weights, self._num_workers = record, trial, weights, num_workers
         before = record.trial(trial.run)
-        self._cost, self._curve = before.cost, list(before.curve)
+        self._cost, self._curve, self._duplicates = before.cost, list(before.curve), before.duplicate_caption_fraction
         self._attempts_before = before.cost.attempts
 
     @property
@@ -149,7 +149,7 @@ class TrialMeter:
         attempts = self._attempts_before + recorder.num_attempts
         if attempts != self._cost.attempts:
             self._cost = self._cost.model_copy(update={"attempts": attempts})
-            self._record.change(self._trial.run, cost=self._cost)
+            self._keep()
         match report:
             case StepReport() if report.num_steps:
                 self._add_steps(report)
@@ -158,7 +158,7 @@ class TrialMeter:
                 if report.weights == self._weights:
                     self.judge(report.step, [ProbeResult.from_dict(result) for result in report.results])
             case CheckpointReport():
-                self._record.change(self._trial.run, checkpoint_uri=report.uri, step=report.step, cost=self._cost)
+                self._keep(checkpoint_uri=report.uri, step=report.step)
 
     def judge(self, step: int, results: Sequence[ProbeResult]) -> None:
         """Take scores at a step; what an earlier attempt found there or later no longer counts."""
@@ -172,16 +172,20 @@ class TrialMeter:
             schedule_ended=step == self._trial.steps,
         )
         self._curve = [*(one for one in self._curve if one.step < step), point]
-        self._record.change(self._trial.run, curve=tuple(self._curve), scores=scores, step=step, cost=self._cost)
+        self._keep(curve=tuple(self._curve), scores=scores, step=step)
 
     def add_wall(self, seconds: float) -> None:
         """Count what a start took from beginning to end."""
         self._add(wall_s=seconds)
-        self._record.change(self._trial.run, cost=self._cost)
+        self._keep()
 
     def end(self, **values: Any) -> None:
         """Close the record with what the run's end says of it."""
-        self._record.change(self._trial.run, cost=self._cost, **values)
+        self._keep(**values)
+
+    def _keep(self, **values: Any) -> None:
+        values |= {"cost": self._cost, "duplicate_caption_fraction": self._duplicates}
+        self._record.change(self._trial.run, **values)
 
     def _add_steps(self, report: StepReport) -> None:
         global_size = self._trial.job.batch.global_size
@@ -199,6 +203,9 @@ class TrialMeter:
         )
         trained_s = self._cost.step_s + self._cost.data_wait_s
         self._cost = self._cost.model_copy(update={"samples_per_s": self._cost.samples / trained_s})
+        if (found := report.metrics.get(metrics.DUPLICATE_CAPTION_FRACTION)) is not None:
+            before = found if self._duplicates is None else self._duplicates
+            self._duplicates = before + (found - before) * num_steps * global_size / self._cost.samples
 
     def _add(self, **values: float) -> None:
         added = {key: getattr(self._cost, key) + value for key, value in values.items()}

@@ -77,6 +77,11 @@ TRUNCATED_CAPTION_FRACTION = _metric(
 REPEATED_CAPTION_FRACTION = _metric(
     "train/repeated_caption_fraction", "share", "CLIP, SigLIP: captions that an earlier one of their image equals"
 )
+DUPLICATE_CAPTION_FRACTION = _metric(
+    "train/duplicate_caption_fraction",
+    "share",
+    "CLIP, SigLIP: captions of the global batch, as tokens, that another image of it has, too",
+)
 LOSS_OVER_PRIOR = _metric(
     "train/loss_over_prior", "nats", "CatLIP: loss minus that of a model that knows only the concept frequencies"
 )

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from orchestrator.collectives import all_reduce_mean, gather_with_gradient, rank_and_world_size, shift_to_next_rank
+from orchestrator.objectives.two_towers import caption_metrics
 from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
 from orchestrator.training.step import BareEngine, train_step
 from ranks import leave_record, micro_batches, process_group
@@ -58,7 +59,14 @@ def record_gather() -> Record:
     gathered = gather_with_gradient(rows)
     weights = (rank + 1) * torch.arange(1.0, 2 * world_size + 1).unsqueeze(1)
     (weights * gathered).sum().backward()
-    return {"gathered": gathered.detach(), "gradient": rows.grad}
+    # Each rank has a caption of its own, and one that all have.
+    hash_BK, no_BK = torch.tensor([[rank], [77]]), torch.zeros(2, 1, dtype=torch.bool)
+    metrics = caption_metrics({"truncated_BK": no_BK, "repeated_BK": no_BK, "hash_BK": hash_BK})
+    return {
+        "gathered": gathered.detach(),
+        "gradient": rows.grad,
+        "duplicates": metrics["duplicate_caption_fraction"],
+    }
 
 
 def record_shift() -> Record:
@@ -107,6 +115,7 @@ def test_rows_are_gathered_in_order_and_gradients_return_to_their_rank(
         assert torch.equal(record["gathered"], owners.expand(-1, 3))
         own = all_weights * torch.tensor([2.0 * rank + 1, 2.0 * rank + 2]).unsqueeze(1)
         assert torch.equal(record["gradient"], own.expand(-1, 3))
+        assert record["duplicates"].item() == 0.5
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)

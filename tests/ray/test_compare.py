@@ -87,6 +87,7 @@ def test_every_trial_ends_and_is_kept(outcome: CompareOutcome) -> None:
     assert all(trial.ledger["trained_once"] == trial.ledger["expected"] == 40 * 32 for trial in verdict)
     assert all(trial.curve[-1].schedule_ended and trial.cost.samples == 40 * 32 for trial in verdict)
     assert all(trial.cost.attempts == 1 for trial in result.trials)
+    assert {trial.objective for trial in verdict if trial.duplicate_caption_fraction is not None} == {"clip"}
 
 
 def test_nothing_of_it_is_left_in_ray(outcome: CompareOutcome) -> None:

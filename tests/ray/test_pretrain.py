@@ -45,6 +45,7 @@ def test_a_run_is_finished_tracked_and_evaluated(clip_result: PretrainResult) ->
         "train/grad_norm/vision", "train/grad_norm/text", "train/clipped_step_fraction", "train/memory_bytes",
         "heldout/loss", "train/logit_scale", "train/image_to_text_accuracy", "train/text_to_image_accuracy",
         "train/positive_similarity", "train/hardest_negative_similarity", "train/truncated_caption_fraction",
+        "train/duplicate_caption_fraction",
         "system/object_store_bytes",
     }  # fmt: skip
     names = set(run.data.metrics)

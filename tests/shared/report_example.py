@@ -86,7 +86,6 @@ def write_example(folder: Path, num_rows: int = 40, num_replicates: int = 3, **f
             ObjectiveEntry(label="catlip", tuned=False, prepare_s=6.4),
         ),
         "trials": (*trials, *searched),
-        "duplicate_caption_fraction": 0.034,
         "mlflow_run_id": None,
         "tracking_uri": "http://mlflow.example:5000",
         "plan": {"budget": {"samples": 38400}, "steps": _STEPS, "replicates": list(range(num_replicates))},
@@ -143,6 +142,7 @@ def _replicate(
         cost=_cost(rng, 0.85 if label == "catlip" else 1.0),
         scores=scores,
         curve=tuple(points),
+        duplicate_caption_fraction=None if label == "catlip" else 0.034,
         ledger={"expected": _STEPS * _BATCH, "trained_once": _STEPS * _BATCH - 3, "skipped": 3, "substituted": 3},
     )
 

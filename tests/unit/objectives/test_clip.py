@@ -49,7 +49,9 @@ def features_of(image: Tensor, text: Tensor) -> dict[str, Tensor]:
     """``text``: [B, D], or [B, K, D] for K captions an image."""
     text_BKD = text if text.ndim == 3 else text.unsqueeze(1)
     flags_BK = torch.zeros(text_BKD.shape[:2], dtype=torch.bool)
-    return {"image_BD": image, "text_BKD": text_BKD, "truncated_BK": flags_BK, "repeated_BK": flags_BK}
+    hash_BK = torch.arange(flags_BK.numel()).view(flags_BK.shape)
+    flags = {"truncated_BK": flags_BK, "repeated_BK": flags_BK, "hash_BK": hash_BK}
+    return {"image_BD": image, "text_BKD": text_BKD, **flags}
 
 
 def test_the_loss_and_its_gradient_are_those_of_the_definition(objective: ClipObjective) -> None:
@@ -132,6 +134,24 @@ def test_towers_that_collapsed_find_nothing(objective: ClipObjective) -> None:
     same = torch.tensor([[1.0, 0.0]]).repeat(4, 1)
     _, metrics = objective.loss([features_of(same, same)])
     assert metrics["image_to_text_accuracy"].item() == 0
+
+
+@pytest.mark.parametrize(
+    ("captions", "num_captions", "share"),
+    [
+        (["a b", "b a", "a c", "c a", "b c", "c b"], 1, 0.0),
+        (["a", "b", "a", "c", "a", "b"], 1, 5 / 6),
+        (["a", "a", "b", "c", "c", "a"], 2, 4 / 5),  # the first image's second one is counted once
+    ],
+)
+def test_captions_that_another_image_has_are_counted(
+    objective: ClipObjective, images: Tensor, tokenize: Callable, captions: list[str], num_captions: int, share: float
+) -> None:
+    count = len(captions) // num_captions
+    tokens = torch.from_numpy(tokenize(captions)).view(count, -1)
+    with torch.no_grad():
+        _, metrics = objective.loss([objective.encode({"image": images[:count], "tokens": tokens})])
+    assert metrics["duplicate_caption_fraction"].item() == pytest.approx(share)
 
 
 def test_captions_without_padding_count_as_truncated(objective: ClipObjective, batch: dict[str, Tensor]) -> None:

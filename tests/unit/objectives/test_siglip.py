@@ -37,7 +37,9 @@ def unit_rows(seed: int, *shape: int) -> Tensor:
 
 def features_of(image_BD: Tensor, text_BKD: Tensor) -> dict[str, Tensor]:
     flags_BK = torch.zeros(text_BKD.shape[:2], dtype=torch.bool)
-    return {"image_BD": image_BD, "text_BKD": text_BKD, "truncated_BK": flags_BK, "repeated_BK": flags_BK}
+    hash_BK = torch.arange(flags_BK.numel()).view(flags_BK.shape)
+    flags = {"truncated_BK": flags_BK, "repeated_BK": flags_BK, "hash_BK": hash_BK}
+    return {"image_BD": image_BD, "text_BKD": text_BKD, **flags}
 
 
 def loss_by_loops(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -154,6 +156,7 @@ def test_captions_in_groups_are_embedded_one_by_one_and_repeats_are_counted(
     torch.testing.assert_close(features["text_BKD"].flatten(0, 1), alone)
     assert features["repeated_BK"].tolist() == [[False, False, True], [False, True, True]]
     assert metrics["repeated_caption_fraction"].item() == pytest.approx(0.5)
+    assert metrics["duplicate_caption_fraction"].item() == 0  # what one image repeats is no other's
 
 
 def test_logits_are_in_memory_for_one_chunk_of_images(build: ModelBuild) -> None:

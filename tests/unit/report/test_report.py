@@ -71,7 +71,7 @@ def test_the_page_says_verdict_numbers_and_places(example: str, page_file: Path)
         assert heading in text
     assert "openai-vit-b32 (baseline)" in text
     assert "Untuned (nothing was searched): catlip." in text
-    assert "3.4 % of the rows of a global batch" in text
+    assert "too (mean): clip 3.4 %, siglip 3.4 %." in text
     assert "stopped: below the median of its rung" in text
     assert "38,397" in text  # of the ledger
     assert "http://mlflow.example:5000/#/runs/clip0" in text.links

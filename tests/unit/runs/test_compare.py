@@ -182,9 +182,23 @@ class NullTracker:
     def log_evaluation(self, *args: object, **kwargs: object) -> None: ...
 
 
-def steps(done: int, number: int) -> StepReport:
+def steps(done: int, number: int, **values: float) -> StepReport:
     """``number`` steps of 2 s, a quarter of which was waiting."""
-    return StepReport(done, {metrics.STEP_S: 2.0, metrics.DATA_WAIT_FRACTION: 0.25}, number)
+    return StepReport(done, {metrics.STEP_S: 2.0, metrics.DATA_WAIT_FRACTION: 0.25, **values}, number)
+
+
+def test_duplicate_captions_are_averaged_over_steps_and_starts(
+    plan: ComparePlan, record: ComparisonRecord, cluster: ClusterSpec
+) -> None:
+    trial = plan.trials_of("siglip", "verdict")[0]
+    run = resolve_plan(trial.job, cluster, FACTS)
+    for start, share in ((0, 0.1), (4, 0.4)):
+        meter = TrialMeter(record, trial, "raw", num_workers=1)
+        recorder = Recorder(run, NullTracker(), None, meter.take)
+        values = {metrics.DUPLICATE_CAPTION_FRACTION: share}
+        recorder.record([steps(start + 1, 1, **values), steps(start + 4, 3, **values), CheckpointReport(4, "at", {})])
+    assert record.trial(trial.run).duplicate_caption_fraction == pytest.approx(0.25)
+    assert record.trial("which--clip-r0").duplicate_caption_fraction is None
 
 
 def test_what_a_trial_costs_counts_lost_attempts(
