@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from orchestrator.evaluation.bootstrap import estimate_over_draws
 from orchestrator.evaluation.few_shot import few_shot
 from orchestrator.evaluation.linear_probe import check_parts, linear_probe
 from orchestrator.evaluation.logistic_regression import standardise
@@ -14,7 +15,7 @@ from orchestrator.evaluation.nearest_neighbours import nearest_neighbour_votes
 from orchestrator.evaluation.questions import Question
 from orchestrator.evaluation.results import EMBEDDING, POOLED, SYNSET_ROWS, Predictions, ProbeResult
 from orchestrator.evaluation.retrieval import CaptionPairs, Direction, retrieval
-from orchestrator.evaluation.scores import best_classes, chance, class_scores, is_multi_label
+from orchestrator.evaluation.scores import best_classes, chance, class_scores, is_multi_label, vocabulary_parts
 from orchestrator.evaluation.zero_shot import zero_shot, zero_shot_by_rows
 from orchestrator.spec.evaluation import EvaluationSpec, FewShotSpec, NearestNeighboursSpec
 
@@ -80,7 +81,7 @@ def answer_nearest_neighbours(question: Question, feature: str, spec: NearestNei
 def _judged(question: Question, position_Q: Tensor, score_QK: Tensor) -> dict[str, Any]:
     """What a record says of the rows at these positions and their ranking of classes."""
     label = question.labels[position_Q]
-    found = {"scores": class_scores(score_QK, label), "chance": chance(label), "num_test": len(label)}
+    found = {"scores": class_scores(score_QK, label, question.known_K), "chance": chance(label), "num_test": len(label)}
     if is_multi_label(label):
         return found
     row, predicted = question.rows.index[position_Q], best_classes(score_QK, 1).flatten()
@@ -95,10 +96,15 @@ def answer_few_shot(question: Question, feature: str, spec: FewShotSpec) -> Prob
     num_classes = len(question.target.classes)
     found = few_shot(question.rows.features[feature], question.labels, num_classes, split, spec.shots, spec.draws)
     left_out = ", ".join(map(str, found.left_out))
+    scores = {f"accuracy_{num_shots}_shot": score for num_shots, score in found.accuracy.items()}
+    for part, of_part_K in vocabulary_parts(question.known_K).items():
+        if (within_N := of_part_K[question.labels[split.test]]).any():
+            for num_shots, hit_MN in found.hits.items():
+                scores[f"accuracy_{num_shots}_shot{part}"] = estimate_over_draws(hit_MN[:, within_N])
     return question.result(
         "few_shot",
         feature,
-        scores={f"accuracy_{num_shots}_shot": score for num_shots, score in found.accuracy.items()},
+        scores=scores,
         chance=chance(question.labels[split.test]),
         num_test=len(split.test),
         details={"draws": spec.draws, **{f"chosen_c_{shots}_shot": c for shots, c in found.chosen_c.items()}},

@@ -57,10 +57,11 @@ def estimate_over_draws(value_MN: Tensor) -> Estimate:
     return _to_estimate(value_MN.mean().item(), torch.cat(means))
 
 
-def mean_of(value_N: Tensor) -> Statistic:
-    """The weighted mean of one value a row."""
-    value_N = value_N.double()
-    return lambda weight_RN: weight_RN @ value_N / weight_RN.sum(dim=1)
+def mean_of(value_N: Tensor, within_N: Tensor | None = None) -> Statistic:
+    """The weighted mean of one value a row; ``within_N`` (bool): of some of the rows alone."""
+    counts_N = torch.ones_like(value_N, dtype=torch.double) if within_N is None else within_N.double()
+    value_N = value_N.double() * counts_N
+    return lambda weight_RN: weight_RN @ value_N / (weight_RN @ counts_N)
 
 
 def resample_weights(num_rows: int, seed: int = _SEED) -> Iterator[Tensor]:
@@ -75,7 +76,7 @@ def resample_weights(num_rows: int, seed: int = _SEED) -> Iterator[Tensor]:
 
 
 def _to_estimate(value: float, resampled_R: Tensor) -> Estimate:
-    """Resamples without a value (no positive of any class was drawn) are left out."""
+    """Resamples without a value (no positive of any class, no row of a part was drawn) are left out."""
     ends = torch.tensor([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], dtype=torch.double)
     low, high = resampled_R.nanquantile(ends).tolist()
     return Estimate(value, low, high)

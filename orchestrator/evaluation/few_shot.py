@@ -25,6 +25,8 @@ class FewShotResult:
 
     accuracy: dict[int, Estimate]
     """Mean over the draws."""
+    hits: dict[int, Tensor]
+    """bool [M, N]: what each draw and test row gave."""
     chosen_c: dict[int, float]
     left_out: tuple[int, ...]
     """Shots that the smallest class has not enough training rows for."""
@@ -41,7 +43,7 @@ def few_shot(
     check_parts(split, label_N)
     standard_ND = to_principal_axes(standardise(feature_ND.double(), split.train), split.train)
     fewest = int(label_N[split.train].bincount(minlength=num_classes).min())
-    accuracy, chosen = {}, {}
+    accuracy, chosen, all_hits = {}, {}, {}
     for num_shots in sorted(shot for shot in set(shots) if shot <= fewest):
         rows = [draw_rows(label_N, split.train, num_shots, draw) for draw in range(num_draws)]
         chosen[num_shots], _, start = sweep_c(standard_ND, label_N, num_classes, rows[0], split.validation)
@@ -49,8 +51,9 @@ def few_shot(
         for own in rows:
             classifier = fit(standard_ND[own], label_N[own], num_classes, chosen[num_shots], start=start)
             hits.append(classifier.logits(standard_ND[split.test]).argmax(dim=1) == label_N[split.test])
-        accuracy[num_shots] = estimate_over_draws(torch.stack(hits))
-    return FewShotResult(accuracy, chosen, tuple(sorted(shot for shot in set(shots) if shot > fewest)))
+        all_hits[num_shots] = torch.stack(hits)
+        accuracy[num_shots] = estimate_over_draws(all_hits[num_shots])
+    return FewShotResult(accuracy, all_hits, chosen, tuple(sorted(shot for shot in set(shots) if shot > fewest)))
 
 
 def draw_rows(label_N: Tensor, train: Tensor, num_shots: int, draw: int) -> Tensor:

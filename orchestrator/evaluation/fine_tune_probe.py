@@ -12,8 +12,8 @@ from orchestrator.evaluation.bootstrap import Estimate
 from orchestrator.evaluation.fine_tune import fine_tune, share_of_rows
 from orchestrator.evaluation.linear_probe import check_parts
 from orchestrator.evaluation.questions import EvaluationSet, Question
-from orchestrator.evaluation.results import POOLED, RANDOM_WEIGHTS, ProbeResult
-from orchestrator.evaluation.scores import chance, class_scores
+from orchestrator.evaluation.results import POOLED, RANDOM_WEIGHTS, ProbeResult, split_part
+from orchestrator.evaluation.scores import TOP5_ACCURACY, chance, class_scores
 from orchestrator.objectives.objective import Objective
 from orchestrator.spec.evaluation import FineTuneSpec
 
@@ -52,8 +52,11 @@ def answer_fine_tune(
         objective = copy(feature != RANDOM_WEIGHTS)
         num_classes = len(question.target.classes)
         judge = fine_tune(objective, image_NHWC[rows], label[rows], num_classes, spec, layer_decay)
-        name, score = next(iter(class_scores(judge(image_NHWC[split.test]), label[split.test]).items()))
-        scores[f"{name}_{100 * fraction:g}_percent"] = score
+        found = class_scores(judge(image_NHWC[split.test]), label[split.test], question.known_K)
+        for name, score in found.items():
+            base, part = split_part(name)
+            if base != TOP5_ACCURACY:
+                scores[f"{base}_{100 * fraction:g}_percent{part}"] = score
         details[f"num_train_{100 * fraction:g}_percent"] = len(rows)
     return question.result(
         "fine_tune",

@@ -1,7 +1,7 @@
 """What evaluation asks: sets, and for each of their targets the rows with labels as tensors."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,8 @@ class EvaluationSet:
     first_train_row: int | None = None
     """Rows from this number on are the set's own training part: probes are fitted to them, and nothing is judged on
     them; none: it has no such part."""
+    known: Mapping[str, Sequence[bool]] = field(default_factory=dict)
+    """Of targets with classes of both kinds: whether the concept vocabulary holds each."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Question:
     """As of its set."""
     num_left_out: int = 0
     """Rows of its set that are bad or were not asked for."""
+    known_K: Tensor | None = None
+    """bool: whether the concept vocabulary holds the class; none: nothing to tell apart."""
 
     @property
     def split(self) -> Split:
@@ -62,9 +66,12 @@ class Question:
         return [name for name in (POOLED, EMBEDDING) if name in self.rows.features]
 
     def result(self, probe: Probe, feature: str, **found: Any) -> ProbeResult:
-        """The record of an answer; its details say how many rows were left out, if any."""
-        if self.num_left_out:
-            found["details"] = {**found.get("details", {}), "num_left_out": self.num_left_out}
+        """The record of an answer; its details say how many rows were left out, if any, and how many classes known."""
+        added = {"num_left_out": self.num_left_out} if self.num_left_out else {}
+        if self.known_K is not None:
+            added["num_classes_in_vocabulary"] = int(self.known_K.sum())
+        if added:
+            found["details"] = {**found.get("details", {}), **added}
         return ProbeResult(
             set=self.set_name,
             probe=probe,
@@ -92,6 +99,7 @@ def ask(one: EvaluationSet, rows: FeatureSet) -> list[Question]:
             _to_tensor(one.name, name, target, rows),
             first_train_row=one.first_train_row,
             num_left_out=num_left_out,
+            known_K=torch.tensor(one.known[name]) if name in one.known else None,
         )
         for name, target in one.targets.items()
     ]

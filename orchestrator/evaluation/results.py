@@ -14,6 +14,9 @@ EMBEDDING = "embedding"  # where images and texts meet, of length one
 SYNSET_ROWS = "synset_rows"  # the pooled output through rows of a concept classifier: zero-shot without a text tower
 RANDOM_WEIGHTS = "random_weights"  # the pooled output of a tower that was never pre-trained, for fine-tuning
 
+VOCABULARY_PARTS = ("_in_vocabulary", "_outside_vocabulary")
+"""What the names of scores end in that count some classes alone: those a concept vocabulary holds, and the others."""
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -45,7 +48,8 @@ class ProbeResult:
     """Rows that were judged."""
     details: dict[str, float] = field(default_factory=dict)
     """How the scores came about: ``chosen_c``, ``validation_quality``, ``num_train``, ``k``,
-    ``classes_without_synset`` (never the answer of a zero-shot probe through synset rows), ..."""
+    ``classes_without_synset`` (never the answer of a zero-shot probe through synset rows),
+    ``num_classes_in_vocabulary``, ..."""
     reason: str = ""
     """Why there is no score, or not each."""
     predictions: Predictions | None = None
@@ -66,6 +70,16 @@ class ProbeResult:
             found[f"{prefix}/{name}/high"] = score.high
         return found
 
+    def detail_metrics(self) -> dict[str, float]:
+        """Numbers that say how the scores came about, such as ``eval/scenes/linear_probe/shape/details/chosen_c``."""
+        if not self.scores:
+            return {}
+        found = {"num_classes": float(self.num_classes), "num_test": float(self.num_test), **self.details}
+        if self.chance is not None:
+            found["chance"] = self.chance
+        prefix = f"eval/{self.set}/{probe_name(self.probe, self.feature)}/{self.target}/details"
+        return {f"{prefix}/{name}": value for name, value in found.items()}
+
     def to_dict(self, *, with_predictions: bool = False) -> dict[str, Any]:
         """Plain values; :meth:`from_dict` is the way back."""
         return asdict(self if with_predictions else replace(self, predictions=None))
@@ -75,6 +89,12 @@ class ProbeResult:
         scores = {name: Estimate(**score) for name, score in values["scores"].items()}
         predictions = Predictions(**values["predictions"]) if values["predictions"] else None
         return cls(**{**values, "scores": scores, "predictions": predictions})
+
+
+def split_part(score: str) -> tuple[str, str]:
+    """A score's name without the part of the classes that it counts, and that part; empty: all classes."""
+    part = next((part for part in VOCABULARY_PARTS if score.endswith(part)), "")
+    return score.removesuffix(part), part
 
 
 def probe_name(probe: Probe, feature: str) -> str:

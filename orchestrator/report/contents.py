@@ -12,8 +12,6 @@ from orchestrator.evaluation.comparison import COMPARISON_FILE, ComparisonResult
 from orchestrator.evaluation.predictions import TargetPredictions, read_predictions, row_scores
 from orchestrator.evaluation.verdict import Verdict, find_verdict
 from orchestrator.report.contact_sheet import ContactSheet, Predictions, make_contact_sheet
-from orchestrator.report.tables import Table
-from orchestrator.report.vocabulary_split import split_by_vocabulary
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.plan import PLAN_FILE, Plan, load_plan
 from orchestrator.storage.store import ObjectNotFoundError, open_store
@@ -30,10 +28,6 @@ class Contents:
     sheet: ContactSheet | None
     without_sheet: str
     """Why there are no pictures; empty where there are."""
-    split: Table | None
-    """Accuracies by whether a vocabulary holds the class; none: no vocabulary, or no target with classes of both."""
-    without_split: str
-    """Why there are none although there is a vocabulary."""
 
     @property
     def replicates(self) -> list[TrialResult]:
@@ -63,13 +57,8 @@ def read_contents(comparison_uri: str, s3: S3Spec) -> Contents:
         for one in comparison.objectives
     }
     plans = [_read_plan(trial, s3) for trial in finished]
-    with_vocabulary = [plan for plan in plans if plan is not None and plan.model.vocabulary is not None]
     sheet, without_sheet = _attempt(lambda: _make_sheet(comparison, plans, own))
-    split, without_split = None, ""
-    if with_vocabulary:
-        split, without_split = _attempt(lambda: split_by_vocabulary(with_vocabulary[0], own))
-    verdict = find_verdict(comparison, rows)
-    return Contents(comparison, verdict, sheet, without_sheet, split, without_split)
+    return Contents(comparison, find_verdict(comparison, rows), sheet, without_sheet)
 
 
 def _attempt(make: Callable[[], T]) -> tuple[T | None, str]:

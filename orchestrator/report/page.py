@@ -51,8 +51,6 @@ def render_page(contents: Contents) -> str:
         ledger=ledger_table([*trials, *searched]),
         sheet=contents.sheet,
         without_sheet=contents.without_sheet,
-        split=contents.split,
-        without_split=contents.without_split,
         runs=[(trial, _mlflow_page(comparison, trial)) for trial in (*trials, *searched)],
         parent_page=_run_page(comparison.tracking_uri, comparison.mlflow_run_id),
         is_server=_is_server(comparison.tracking_uri),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.evaluation.comparison import ComparisonResult, TrialResult
 from orchestrator.evaluation.metric_words import describe_metric, format_score, is_score
+from orchestrator.evaluation.results import split_part
 
 _GROUPS = ("all", "named", "unnamed")
 _LEDGER_ORDER = (
@@ -48,6 +49,8 @@ class ScoreTable:
     headings: tuple[str, ...]
     main: tuple[ScoreRow, ...]
     """The primary metric, means over targets, recalls."""
+    split: tuple[ScoreRow, ...]
+    """Of classes that the concept vocabulary holds, and of those that it does not."""
     rest: tuple[ScoreRow, ...]
 
 
@@ -72,9 +75,10 @@ def score_table(comparison: ComparisonResult, replicates: Sequence[TrialResult])
         ScoreRow(describe_metric(name), name, name == primary, tuple(_score_cell(name, runs) for _, runs in columns))
         for name in sorted(names, key=lambda name: (name != primary, name))
     ]
-    main = [row for row in rows if row.is_primary or _is_main(row.metric)]
-    rest = [row for row in rows if row not in main]
-    return ScoreTable(tuple(label for label, _ in columns), tuple(main), tuple(rest))
+    split = [row for row in rows if split_part(row.metric)[1]]
+    main = [row for row in rows if row not in split and (row.is_primary or _is_main(row.metric))]
+    rest = [row for row in rows if row not in split and row not in main]
+    return ScoreTable(tuple(label for label, _ in columns), tuple(main), tuple(split), tuple(rest))
 
 
 def trial_table(comparison: ComparisonResult, trials: Sequence[TrialResult]) -> Table:

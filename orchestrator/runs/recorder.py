@@ -108,7 +108,9 @@ def record_evaluation(
     for name, uri in zip(plan.evaluation.sets, plan.evaluation_uris, strict=True):
         dataset = name.strip("/").replace("/", "-")
         own = [result for result in results if result.set == dataset]
-        values = {name: value for result in own for name, value in result.metrics().items()} | summarise(own)
+        values = summarise(own)
+        for result in own:
+            values |= result.metrics() | result.detail_metrics()
         if weights == "ema":
             values = {f"eval_ema/{key.removeprefix('eval/')}": value for key, value in values.items()}
         if values:

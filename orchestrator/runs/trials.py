@@ -128,7 +128,8 @@ class TrialRunner:
         if any(key.partition(".")[0] in _OWN_FACTS for key in settings):  # such as another min_count of concepts
             with self._prepare_lock:
                 facts = prepare_facts(job, of.cluster)
-        return resolve_plan(job, share_cluster(of.cluster, of.plan.share), share_facts(facts, of.plan.share))
+        plan = resolve_plan(job, share_cluster(of.cluster, of.plan.share), share_facts(facts, of.plan.share))
+        return plan.model_copy(update={"evaluation_vocabulary": of.facts.vocabulary})
 
     def _hear(self, trial: TrialPlan, meter: TrialMeter, recorder: Recorder, report: Report) -> None:
         meter.take(recorder, report)

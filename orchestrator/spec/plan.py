@@ -156,6 +156,9 @@ class Plan(Section):
     checkpoint: CheckpointSpec
     evaluation: EvaluationSpec
     evaluation_uris: tuple[str, ...]
+    evaluation_vocabulary: VocabularyFacts | None = None
+    """Scores are also given for classes that it holds and for those that it does not; a comparison gives one to all its
+    runs. None: the model's own."""
     faults: FaultsSpec
     log_every_steps: int
     s3: S3Spec

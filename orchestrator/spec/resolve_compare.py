@@ -12,7 +12,7 @@ from orchestrator.spec.compare_metric import resolve_metric, search_metric
 from orchestrator.spec.compare_plan import ComparePlan, Phase, SharePlan, TrialPlan
 from orchestrator.spec.compare_share import resolve_share, share_cluster, share_facts
 from orchestrator.spec.evaluation import EvaluationSpec
-from orchestrator.spec.facts import Facts
+from orchestrator.spec.facts import Facts, VocabularyFacts
 from orchestrator.spec.flops import training_flops
 from orchestrator.spec.job import BudgetSpec, PretrainSpec, SeedSpec, TrainingSpec
 from orchestrator.spec.load import join_uri
@@ -35,6 +35,11 @@ class CompareFacts:
     """Of each evaluation set, by its name in metrics."""
     seconds_per_step: Mapping[str, float] = field(default_factory=dict)
     """What a calibration measured, by label; none: it has not run."""
+
+    @property
+    def vocabulary(self) -> VocabularyFacts | None:
+        """By which the classes of evaluation sets are told apart, for all objectives alike: the first of theirs."""
+        return next((facts.vocabulary for facts in self.by_label.values() if facts.vocabulary is not None), None)
 
 
 def resolve_compare(spec: CompareSpec, cluster: ClusterSpec, facts: CompareFacts) -> ComparePlan:

@@ -97,9 +97,13 @@ _metric("eval_ema/<set>/<probe>/<group>/mean_<score>", "share", "the same with t
 _metric("eval/<set>/<probe>/<target>/<score>", "share", "a score of one probe (docs/evaluation.md); ranks count from 1")
 _metric("eval/<set>/<probe>/<target>/<score>/low", "share", "low end of the score's 95 % interval")
 _metric("eval/<set>/<probe>/<target>/<score>/high", "share", "high end of the score's 95 % interval")
+_metric(
+    "eval/<set>/<probe>/<target>/details/<name>", "number", "how the scores came about: chance, num_test, chosen_c, ..."
+)
 _metric("eval_ema/<set>/<probe>/<target>/<score>", "share", "the same with the EMA weights")
 _metric("eval_ema/<set>/<probe>/<target>/<score>/low", "share", "the same with the EMA weights")
 _metric("eval_ema/<set>/<probe>/<target>/<score>/high", "share", "the same with the EMA weights")
+_metric("eval_ema/<set>/<probe>/<target>/details/<name>", "number", "the same with the EMA weights")
 
 CPU_FRACTION = _metric("system/cpu_fraction", "share", "busy share of all logical CPUs of the worker's machine")
 MEMORY_USED_BYTES = _metric("system/memory_used_bytes", "bytes", "memory in use on the worker's machine")

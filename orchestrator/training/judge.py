@@ -22,8 +22,10 @@ from orchestrator.objectives.objective import Objective, ZeroShotObjective
 from orchestrator.objectives.synset_rows import match_classes, only_matched, transfer_rows
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.evaluation import EvaluationSpec
+from orchestrator.spec.facts import VocabularyFacts
 from orchestrator.spec.plan import Plan
 from orchestrator.storage.store import open_store
+from orchestrator.training.known_classes import known_classes
 from orchestrator.training.parts import build_plan_objective
 from orchestrator.training.reports import Weights
 
@@ -100,9 +102,12 @@ def judge_plan(
     plan: Plan, objective: Objective, format: BlockFormat, device: torch.device, rank: int, world_size: int
 ) -> list[ProbeResult]:
     """``judge`` of an objective with whole weights, on the evaluation sets of its plan."""
+    vocabulary = plan.evaluation_vocabulary or plan.model.vocabulary
     build = partial(build_plan_objective, plan, format.vocabulary)
     judged = JudgedObjective(objective, build, format, plan.evaluation.min_synset_similarity, device)
-    return judge(judged, plan.evaluation, plan.evaluation_uris, plan.s3, plan.model.image_size, rank, world_size)
+    return judge(
+        judged, plan.evaluation, plan.evaluation_uris, plan.s3, plan.model.image_size, rank, world_size, vocabulary
+    )
 
 
 def judge(
@@ -113,8 +118,12 @@ def judge(
     image_size: int,
     rank: int,
     world_size: int,
+    vocabulary: VocabularyFacts | None = None,
 ) -> list[ProbeResult]:
     """All probes on all evaluation sets; all ranks call it, all get the same results.
+
+    Args:
+        vocabulary: scores are also given for classes that it holds, and for those that it does not.
 
     Raises:
         DatasetError: a set without an index, or of no layout that is known.
@@ -124,6 +133,8 @@ def judge(
         open_evaluation_set(name, uri, s3, image_size, evaluation, rank, world_size)
         for name, uri in zip(evaluation.sets, uris, strict=True)
     ]
+    if vocabulary is not None:
+        sets = [replace(one, known=known_classes(vocabulary, s3, one.targets)) for one in sets]
     return evaluate(judged, sets, evaluation, rank, world_size)
 
 

@@ -153,7 +153,12 @@ def _result(
     right_N = rng.random(len(label_N)) < 1 / (1 + np.exp(hardness_N - skill))
     wrong_N = (label_N + rng.integers(1, len(target.classes), len(label_N))) % len(target.classes)
     predicted_N = np.where(right_N, label_N, wrong_N)
-    accuracy = float(np.mean(predicted_N == label_N))
+    hit_N = predicted_N == label_N
+    known_K = np.array([label in KNOWN_SHAPES for label in target.classes])
+    parts = {"": np.full(len(label_N), True)}
+    if known_K.any():
+        parts |= {"_in_vocabulary": known_K[label_N], "_outside_vocabulary": ~known_K[label_N]}
+    accuracies = {part: float(hit_N[within_N].mean()) for part, within_N in parts.items()}
     return ProbeResult(
         "scenes-eval",
         "linear_probe",
@@ -161,7 +166,7 @@ def _result(
         POOLED,
         target.named_in_captions,
         len(target.classes),
-        scores={"accuracy": Estimate(accuracy, accuracy - 0.03, accuracy + 0.03)},
+        scores={f"accuracy{part}": Estimate(value, value - 0.03, value + 0.03) for part, value in accuracies.items()},
         predictions=Predictions(list(range(len(label_N))), label_N.tolist(), predicted_N.tolist()),
     )
 

@@ -85,6 +85,24 @@ def test_each_probe_answers_for_each_target_and_feature() -> None:
         assert not parity.named_in_captions
 
 
+def test_scores_are_also_those_of_known_and_of_unknown_classes() -> None:
+    known = {"color": (True, False, False)}
+    probes = EvaluationSpec(probes=("zero_shot", "linear_probe", "few_shot"), few_shot=FewShotSpec(shots=(2,), draws=2))
+    targets = {**TARGETS, "color": TARGETS["color"].model_copy(update={"templates": ("the red {}",)})}
+    found = by_key(evaluate(Contrastive(), [EvaluationSet("colors", targets, read(), known=known)], probes, 0, 1))
+    zero_shot = found["zero_shot", "embedding", "color"]
+    parts = {part: zero_shot.scores[f"accuracy{part}"] for part in ("", "_in_vocabulary", "_outside_vocabulary")}
+    assert parts["_in_vocabulary"].value == 1.0
+    assert 3 * parts[""].value == pytest.approx(1 + 2 * parts["_outside_vocabulary"].value)
+    assert all(part.low <= part.value <= part.high for part in parts.values())
+    assert zero_shot.details["num_classes_in_vocabulary"] == 1
+    few_shot = found["few_shot", "pooled", "color"].scores
+    assert list(few_shot) == [f"accuracy_2_shot{part}" for part in parts]
+    low, mean, high = sorted(few_shot.values(), key=lambda score: score.value)
+    assert low.value <= mean.value <= high.value
+    assert list(found["linear_probe", "pooled", "parity"].scores) == ["accuracy"]
+
+
 def test_zero_shot_says_why_it_does_not_apply() -> None:
     contrastive = by_key(evaluate(Contrastive(), [EvaluationSet("colors", TARGETS, read())], PROBES, 0, 1))
     assert contrastive["zero_shot", "embedding", "parity"].reason == "the target has no prompt templates"

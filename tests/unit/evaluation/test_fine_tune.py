@@ -78,7 +78,8 @@ TARGETS = {
 
 def test_each_share_of_the_labels_is_trained_on_from_either_start() -> None:
     judged = Judged()
-    one = EvaluationSet("colors", TARGETS, read(), read_all=read)
+    known = {"color": (True, False, False)}
+    one = EvaluationSet("colors", TARGETS, read(), read_all=read, known=known)
     spec = EvaluationSpec(probes=("fine_tune",), fine_tune=SPEC)
     found = evaluate(judged, [one], spec, 0, 1)
     assert [(r.target, r.feature) for r in found] == [
@@ -87,7 +88,8 @@ def test_each_share_of_the_labels_is_trained_on_from_either_start() -> None:
     assert judged.asked == [True, True, False, False] * 2
     for result in found:
         name = "mean_average_precision" if result.target == "both" else "accuracy"
-        assert list(result.scores) == [f"{name}_20_percent", f"{name}_100_percent"]
+        parts = ("", "_in_vocabulary", "_outside_vocabulary") if result.target in known else ("",)
+        assert list(result.scores) == [f"{name}_{share}_percent{part}" for share in (20, 100) for part in parts]
         assert result.chance is not None
         assert result.scores[f"{name}_100_percent"].value > result.chance + 0.2
         assert result.details["num_train_100_percent"] + result.num_test == 96

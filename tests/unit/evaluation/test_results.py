@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 from orchestrator.evaluation.bootstrap import Estimate
 from orchestrator.evaluation.results import EMBEDDING, POOLED, ProbeResult, results_to_json, summarise
@@ -22,6 +23,16 @@ def test_metric_names_tell_set_probe_feature_target_and_score() -> None:
     assert "eval/scenes/retrieval/image_to_text/recall_at_1" in found.metrics()
     assert all(is_metric(name) for name in [*found.metrics(), *result("shape", 0.5).metrics()])
     assert summarise([found]) == {}
+
+
+def test_how_scores_came_about_is_a_metric_too() -> None:
+    found = replace(result("shape", 0.5), chance=0.25, num_test=40, details={"chosen_c": 0.1})
+    values = found.detail_metrics()
+    prefix = "eval/scenes/linear_probe/shape/details"
+    numbers = {"num_classes": 4.0, "num_test": 40.0, "chosen_c": 0.1, "chance": 0.25}
+    assert values == {f"{prefix}/{name}": value for name, value in numbers.items()}
+    assert all(is_metric(name) for name in values)
+    assert result("shape", None).detail_metrics() == {}  # the probe does not apply
 
 
 def test_the_summary_tells_named_from_unnamed_targets_and_leaves_out_what_does_not_apply() -> None:

@@ -66,4 +66,19 @@ def test_an_images_length_does_not_matter() -> None:
 
 def test_top_5_needs_more_than_5_classes() -> None:
     assert list(class_scores(torch.eye(5), torch.arange(5))) == ["accuracy"]
+    known_K = torch.tensor([True, False, False, False, False])
+    label_N = torch.tensor([0, 0, 1, 2])
+    score_NK = torch.nn.functional.one_hot(torch.tensor([0, 1, 1, 0]), 5).float()
+    found = class_scores(score_NK, label_N, known_K)
+    values = {name: score.value for name, score in found.items()}
+    assert values == {"accuracy": 0.5, "accuracy_in_vocabulary": 0.5, "accuracy_outside_vocabulary": 0.5}
+    several_NK = torch.nn.functional.one_hot(label_N, 5).bool()
+    of_known, of_others = (
+        class_scores(score_NK[:, part_K], several_NK[:, part_K])["mean_average_precision"]
+        for part_K in (known_K, ~known_K)
+    )
+    found = class_scores(score_NK, several_NK, known_K)
+    assert found["mean_average_precision_in_vocabulary"] == of_known
+    assert found["mean_average_precision_outside_vocabulary"] == of_others
+    assert list(class_scores(score_NK[:2], label_N[:2], ~known_K)) == ["accuracy", "accuracy_outside_vocabulary"]
     assert list(class_scores(torch.eye(6), torch.arange(6))) == ["accuracy", "top5_accuracy"]

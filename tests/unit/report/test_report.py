@@ -14,15 +14,14 @@ from comparisons import METRIC, comparison, trial
 from orchestrator.cli.main import app
 from orchestrator.errors import RunNotFoundError, TrackingError
 from orchestrator.evaluation.comparison import COMPARISON_FILE, ObjectiveEntry
-from orchestrator.evaluation.predictions import read_predictions
 from orchestrator.evaluation.verdict import find_verdict
 from orchestrator.report.contents import Contents, read_contents
 from orchestrator.report.page import render_page
+from orchestrator.report.tables import score_table
 from orchestrator.report.write import REPORT_FILE, write_report
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.mlflow.client import connect, ensure_experiment
-from report_example import KNOWN_SHAPES
 
 HOSTILE = '<script>alert("1")</script>{{ 7 * 7 }}'
 
@@ -91,24 +90,18 @@ def test_pictures_come_with_captions_and_what_each_objective_took_them_for(examp
         assert (0 < number < 9) == (place < sheet.num_divided)
 
 
-def test_accuracies_are_told_apart_by_what_the_vocabulary_holds(example: str) -> None:
+def test_scores_are_told_apart_by_what_the_vocabulary_holds(example: str) -> None:
     contents = read_contents(example, S3Spec())
-    assert contents.split is not None, contents.without_split
-    assert contents.split.headings == ("metric", "classes", "clip", "siglip", "catlip")
-    rows = {row[0]: row[1:] for row in contents.split.rows}
-    known = rows["linear probe, shape: accuracy, classes in the vocabulary"]
-    others = rows["linear probe, shape: accuracy, classes not in it"]
-    num_known, num_others = (int(row[0].split()[0]) for row in (known, others))
-    assert num_known == len(KNOWN_SHAPES)
-    assert known[0].endswith(f"of {num_known + num_others}")
-    run = contents.replicates[0]
-    shape = next(one for one in read_predictions(open_store(run.run_uri), run.step, "raw") if one.target == "shape")
-    assert shape.hits.mean() == pytest.approx(run.scores["eval/scenes-eval/linear_probe/shape/accuracy"])
-    low, high = sorted(float(cell[1].removesuffix(" %")) for cell in (known, others))
-    mean = 100 * np.mean(
-        [one.scores["eval/scenes-eval/linear_probe/shape/accuracy"] for one in contents.replicates[:3]]
+    found = score_table(contents.comparison, contents.replicates)
+    rows = {row.words: row.cells for row in found.split}
+    assert not [row for row in (*found.main, *found.rest) if "vocabulary" in row.metric]
+    low, mean, high = (
+        np.mean([run.scores[f"eval/scenes-eval/linear_probe/shape/accuracy{part}"] for run in contents.replicates[:3]])
+        for part in ("_in_vocabulary", "", "_outside_vocabulary")
     )
-    assert low < mean < high
+    assert min(low, high) < mean < max(low, high)
+    assert rows["linear probe, shape: accuracy in vocabulary"][0].mean == f"{100 * low:.1f} %"
+    assert rows["linear probe, shape: accuracy outside vocabulary"][0].mean == f"{100 * high:.1f} %"
     assert "Classes that the concept vocabulary holds" in Text(render_page(contents))
 
 
@@ -139,7 +132,7 @@ def test_whatever_is_interpolated_is_escaped_and_nothing_is_fetched() -> None:
             "plan": {HOSTILE: HOSTILE},
         }
     )
-    page = render_page(Contents(made, find_verdict(made, {}), None, HOSTILE, None, HOSTILE))
+    page = render_page(Contents(made, find_verdict(made, {}), None, HOSTILE))
     text = Text(page)
     assert "<script>alert" not in page
     assert "49" not in re.findall(r"\d+", re.sub(r"<svg.*?</svg>|<style.*?</style>", "", page, flags=re.S))
@@ -154,7 +147,7 @@ def test_labels_in_charts_are_escaped(example: str) -> None:
     contents = read_contents(example, S3Spec())
     text = contents.comparison.model_dump_json().replace('"clip"', json.dumps("<b>&clip"))
     made = type(contents.comparison).model_validate_json(text)
-    page = render_page(Contents(made, find_verdict(made, {}), None, "", None, ""))
+    page = render_page(Contents(made, find_verdict(made, {}), None, ""))
     assert "<b>" not in page
     assert "&lt;b&gt;&amp;clip" in page
 
