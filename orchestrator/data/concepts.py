@@ -9,7 +9,7 @@ from functools import lru_cache
 from orchestrator.data.annotation_header import Annotation, AnnotationColumn, Maker
 from orchestrator.errors import DatasetError
 from orchestrator.spec.cluster import S3Spec
-from orchestrator.spec.facts import FinderFacts
+from orchestrator.spec.facts import FinderFacts, VocabularyFacts
 from orchestrator.spec.objective import ConceptMode
 from orchestrator.storage.store import ObjectNotFoundError, open_store
 from orchestrator.wordnet.captions import MAX_CAPTION_CHARACTERS
@@ -91,6 +91,12 @@ def open_labeller(
     _ = vocabulary.digest  # is then part of every copy
     stored = None if stored_fields is None else StoredConcepts.by(opened, finder.mode, stored_fields)
     return Labeller(vocabulary, finder, s3, stored, resamples)
+
+
+def open_vocabulary(facts: VocabularyFacts, s3: S3Spec) -> Vocabulary:
+    """The vocabulary that a plan names."""
+    folder, _, name = facts.uri.rpartition("/")
+    return Vocabulary.from_bytes(open_store(folder, s3).read_bytes(name))
 
 
 @lru_cache(maxsize=4)

@@ -11,9 +11,9 @@ from orchestrator.evaluation.bootstrap import estimate_over_draws
 from orchestrator.evaluation.few_shot import few_shot
 from orchestrator.evaluation.linear_probe import check_parts, linear_probe
 from orchestrator.evaluation.logistic_regression import standardise
-from orchestrator.evaluation.nearest_neighbours import nearest_neighbour_votes
+from orchestrator.evaluation.nearest_neighbours import most_similar, nearest_neighbour_votes
 from orchestrator.evaluation.questions import Question
-from orchestrator.evaluation.results import EMBEDDING, POOLED, SYNSET_ROWS, Predictions, ProbeResult
+from orchestrator.evaluation.results import EMBEDDING, POOLED, SYNSET_ROWS, Nearest, Predictions, ProbeResult
 from orchestrator.evaluation.retrieval import CaptionPairs, Direction, retrieval
 from orchestrator.evaluation.scores import best_classes, chance, class_scores, is_multi_label, vocabulary_parts
 from orchestrator.evaluation.zero_shot import zero_shot, zero_shot_by_rows
@@ -75,6 +75,10 @@ def answer_nearest_neighbours(question: Question, feature: str, spec: NearestNei
     )
     details = {"k": spec.k, "temperature": spec.temperature, "num_train": len(split.train)}
     judged = _judged(question, split.test, vote_QK)
+    if feature == POOLED:
+        found_Q = split.train[most_similar(feature_ND[split.test], feature_ND[split.train])]
+        row = question.rows.index
+        judged["nearest"] = Nearest(row[split.test].tolist(), row[found_Q].tolist(), [-1] * len(split.test))
     return question.result("nearest_neighbours", feature, details=details, **judged)
 
 
@@ -113,9 +117,9 @@ def answer_few_shot(question: Question, feature: str, spec: FewShotSpec) -> Prob
 
 
 def answer_retrieval(
-    set_name: str, image_ND: Tensor, text_CD: Tensor, pairs: CaptionPairs, direction: Direction
+    set_name: str, row_N: Tensor, image_ND: Tensor, text_CD: Tensor, pairs: CaptionPairs, direction: Direction
 ) -> ProbeResult:
-    """One direction."""
+    """One direction; ``row_N``: the images' numbers within the set."""
     num_with_caption = len(torch.unique(pairs.image))
     return ProbeResult(
         set=set_name,
@@ -127,4 +131,14 @@ def answer_retrieval(
         scores=retrieval(image_ND, text_CD, pairs, direction),
         num_test=num_with_caption,
         details={"num_without_caption": pairs.num_images - num_with_caption, "num_distinct": len(pairs.texts)},
+        nearest=_nearest_captions(row_N, image_ND, text_CD, pairs) if direction == "image_to_text" else None,
     )
+
+
+def _nearest_captions(row_N: Tensor, image_ND: Tensor, text_CD: Tensor, pairs: CaptionPairs) -> Nearest:
+    """Of each image, the most similar caption, where it is first met."""
+    order_P = pairs.caption.argsort(stable=True)
+    first_C = order_P[torch.searchsorted(pairs.caption[order_P], torch.arange(len(text_CD)))]
+    pair_N = first_C[most_similar(image_ND, text_CD)]
+    place_P = torch.arange(len(pairs.image)) - torch.searchsorted(pairs.image, pairs.image)
+    return Nearest(row_N.tolist(), row_N[pairs.image[pair_N]].tolist(), place_P[pair_N].tolist())

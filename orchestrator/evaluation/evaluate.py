@@ -116,7 +116,7 @@ def _prepare_retrieval(encode: Encoder | None, set_name: str, rows: FeatureSet) 
     pairs = pair_captions(rows.captions)
     if encode is not None and EMBEDDING in rows.features and pairs.texts:
         image_ND, text_CD = rows.features[EMBEDDING], encode(pairs.texts)
-        return [partial(answer_retrieval, set_name, image_ND, text_CD, pairs, one) for one in _DIRECTIONS]
+        return [partial(answer_retrieval, set_name, rows.index, image_ND, text_CD, pairs, one) for one in _DIRECTIONS]
     reason = "the set has no captions" if not pairs.texts else "the objective has no text tower"
     return [
         partial(ProbeResult, set_name, "retrieval", one, EMBEDDING, True, num_classes=0, reason=reason)

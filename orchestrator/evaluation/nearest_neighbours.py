@@ -16,6 +16,13 @@ from orchestrator.evaluation.scores import one_hot
 _MAX_ELEMENTS = 16 * 1024**2
 
 
+def most_similar(query_QD: Tensor, answer_ND: Tensor) -> Tensor:
+    """int64 [Q]: the answer of the greatest cosine."""
+    query_QD, answer_ND = normalize(query_QD.float(), dim=-1), normalize(answer_ND.float(), dim=-1)
+    size = max(1, _MAX_ELEMENTS // len(answer_ND))
+    return torch.cat([(part_QD @ answer_ND.T).argmax(dim=1) for part_QD in torch.split(query_QD, size)])
+
+
 def nearest_neighbour_votes(
     query_QD: Tensor, train_ND: Tensor, label: Tensor, num_classes: int, k: int, temperature: float
 ) -> Tensor:

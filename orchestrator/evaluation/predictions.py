@@ -1,7 +1,8 @@
 """What each row of an evaluation set got, kept beside the run: a verdict counts test rows and seeds together.
 
-One Parquet file an evaluation, a row for each judged row, probe and target with one label a row. The same predictions
-give the same bytes. Safe to read from anywhere: numbers and names only.
+One Parquet file an evaluation, a row for each judged row, probe and target with one label a row; and one of what is
+most similar to each row, for people to look at. The same predictions give the same bytes. Safe to read from anywhere:
+numbers and names only.
 
 Legend: N rows.
 """
@@ -35,6 +36,11 @@ _SCHEMA = pa.schema(
         "predicted": pa.int32(),
     }
 )
+_NEAREST_SCHEMA = pa.schema(
+    {"set": _NAMES, "probe": _NAMES, "row": pa.int64(), "nearest": pa.int64(), "caption": pa.int32()}
+)
+NearestRows = dict[tuple[str, str], dict[int, tuple[int, int]]]
+"""By set and probe, of each row the row that is most similar, and which of its captions (-1: the image itself)."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +69,30 @@ def predictions_file(step: int, weights: Literal["raw", "ema"]) -> str:
     return f"{PREDICTIONS}/step-{step:08d}-{weights}.parquet"
 
 
+def nearest_file(step: int, weights: Literal["raw", "ema"]) -> str:
+    """Path below the run's folder."""
+    return f"{PREDICTIONS}/nearest-{step:08d}-{weights}.parquet"
+
+
 def write_predictions(store: Store, step: int, weights: Literal["raw", "ema"], results: Sequence[ProbeResult]) -> None:
-    """Keep what the results predict; nothing is written where none has predictions."""
-    parts = [_to_table(result) for result in results if result.predictions is not None]
-    if parts:
-        buffer = io.BytesIO()
-        pq.write_table(pa.concat_tables(parts).unify_dictionaries(), buffer, compression="zstd")
-        store.write_bytes(predictions_file(step, weights), buffer.getvalue())
+    """Keep what the results predict and find nearest; no file is written where none does."""
+    _write(store, predictions_file(step, weights), [_to_table(one) for one in results if one.predictions is not None])
+    # Neighbours do not depend on the target: those of the first stand for all.
+    firsts = {(one.set, one.probe): one for one in reversed(results) if one.nearest is not None}
+    _write(store, nearest_file(step, weights), [_to_nearest_table(one) for one in reversed(firsts.values())])
+
+
+def read_nearest(store: Store, step: int, weights: Literal["raw", "ema"]) -> NearestRows:
+    """What ``write_predictions`` kept of it; none where the evaluation left none."""
+    try:
+        content = store.read_bytes(nearest_file(step, weights))
+    except ObjectNotFoundError:
+        return {}
+    columns = pq.read_table(io.BytesIO(content)).to_pydict()
+    found: NearestRows = {}
+    for set_name, probe, row, nearest, caption in zip(*(columns[name] for name in _NEAREST_SCHEMA.names), strict=True):
+        found.setdefault((set_name, probe), {})[row] = (nearest, caption)
+    return found
 
 
 def read_predictions(store: Store, step: int, weights: Literal["raw", "ema"]) -> list[TargetPredictions]:
@@ -108,6 +131,20 @@ def row_scores(
     if not own or any(not np.array_equal(one.row_N, own[0].row_N) for one in own):
         return None
     return own[0].row_N, np.mean([one.hits for one in own], axis=0)
+
+
+def _write(store: Store, path: str, parts: Sequence[pa.Table]) -> None:
+    if parts:
+        buffer = io.BytesIO()
+        pq.write_table(pa.concat_tables(parts).unify_dictionaries(), buffer, compression="zstd")
+        store.write_bytes(path, buffer.getvalue())
+
+
+def _to_nearest_table(result: ProbeResult) -> pa.Table:
+    found = result.nearest
+    assert found is not None
+    constant = [[name] * len(found.row) for name in (result.set, result.probe)]
+    return pa.table([*constant, found.row, found.nearest, found.caption], schema=_NEAREST_SCHEMA)
 
 
 def _to_table(result: ProbeResult) -> pa.Table:

@@ -29,6 +29,17 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class Nearest:
+    """What is most similar to each judged row, by their numbers within the set."""
+
+    row: list[int]
+    nearest: list[int]
+    """The row that it is, or whose caption it is."""
+    caption: list[int]
+    """Which of that row's captions; -1: the image itself."""
+
+
+@dataclass(frozen=True)
 class ProbeResult:
     """The scores of one probe; without any, the probe does not apply, and ``reason`` says why."""
 
@@ -54,6 +65,8 @@ class ProbeResult:
     """Why there is no score, or not each."""
     predictions: Predictions | None = None
     """Kept beside the run (``predictions.py``), not in what is printed and reported."""
+    nearest: Nearest | None = None
+    """Kept there too: the training image that neighbours give, the caption that retrieval gives."""
 
     @property
     def accuracy(self) -> float | None:
@@ -82,13 +95,14 @@ class ProbeResult:
 
     def to_dict(self, *, with_predictions: bool = False) -> dict[str, Any]:
         """Plain values; :meth:`from_dict` is the way back."""
-        return asdict(self if with_predictions else replace(self, predictions=None))
+        return asdict(self if with_predictions else replace(self, predictions=None, nearest=None))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ProbeResult":
         scores = {name: Estimate(**score) for name, score in values["scores"].items()}
         predictions = Predictions(**values["predictions"]) if values["predictions"] else None
-        return cls(**{**values, "scores": scores, "predictions": predictions})
+        nearest = Nearest(**values["nearest"]) if values["nearest"] else None
+        return cls(**{**values, "scores": scores, "predictions": predictions, "nearest": nearest})
 
 
 def split_part(score: str) -> tuple[str, str]:

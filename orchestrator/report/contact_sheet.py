@@ -1,4 +1,4 @@
-"""Test images with their captions, and what each objective took them for.
+"""Test images with their captions and concepts, what each objective took them for, and what it holds to be like them.
 
 Legend: R replicates, T those of all objectives, N rows, H W image.
 """
@@ -6,23 +6,25 @@ Legend: R replicates, T those of all objectives, N rows, H W image.
 import base64
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from orchestrator.data.concepts import open_finder, open_labeller, open_vocabulary
 from orchestrator.data.evaluation_set import EvaluationRow
 from orchestrator.data.labelled.labelled_set import RowRequest
 from orchestrator.errors import EvaluationError
 from orchestrator.evaluation.metric_words import set_of
-from orchestrator.evaluation.predictions import TargetPredictions
+from orchestrator.evaluation.predictions import NearestRows, TargetPredictions
 from orchestrator.report.evaluation_sets import open_set
 from orchestrator.spec.plan import Plan
 
 NUM_IMAGES = 12
 _IMAGE_SIZE = 144
+_THUMBNAIL_SIZE = 48
 _JPEG_QUALITY = 88
 
 
@@ -39,6 +41,19 @@ class Guess:
 
 
 @dataclass(frozen=True)
+class Neighbour:
+    """What an objective's first replicate holds to be most like an image."""
+
+    objective: str
+    caption: str
+    """Of all captions of the set; empty: it embeds none."""
+    is_own: bool
+    """Whether the caption is one of the image's own."""
+    picture: str
+    """A ``data:`` URI of the nearest image of the training part; empty: there was no such probe."""
+
+
+@dataclass(frozen=True)
 class SheetImage:
     """One test image."""
 
@@ -46,8 +61,11 @@ class SheetImage:
     picture: str
     """A ``data:`` URI."""
     caption: str
+    concepts: tuple[str, ...]
+    """That the captions name, of the comparison's vocabulary: what an objective learns that reads concepts."""
     label: str
     guesses: tuple[Guess, ...]
+    neighbours: tuple[Neighbour, ...]
 
 
 @dataclass(frozen=True)
@@ -63,6 +81,9 @@ class ContactSheet:
 
 Predictions = Mapping[str, Sequence[Sequence[TargetPredictions]]]
 """By objective, of each of its replicates."""
+NearestOfProbe = Mapping[str, Mapping[int, tuple[int, int]]]
+NearestOf = Mapping[str, NearestRows]
+"""By objective, of its first replicate."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +117,11 @@ class _Judged:
             yield Guess(objective, classes[named], named == label, own.count(label), len(own))
 
 
-def make_contact_sheet(metric: str, plan: Plan, predictions: Predictions) -> ContactSheet:
+def make_contact_sheet(metric: str, plan: Plan, predictions: Predictions, nearest: NearestOf) -> ContactSheet:
     """Images of the set that ``metric`` is about.
 
     Args:
-        plan: of a run that was judged on the set; says where it is.
+        plan: of a run that was judged on the set; says where it is, and which vocabulary its classes are told apart by.
 
     Raises:
         EvaluationError: no target that all predict, or a set that is not where the plan says.
@@ -108,14 +129,24 @@ def make_contact_sheet(metric: str, plan: Plan, predictions: Predictions) -> Con
     """
     judged = _find_judged(metric, predictions)
     places, num_divided = judged.choose()
-    rows, classes = _read(metric, plan, judged.target, [int(judged.row_N[place]) for place in places])
+    numbers = [int(judged.row_N[place]) for place in places]
+    near = {
+        one: {probe: found for (name, probe), found in all_sets.items() if name == set_of(metric)}
+        for one, all_sets in nearest.items()
+    }
+    found = [of_rows for of_probe in near.values() for of_rows in of_probe.values()]
+    others = [of_rows[number][0] for of_rows in found for number in numbers if number in of_rows]
+    rows, classes = _read(metric, plan, judged.target, [*numbers, *others])
+    concepts_of = _concept_finder(plan)
     images = [
         SheetImage(
             number,
             _to_picture(rows[number].image),
             " / ".join(rows[number].captions),
+            concepts_of(rows[number].captions),
             classes[judged.label_N[place]],
             tuple(judged.guesses(place, classes)),
+            tuple(_neighbours(near, rows, number)),
         )
         for place in places
         if (number := int(judged.row_N[place])) in rows
@@ -152,7 +183,35 @@ def _read(metric: str, plan: Plan, target: str, numbers: list[int]) -> tuple[dic
     return {row.index: row for row in found.read(request)}, found.targets[target].classes
 
 
-def _to_picture(image_HWC: NDArray[np.uint8]) -> str:
+def _neighbours(
+    near: Mapping[str, NearestOfProbe], rows: Mapping[int, EvaluationRow], number: int
+) -> Iterator[Neighbour]:
+    """Of each objective that has any, for one row."""
+    for objective, of_probe in near.items():
+        caption = picture = ""
+        for nearest, place in (of_probe[probe][number] for probe in of_probe if number in of_probe[probe]):
+            if nearest in rows and place >= 0:
+                caption = rows[nearest].captions[place]
+            elif nearest in rows:
+                picture = _to_picture(rows[nearest].image, _THUMBNAIL_SIZE)
+        if caption or picture:
+            yield Neighbour(objective, caption, caption in rows[number].captions, picture)
+
+
+def _concept_finder(plan: Plan) -> Callable[[Sequence[str]], tuple[str, ...]]:
+    """From captions to the names of the vocabulary's concepts; to none where there is no vocabulary."""
+    facts = plan.evaluation_vocabulary or plan.model.vocabulary
+    if facts is None:
+        return lambda captions: ()
+    vocabulary, table = open_vocabulary(facts, plan.s3), open_finder(facts.finder, plan.s3).table
+    labeller = open_labeller(vocabulary, facts.finder, plan.s3)
+    return lambda captions: tuple(
+        table.lemma_names(vocabulary.offsets[output])[0].replace("_", " ")
+        for output in labeller.labels_of_all(captions)
+    )
+
+
+def _to_picture(image_HWC: NDArray[np.uint8], size: int = _IMAGE_SIZE) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(image_HWC).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    Image.fromarray(image_HWC).resize((size, size)).save(buffer, "JPEG", quality=_JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from orchestrator.errors import OrchestratorError, RunNotFoundError, TrackingError
 from orchestrator.evaluation.comparison import COMPARISON_FILE, ComparisonResult, TrialResult
-from orchestrator.evaluation.predictions import TargetPredictions, read_predictions, row_scores
+from orchestrator.evaluation.predictions import TargetPredictions, read_nearest, read_predictions, row_scores
 from orchestrator.evaluation.verdict import Verdict, find_verdict
-from orchestrator.report.contact_sheet import ContactSheet, Predictions, make_contact_sheet
+from orchestrator.report.contact_sheet import ContactSheet, NearestOf, Predictions, make_contact_sheet
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.plan import PLAN_FILE, Plan, load_plan
 from orchestrator.storage.store import ObjectNotFoundError, open_store
@@ -57,7 +57,12 @@ def read_contents(comparison_uri: str, s3: S3Spec) -> Contents:
         for one in comparison.objectives
     }
     plans = [_read_plan(trial, s3) for trial in finished]
-    sheet, without_sheet = _attempt(lambda: _make_sheet(comparison, plans, own))
+    nearest = {
+        trial.objective: read_nearest(open_store(trial.run_uri, s3), trial.step, comparison.weights)
+        for trial in reversed(finished)  # the first replicate of each objective is the last to be taken
+    }
+    in_order = {one.label: nearest[one.label] for one in comparison.objectives if one.label in nearest}
+    sheet, without_sheet = _attempt(lambda: _make_sheet(comparison, plans, own, in_order))
     return Contents(comparison, find_verdict(comparison, rows), sheet, without_sheet)
 
 
@@ -94,13 +99,16 @@ def _read_plan(trial: TrialResult, s3: S3Spec) -> Plan | None:
         return None
 
 
-def _make_sheet(comparison: ComparisonResult, plans: Sequence[Plan | None], own: Predictions) -> ContactSheet:
+def _make_sheet(
+    comparison: ComparisonResult, plans: Sequence[Plan | None], own: Predictions, nearest: NearestOf
+) -> ContactSheet:
     if not plans:
         raise RunNotFoundError("no replicate has ended")
-    plan = next((plan for plan in plans if plan is not None), None)
-    if plan is None:
+    found = [plan for plan in plans if plan is not None]
+    if not found:
         raise RunNotFoundError("the replicates' folders have no plan any more")
-    return make_contact_sheet(comparison.primary_metric, plan, own)
+    with_vocabulary = (plan for plan in found if plan.evaluation_vocabulary or plan.model.vocabulary)
+    return make_contact_sheet(comparison.primary_metric, next(with_vocabulary, found[0]), own, nearest)
 
 
 def plan_text(comparison: ComparisonResult) -> str:

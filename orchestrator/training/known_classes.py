@@ -5,12 +5,11 @@ An objective that learns from concepts has seen labels of those; a score over al
 
 from collections.abc import Mapping
 
-from orchestrator.data.concepts import open_finder
+from orchestrator.data.concepts import open_finder, open_vocabulary
 from orchestrator.objectives.synset_rows import match_classes
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.facts import VocabularyFacts
 from orchestrator.spec.targets import TargetSpec
-from orchestrator.training.parts import read_vocabulary
 
 _EXACT = 1.0  # path similarity of a synset to itself
 
@@ -21,7 +20,7 @@ def known_classes(facts: VocabularyFacts, s3: S3Spec, targets: Mapping[str, Targ
     Raises:
         StorageAccessError, DatasetError: vocabulary or finder are not where the facts say.
     """
-    vocabulary, finder = read_vocabulary(facts, s3), open_finder(facts.finder, s3)
+    vocabulary, finder = open_vocabulary(facts, s3), open_finder(facts.finder, s3)
     known = {}
     for name, target in targets.items():
         matches = match_classes([target.words_of(label) for label in target.classes], vocabulary, finder, _EXACT)

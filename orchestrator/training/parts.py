@@ -3,18 +3,16 @@
 import numpy as np
 
 from orchestrator.data.blocks import BlockFormat
-from orchestrator.data.concepts import Labeller, open_labeller
+from orchestrator.data.concepts import Labeller, open_labeller, open_vocabulary
 from orchestrator.data.tokens import open_tokenizer
 from orchestrator.models.compilation import compile_layers
 from orchestrator.models.towers import model_build
 from orchestrator.objectives.objective import Objective
 from orchestrator.objectives.table import build_objective
-from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.facts import VocabularyFacts
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.spec.objective import CatlipSpec
 from orchestrator.spec.plan import Plan
-from orchestrator.storage.store import open_store
 from orchestrator.training.engine import DeepSpeedEngine
 from orchestrator.wordnet.vocabulary import Vocabulary
 
@@ -60,14 +58,8 @@ def block_format(plan: Plan) -> BlockFormat:
     )
 
 
-def read_vocabulary(facts: VocabularyFacts, s3: S3Spec) -> Vocabulary:
-    """The vocabulary that a plan names."""
-    folder, _, name = facts.uri.rpartition("/")
-    return Vocabulary.from_bytes(open_store(folder, s3).read_bytes(name))
-
-
 def _open_labeller(plan: Plan, facts: VocabularyFacts) -> Labeller:
-    vocabulary = read_vocabulary(facts, plan.s3)
+    vocabulary = open_vocabulary(facts, plan.s3)
     spec, data = plan.objective, plan.data.spec
     assert isinstance(spec, CatlipSpec), "only its plans have a vocabulary"
     stored_fields = data.drawn_fields if spec.labels == "stored" and isinstance(data, ShardsSpec) else None

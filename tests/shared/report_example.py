@@ -18,7 +18,7 @@ from orchestrator.evaluation.comparison import (
     TrialResult,
 )
 from orchestrator.evaluation.predictions import write_predictions
-from orchestrator.evaluation.results import POOLED, Predictions, ProbeResult, summarise
+from orchestrator.evaluation.results import EMBEDDING, POOLED, Nearest, Predictions, ProbeResult, summarise
 from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.spec.facts import Facts, FinderFacts, MachineFacts, VocabularyFacts
 from orchestrator.spec.load import load_cluster, load_job
@@ -126,7 +126,7 @@ def _replicate(
             )
         )
     store = open_store(str(folder / run))
-    write_predictions(store, _STEPS, "raw", results)
+    write_predictions(store, _STEPS, "raw", [*results, *_nearest(label, len(hardness["shape"]))])
     store.write_bytes(PLAN_FILE, _plan(folder, with_vocabulary=label == "catlip").encode())
     return TrialResult(
         objective=label,
@@ -169,6 +169,20 @@ def _result(
         scores={f"accuracy{part}": Estimate(value, value - 0.03, value + 0.03) for part, value in accuracies.items()},
         predictions=Predictions(list(range(len(label_N))), label_N.tolist(), predicted_N.tolist()),
     )
+
+
+def _nearest(label: str, num_rows: int) -> list[ProbeResult]:
+    """The image behind each row; of clip its own caption, of siglip that of the row behind it, of catlip none."""
+    rows = list(range(num_rows))
+    following = [*rows[1:], 0]
+    found = [("nearest_neighbours", "shape", POOLED, Nearest(rows, following, [-1] * num_rows))]
+    if label != "catlip":
+        captions = Nearest(rows, rows if label == "clip" else following, [0] * num_rows)
+        found.append(("retrieval", "image_to_text", EMBEDDING, captions))
+    return [
+        ProbeResult("scenes-eval", probe, target, feature, True, num_rows, nearest=nearest)
+        for probe, target, feature, nearest in found
+    ]
 
 
 def _cost(rng: np.random.Generator, scale: float) -> TrialCost:

@@ -103,6 +103,23 @@ def test_scores_are_also_those_of_known_and_of_unknown_classes() -> None:
     assert list(found["linear_probe", "pooled", "parity"].scores) == ["accuracy"]
 
 
+def test_the_most_similar_training_image_and_caption_are_told() -> None:
+    probes = EvaluationSpec(probes=("nearest_neighbours", "retrieval"))
+    found = by_key(evaluate(Contrastive(), [EvaluationSet("colors", TARGETS, read())], probes, 0, 1))
+    neighbours = found["nearest_neighbours", "pooled", "color"]
+    images, captions = neighbours.nearest, found["retrieval", "embedding", "image_to_text"].nearest
+    assert images is not None
+    assert captions is not None
+    assert not set(images.row) & set(images.nearest)  # judged rows, rows of the training part
+    assert len(images.row) == neighbours.num_test
+    assert [row % 3 for row in images.row] == [row % 3 for row in images.nearest]  # the color
+    assert set(images.caption) == {-1}
+    assert captions.row == list(range(120))
+    assert [row % 3 for row in captions.row] == [row % 3 for row in captions.nearest]
+    assert set(captions.caption) == {0}  # "a thing" has no color
+    assert found["nearest_neighbours", "embedding", "color"].nearest is None
+
+
 def test_zero_shot_says_why_it_does_not_apply() -> None:
     contrastive = by_key(evaluate(Contrastive(), [EvaluationSet("colors", TARGETS, read())], PROBES, 0, 1))
     assert contrastive["zero_shot", "embedding", "parity"].reason == "the target has no prompt templates"

@@ -1,11 +1,27 @@
 """What each row got, as it is kept beside a run."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from orchestrator.evaluation.bootstrap import Estimate
-from orchestrator.evaluation.predictions import predictions_file, read_predictions, row_scores, write_predictions
-from orchestrator.evaluation.results import EMBEDDING, POOLED, Predictions, ProbeResult, results_to_json, summarise
+from orchestrator.evaluation.predictions import (
+    predictions_file,
+    read_nearest,
+    read_predictions,
+    row_scores,
+    write_predictions,
+)
+from orchestrator.evaluation.results import (
+    EMBEDDING,
+    POOLED,
+    Nearest,
+    Predictions,
+    ProbeResult,
+    results_to_json,
+    summarise,
+)
 from orchestrator.storage.store import open_store
 
 
@@ -37,6 +53,24 @@ def test_predictions_come_back_by_probe_and_target(tmp_path):
     assert found[0].row_N.tolist() == SHAPE.row
     assert found[0].hits.tolist() == [1, 1, 0, 1]
     assert read_predictions(store, 120, "raw") == []
+
+
+def test_what_is_nearest_comes_back_once_a_probe(tmp_path):
+    store = open_store(str(tmp_path))
+    assert read_nearest(store, 1, "raw") == {}
+    first, second = (
+        replace(result(name, SHAPE), probe="nearest_neighbours", nearest=Nearest([3, 7], [row, 5], [-1, -1]))
+        for name, row in (("shape", 4), ("color", 6))
+    )
+    captions = replace(first, probe="retrieval", predictions=None, nearest=Nearest([3], [3], [1]))
+    write_predictions(store, 1, "raw", [first, second, captions])
+    images = {3: (4, -1), 7: (5, -1)}
+    assert read_nearest(store, 1, "raw") == {
+        (first.set, "nearest_neighbours"): images,
+        (first.set, "retrieval"): {3: (3, 1)},
+    }
+    assert ProbeResult.from_dict(first.to_dict()).nearest is None
+    assert ProbeResult.from_dict(first.to_dict(with_predictions=True)) == first
 
 
 def test_the_same_predictions_are_the_same_bytes(tmp_path):

@@ -22,6 +22,7 @@ from orchestrator.report.write import REPORT_FILE, write_report
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.mlflow.client import connect, ensure_experiment
+from report_example import KNOWN_SHAPES
 
 HOSTILE = '<script>alert("1")</script>{{ 7 * 7 }}'
 
@@ -88,6 +89,27 @@ def test_pictures_come_with_captions_and_what_each_objective_took_them_for(examp
         assert all(guess.is_right == (guess.label == image.label) for guess in image.guesses)
         number = sum(guess.num_right for guess in image.guesses)
         assert (0 < number < 9) == (place < sheet.num_divided)
+
+
+def test_pictures_come_with_concepts_and_with_what_is_nearest(example: str) -> None:
+    contents = read_contents(example, S3Spec())
+    assert contents.sheet is not None
+    images = contents.sheet.images
+    assert {name for image in images for name in image.concepts} <= set(KNOWN_SHAPES)
+    assert any(image.concepts for image in images)
+    assert all(name in image.caption for image in images for name in image.concepts)
+    for image in images:
+        clip, siglip, catlip = image.neighbours
+        assert (clip.caption, clip.is_own) == (image.caption, True)
+        assert siglip.caption
+        assert not siglip.is_own or siglip.caption == image.caption
+        assert catlip.caption == ""
+        assert len({one.picture for one in image.neighbours}) == 1  # all have the image of the row behind it
+        assert clip.picture.startswith("data:image/jpeg;base64,")
+    text = Text(render_page(contents))
+    assert "concepts" in text
+    assert "embeds no captions" in text
+    assert len(text.pictures) == len(images) * (1 + len(contents.comparison.objectives))
 
 
 def test_scores_are_told_apart_by_what_the_vocabulary_holds(example: str) -> None:
