@@ -169,7 +169,7 @@ class TrialMeter:
             train_s=self._cost.step_s + self._cost.data_wait_s,
             flops=step * self._trial.flops / self._trial.steps,
             scores=scores,
-            schedule_ended=step == self._trial.steps,
+            schedule_ended=step == self._trial.steps and self._trial.job.schedule.kind != "constant",
         )
         self._curve = [*(one for one in self._curve if one.step < step), point]
         self._keep(curve=tuple(self._curve), scores=scores, step=step)

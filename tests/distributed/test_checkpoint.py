@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPModel, CLIPVisionModel
 
+from orchestrator.data.blocks import BlockFormat
 from orchestrator.models.pixels import normalize_pixels
 from orchestrator.objectives.clip import ClipObjective
 from orchestrator.objectives.objective import Objective
@@ -30,6 +31,7 @@ from orchestrator.training.checkpoint_folders import StoredCheckpoint, find_stor
 from orchestrator.training.ema import Ema
 from orchestrator.training.engine import DeepSpeedEngine, Precision
 from orchestrator.training.export import HEAD_FILE, export_checkpoint
+from orchestrator.training.judge import JudgedObjective
 from orchestrator.training.step import train_step
 from ranks import Stage, build_engine, leave_record, micro_batches, process_group, set_up_deepspeed
 from tiny import NUM_CONCEPTS, TINY_PLAN, build_tiny, global_batch
@@ -62,6 +64,13 @@ def build_named(name: str) -> Objective:
     return objective
 
 
+def copy_judged(objective: Objective) -> Objective:
+    """As the fine-tuning probe copies it."""
+    read = BlockFormat((), 32, context=8, max_concepts=0, tokenizer=None, labeller=None)
+    judged = JudgedObjective(objective, lambda: build_tiny("clip"), read, 0.5, torch.device("cpu"))
+    return judged.copy_objective(trained=True).eval()
+
+
 @dataclass
 class Run:
     """What one rank of a run is made of."""
@@ -89,6 +98,11 @@ class Run:
         with self.engine.gathered() as objective:
             return objective.vision_features(global_batch(0)["image"])
 
+    def features_of_copy(self) -> Tensor:
+        """What fine-tuning would start from."""
+        with self.engine.gathered() as objective:
+            return copy_judged(objective).vision_features(global_batch(0)["image"])
+
 
 @contextmanager
 def opened(name: str, precision: Precision, stage: Stage, store: Store, learning_rate: float = 1e-3) -> Any:
@@ -113,7 +127,7 @@ def record_straight(folder: Path, precision: Precision, stage: Stage) -> Record:
         run.train(0, SAVED_STEP)
         _, blocked_s = run.checkpoints.save(run.engine, run.ema, SAVED_STEP, {"note": "kept"}, score=0.5)
         run.train(SAVED_STEP, NUM_STEPS)
-        straight, features = run.weights(), run.features()
+        straight, features, features_of_copy = run.weights(), run.features(), run.features_of_copy()
     dist.barrier()
     with opened("clip", precision, stage, store) as run:
         for fragment in run.engine.partition.fragments:
@@ -127,6 +141,7 @@ def record_straight(folder: Path, precision: Precision, stage: Stage) -> Record:
         "straight": straight,
         "resumed": resumed,
         "features": features,
+        "features_of_copy": features_of_copy,
         "features_resumed": features_resumed,
         "found": (record.step, record.state, record.score, blocked_s >= 0),
         "completed": completed,
@@ -273,6 +288,18 @@ def test_the_temperature_stays_within_its_bound_wherever_it_is_kept(written, tmp
     assert 4.5 < load_weights(store, stored, average=True)["logit_scale"].item() <= highest
     export_checkpoint(store, stored, build_named("clip"), TINY_PLAN, tmp_path, "raw")
     assert 4.5 < CLIPModel.from_pretrained(tmp_path).logit_scale.item() <= highest
+
+
+@every_stage
+def test_fine_tuning_starts_from_whole_weights_whatever_the_stage(written, stage):
+    objective = build_named("clip")
+    objective.load_state_dict(load_weights(*newest(written.folder, "clip", "fp32", stage), average=False))
+    with torch.no_grad():
+        asked_again = copy_judged(objective).vision_features(global_batch(0)["image"])
+    for of_rank in written.records:
+        record = of_rank["straight", stage, "fp32"]
+        torch.testing.assert_close(record["features_of_copy"], record["features"])
+        torch.testing.assert_close(asked_again, record["features"])
 
 
 @every_stage

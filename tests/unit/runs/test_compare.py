@@ -232,6 +232,19 @@ def test_what_a_trial_costs_counts_lost_attempts(
     assert found.scores["eval/scenes-eval/linear_probe/shape/accuracy"] == 0.5
 
 
+@pytest.mark.parametrize("kind", ["cosine", "wsd", "constant"])
+def test_a_constant_rate_never_ends_its_schedule(cluster: ClusterSpec, store: Store, kind: str) -> None:
+    of_kind = plan_of(cluster, run={**JOB["run"], "schedule": {"kind": kind}})
+    record = ComparisonRecord(store, start(of_kind, cluster, None))
+    trial = of_kind.trials_of("siglip", "verdict")[0]
+    meter = TrialMeter(record, trial, "raw", num_workers=1)
+    for step in (4, 8):
+        meter.judge(step, [])
+    ended = [point.schedule_ended for point in record.trial(trial.run).curve]
+    assert ended == [False, kind != "constant"]
+    assert meter.is_judged
+
+
 def test_a_later_start_adds_to_what_an_earlier_one_cost(
     plan: ComparePlan, record: ComparisonRecord, cluster: ClusterSpec
 ) -> None:
