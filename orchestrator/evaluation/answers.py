@@ -137,8 +137,8 @@ def answer_retrieval(
 
 def _nearest_captions(row_N: Tensor, image_ND: Tensor, text_CD: Tensor, pairs: CaptionPairs) -> Nearest:
     """Of each image, the most similar caption, where it is first met."""
-    order_P = pairs.caption.argsort(stable=True)
+    image_P, order_P = pairs.image.contiguous(), pairs.caption.argsort(stable=True)
     first_C = order_P[torch.searchsorted(pairs.caption[order_P], torch.arange(len(text_CD)))]
     pair_N = first_C[most_similar(image_ND, text_CD)]
-    place_P = torch.arange(len(pairs.image)) - torch.searchsorted(pairs.image, pairs.image)
-    return Nearest(row_N.tolist(), row_N[pairs.image[pair_N]].tolist(), place_P[pair_N].tolist())
+    place_P = torch.arange(len(image_P)) - torch.searchsorted(image_P, image_P)
+    return Nearest(row_N.tolist(), row_N[image_P[pair_N]].tolist(), place_P[pair_N].tolist())
