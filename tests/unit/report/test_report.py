@@ -227,4 +227,4 @@ def test_a_browser_shows_it_without_overflow_or_error(example: str, page_file: P
                 page.evaluate("document.getElementById('theme').click()")
                 assert page.evaluate("getComputedStyle(document.body).backgroundColor") != paper
         pictures = page.evaluate("[...document.images].map(image => image.naturalWidth)")
-        assert pictures == [144] * 12
+        assert pictures == [144, 48, 48, 48] * 12
