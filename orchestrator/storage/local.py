@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from orchestrator.errors import ShardReadError, StorageAccessError
 from orchestrator.storage.atomic import TEMPORARY_SUFFIX, replacing
+from orchestrator.storage.disk import naming_full_disk
 from orchestrator.storage.store import ObjectChangedError, ObjectInfo, ObjectNotFoundError, Store, checked_path
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class LocalStore(Store):
             shutil.copyfile(local_path, temporary)
 
     def download(self, path: str, local_path: Path | str) -> None:
-        with self._explained(path), replacing(Path(local_path)) as temporary:
+        target = Path(local_path)
+        with self._explained(path), naming_full_disk(target.parent), replacing(target) as temporary:
             shutil.copyfile(self._file(path), temporary)
 
     def list(self, prefix: str = "") -> tuple[ObjectInfo, ...]:
@@ -137,7 +139,8 @@ class LocalStore(Store):
     def _explained(self, path: str) -> Iterator[None]:
         """Operating system errors as ours."""
         try:
-            yield
+            with naming_full_disk(self.uri):
+                yield
         except FileNotFoundError as error:
             raise ObjectNotFoundError(f"{error.filename or self._file(path)} does not exist") from error
         except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:

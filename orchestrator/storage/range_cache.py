@@ -5,12 +5,17 @@ what was used longest ago goes. Only objects with an etag are kept, so that a sh
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from orchestrator.storage.atomic import TEMPORARY_SUFFIX, replacing
+from orchestrator.storage.disk import is_full
+
+logger = logging.getLogger(__name__)
 
 _CHECKS_PER_FILL = 64  # a process looks at the whole folder each time that it has written this part of the limit
 _KEPT_FRACTION = 0.9  # of the limit, after eviction
@@ -41,8 +46,14 @@ class RangeCache:
             return data
         except FileNotFoundError:
             data = read()
-        with replacing(file) as temporary:
-            temporary.write_bytes(data)
+        try:
+            with replacing(file) as temporary:
+                temporary.write_bytes(data)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            _warn_full(self.folder)
+            return data
         self._note_written(len(data))
         return data
 
@@ -71,3 +82,9 @@ class RangeCache:
                 return
             Path(name).unlink(missing_ok=True)
             total -= size
+
+
+@cache
+def _warn_full(folder: str) -> None:
+    """Once a process. A cache that takes no more costs time, not the run."""
+    logger.warning("the disk of storage.cache.folder %s is full; what it does not hold is read from the bucket", folder)

@@ -21,6 +21,7 @@ from botocore.exceptions import ClientError
 from orchestrator.errors import ShardReadError, StorageAccessError
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.storage.atomic import replacing
+from orchestrator.storage.disk import naming_full_disk
 from orchestrator.storage.s3_errors import explained, has_status, unreachable
 from orchestrator.storage.s3_ranges import RangeReader, range_reader
 from orchestrator.storage.store import ObjectChangedError, ObjectInfo, ObjectNotFoundError, Store, checked_path
@@ -107,7 +108,13 @@ class S3Store(Store):
             self._client.upload_fileobj(file, self.bucket, self._key(path), Config=_TRANSFER)
 
     def download(self, path: str, local_path: Path | str) -> None:
-        with replacing(Path(local_path)) as temporary, open(temporary, "wb") as file, self._explained(path):
+        target = Path(local_path)
+        with (
+            naming_full_disk(target.parent),
+            replacing(target) as temporary,
+            open(temporary, "wb") as file,
+            self._explained(path),
+        ):
             self._client.download_fileobj(self.bucket, self._key(path), file, Config=_TRANSFER)
 
     def list(self, prefix: str = "") -> tuple[ObjectInfo, ...]:

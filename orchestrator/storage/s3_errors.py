@@ -19,6 +19,7 @@ from orchestrator.storage.store import ObjectNotFoundError
 
 _ABSENT = frozenset({"NoSuchKey", "NotFound", "404"})
 _CREDENTIAL_ERRORS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, ProfileNotFound)
+_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"})
 _WHERE_KEYS_GO = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE) in the environment"
 
 
@@ -58,6 +59,12 @@ def _refusal(error: ClientError, uri: str, where: str) -> OrchestratorError:
         return StorageAccessError(f"{where}: bucket {bucket!r} does not exist; create it, or correct the s3:// address")
     if code in _ABSENT:
         return ObjectNotFoundError(f"{where} does not exist")
+    if code in _EXPIRED:
+        return StorageAccessError(
+            f"{where}: the credentials have expired ({_said(error)}); a run that outlives them needs such as renew "
+            f"themselves: a role, or credential_process in the AWS configuration; with new ones it goes on from its "
+            f"last checkpoint"
+        )
     if has_status(error, 401, 403):
         return StorageAccessError(
             f"{where}: credentials refused ({_said(error)}); {_WHERE_KEYS_GO}, or grant them access"

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from orchestrator.errors import CheckpointError
 from orchestrator.spec.job import CheckpointSpec
+from orchestrator.storage.disk import naming_full_disk
 from orchestrator.storage.marker import MarkedFile, download_file, upload_files, write_marker
 from orchestrator.storage.store import ObjectNotFoundError, Store
 from orchestrator.training.checkpoint_folders import (
@@ -91,7 +92,8 @@ class Checkpoints:
 
         Raises:
             CheckpointError: another rank's files of this or the checkpoint before never came.
-            ShardReadError, StorageAccessError: so says the store, now or about the checkpoint before.
+            ShardReadError, StorageAccessError: so says the store, now or about the checkpoint before; or the local disk
+                is full.
         """
         start_s = time.monotonic()
         self._finish_upload()
@@ -103,11 +105,8 @@ class Checkpoints:
             engine=_engine_state(engine, ema),
         )
         local = Path(tempfile.mkdtemp(prefix=f"checkpoint-{step}-"))
-        pieces = self._own_pieces(engine, ema)
         name = f"{self._attempt}-{self._rank:05d}"
-        layout = write_pieces(local / f"{name}.safetensors", pieces)
-        for file, content in (attachments or {}).items():
-            (local / file).write_bytes(content)
+        layout = _write_locally(local, name, self._own_pieces(engine, ema), attachments or {})
         self._pending = self._uploader.submit(self._upload, record, local, name, layout)
         if wait:
             self._finish_upload()
@@ -210,6 +209,19 @@ class Checkpoints:
                 raise CheckpointError(f"{self._store.uri}/{folder}: files of ranks {missing} did not come in time")
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
+
+
+def _write_locally(local: Path, name: str, pieces: list[Piece], attachments: Mapping[str, bytes]) -> FileLayout:
+    """The files of one rank; half of them must not go on filling a full disk."""
+    try:
+        with naming_full_disk(local.parent):
+            layout = write_pieces(local / f"{name}.safetensors", pieces)
+            for file, content in attachments.items():
+                (local / file).write_bytes(content)
+            return layout
+    except BaseException:
+        shutil.rmtree(local, ignore_errors=True)
+        raise
 
 
 def load_weights(store: Store, stored: StoredCheckpoint, average: bool) -> dict[str, Tensor]:

@@ -1,17 +1,21 @@
 """S3 as a store, against real servers: rclone's (the shared fixture) and moto's, which heeds conditional writes."""
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 import pickle
 import socket
+import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -258,6 +262,80 @@ def test_missing_credentials_are_named(s3_server: "S3Server", monkeypatch: pytes
     fresh = open_store(s3_server.uri, S3Spec(endpoint=s3_server.endpoint, region="test-missing"))
     with pytest.raises(StorageAccessError, match=r"no usable credentials.*set AWS_ACCESS_KEY_ID"):
         check_store(fresh, write=False)
+
+
+@contextlib.contextmanager
+def server_with_key(folder: Path, port: int, key: str) -> Iterator[None]:
+    """A server that takes this key and no other."""
+    command = [str(Path(sys.executable).with_name("rclone")), "serve", "s3", "--addr", f"127.0.0.1:{port}"]
+    command += ["--auth-key", f"{key},secret-of-{key}", str(folder)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+        try:
+            while server.poll() is None:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                    break
+                time.sleep(0.05)
+            yield
+        finally:
+            server.terminate()
+
+
+def test_session_credentials_that_expire_are_renewed_in_mid_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def issue(key: str, seconds: float) -> None:
+        expiration = datetime.fromtimestamp(time.time() + seconds, UTC).isoformat()
+        keys = {"Version": 1, "AccessKeyId": key, "SecretAccessKey": f"secret-of-{key}", "Expiration": expiration}
+        (tmp_path / "keys.json").write_text(json.dumps(keys))
+
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = cat {tmp_path}/keys.json\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "served" / "bucket").mkdir(parents=True)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    store = open_store("s3://bucket", S3Spec(endpoint=f"http://127.0.0.1:{port}", **QUICK))
+    assert isinstance(store, S3Store)
+    issue("first", 3)
+    with server_with_key(tmp_path / "served", port, "first"):
+        store.write_bytes("a", b"0123")
+        assert store._ranges.read("a", 0, 4, "") == b"0123"
+        with store.open_input("a") as file:
+            assert file.read() == b"0123"
+    with server_with_key(tmp_path / "served", port, "second"):
+        time.sleep(3)
+        issue("second", 3600)
+        assert store._ranges.read("a", 0, 4, "") == b"0123"
+        assert store.read_bytes("a") == b"0123"
+        with store.open_input("a") as file:
+            assert file.read() == b"0123"
+
+
+class Expired(BaseHTTPRequestHandler):
+    """What AWS answers to the keys of a session that has ended."""
+
+    def do_GET(self) -> None:
+        body = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
+        self.send_response(400)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.usefixtures("s3_server")
+def test_credentials_that_have_expired_are_named_with_what_renews_itself() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Expired) as server:
+        threading.Thread(target=server.serve_forever).start()
+        store = open_store("s3://bucket/a", S3Spec(endpoint=f"http://127.0.0.1:{server.server_port}", **QUICK))
+        for read in (store.read_bytes, lambda path: store.read_range(path, 0, 4)):
+            with pytest.raises(StorageAccessError, match=r"credentials have expired .ExpiredToken.*credential_process"):
+                read("x")
+        server.shutdown()
 
 
 def test_check_passes_and_leaves_nothing(store: Store) -> None:
