@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := .venv-peers
+AUDIT := .venv-audit
 
-.PHONY: install demo test test-full check format bench bench-peers clean
+.PHONY: install demo test test-full check format audit licenses bench bench-peers clean
 
 install: $(STAMP)
 
@@ -40,6 +41,19 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The pins against PyPI's known vulnerabilities; what cannot be looked up fails, since it was not scanned.
+audit: $(AUDIT)/.installed
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt
+
+$(AUDIT)/.installed:
+	$(PYTHON) -m venv --without-pip $(AUDIT)
+	$(PYTHON) -m pip --python $(AUDIT)/bin/python install --quiet --upgrade pip pip-audit
+	touch $@
+
+licenses: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cluster,server]'
+	$(BIN)/python scripts/licenses.py
+
 bench: install
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/loader.py --s3
@@ -63,4 +77,4 @@ $(PEERS)/.installed: benchmarks/peers.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(PEERS) $(AUDIT) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
