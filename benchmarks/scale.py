@@ -46,7 +46,11 @@ def main() -> None:
     for size in arguments.samples or SIZES:
         with tempfile.TemporaryDirectory() as folder:
             run_apart(write_index, folder, int(size) // SAMPLES_PER_SHARD)
-            found = run_apart(measure, folder, int(size)) | run_apart(measure_reader, folder)
+            found = run_apart(measure, folder, int(size))
+            digest = run_apart(read_digest, folder)
+            for which in ("first", "other"):
+                of_reader = run_apart(measure_reader, folder, digest)
+                found |= {f"{which}_reader_{name}": value for name, value in of_reader.items()}
         results["samples"].append(found)
         show(found, arguments.json, results)
 
@@ -80,7 +84,9 @@ def measure(folder: str, num_samples: int) -> dict[str, Any]:
     from orchestrator.spec.plan import StreamPlan
     from orchestrator.storage.store import open_store
 
+    index_bytes = sum(file.stat().st_size for file in Path(folder).rglob("*.parquet"))
     found: dict[str, Any] = {"samples": num_samples, "shards": num_samples // SAMPLES_PER_SHARD}
+    found["index_file_mb"] = index_bytes / 1e6
     before_mb = peak_mb()
     index = timed(found, "index_s", lambda: load_index(open_store(folder), verify=False, chunk_tables=False))
     timed(found, "digest_s", lambda index=index: index.digest)
@@ -116,18 +122,30 @@ def measure(folder: str, num_samples: int) -> dict[str, Any]:
     return found
 
 
-def measure_reader(folder: str) -> dict[str, Any]:
-    """What every process that decodes holds of the index."""
+def read_digest(folder: str) -> str:
+    """Of the index in ``folder``."""
     from orchestrator.data.index import load_index
     from orchestrator.storage.store import open_store
 
-    found: dict[str, Any] = {
-        "index_file_mb": sum(file.stat().st_size for file in Path(folder).rglob("*.parquet")) / 1e6
-    }
-    before_mb = peak_mb()
-    index = timed(found, "reader_index_s", lambda: load_index(open_store(folder), verify=False))
-    found["reader_index_peak_mb"] = peak_mb() - before_mb
+    index = load_index(open_store(folder), verify=False, chunk_tables=False)
+    assert index is not None
+    return index.digest
+
+
+def measure_reader(folder: str, digest: str) -> dict[str, Any]:
+    """What a process that decodes does to have the index, the first of its node or another, and what is its own."""
+    import psutil
+
+    from orchestrator.data.node_index import open_index
+    from orchestrator.storage.store import open_store
+
+    tempfile.tempdir = folder  # the node's
+    found: dict[str, Any] = {}
+    before_mb, before_bytes = peak_mb(), psutil.Process().memory_full_info().uss
+    index = timed(found, "s", lambda: open_index(open_store(folder), digest))
     assert index.shards[len(index.shards) - 1].boundaries
+    found["peak_mb"] = peak_mb() - before_mb
+    found["kept_mb"] = (psutil.Process().memory_full_info().uss - before_bytes) / 2**20
     return found
 
 

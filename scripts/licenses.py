@@ -1,7 +1,7 @@
 """Writes docs/licenses.md: what an installation brings along, under which licence, as the installed packages say.
 
-    .venv/bin/python -m pip install 'vl-orchestrator[cluster,server]'
-    .venv/bin/python scripts/licenses.py
+.venv/bin/python -m pip install 'vl-orchestrator[cluster,server]'
+.venv/bin/python scripts/licenses.py
 """
 
 import re

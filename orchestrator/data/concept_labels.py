@@ -15,8 +15,8 @@ from orchestrator.data.annotation_header import INDEX, KEY, AnnotationHeader
 from orchestrator.data.annotations import read_annotation, read_annotation_chunk, write_annotation
 from orchestrator.data.captions import read_captions
 from orchestrator.data.concepts import COMMAND, StoredConcepts, open_finder
-from orchestrator.data.index import open_index
 from orchestrator.data.metadata import key_array
+from orchestrator.data.node_index import open_index
 from orchestrator.data.predicate import Mask
 from orchestrator.data.readers import read_shard
 from orchestrator.data.sample import RawSample

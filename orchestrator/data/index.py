@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -124,18 +124,6 @@ def load_index(store: Store, verify: bool = True, chunk_tables: bool = True) -> 
         changes = [f"{problem.shard} {problem.detail}" for problem in compare_listing(index, found)]
         if changes:
             raise DatasetError(f"{store.uri} is not what its index says: {name_some(changes)}; {_repair(store)}")
-    return index
-
-
-@lru_cache(maxsize=4)
-def open_index(store: Store, digest: str) -> DatasetIndex:
-    """The index of that digest, read once a process.
-
-    Raises DatasetError for another one: whoever counted or ordered samples by it meant other samples.
-    """
-    index = load_index(store, verify=False)
-    if index is None or index.digest != digest:
-        raise DatasetError(f"{store.uri}: its index changed while it was being read; run the job again")
     return index
 
 

@@ -23,7 +23,8 @@ from orchestrator.data.concept_labels import ChunkConcepts, read_chunk_concepts
 from orchestrator.data.dataset_order import ChunkVisit, unpack_visits
 from orchestrator.data.draw import SampleDraw
 from orchestrator.data.image import augment_image, find_image
-from orchestrator.data.index import DatasetIndex, open_index
+from orchestrator.data.index import DatasetIndex
+from orchestrator.data.node_index import open_index
 from orchestrator.data.order import BlockLayout, WindowShuffle
 from orchestrator.data.readers import read_chunk
 from orchestrator.data.sample import BadSampleError, RawSample

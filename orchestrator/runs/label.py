@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from orchestrator.data.concept_labels import ConceptReader
 from orchestrator.data.concepts import open_finder
-from orchestrator.data.index import open_index
+from orchestrator.data.node_index import open_index
 from orchestrator.env import apply_quiet_env
 from orchestrator.errors import DatasetError, Interrupted, OrchestratorError
 from orchestrator.labels.concepts import MOST_LABELS, ConceptCounts, build_vocabulary, describe_coverage

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from orchestrator.data.concept_labels import HasLabel, read_chunk_concepts
 from orchestrator.data.concepts import Labeller, open_finder, open_labeller
-from orchestrator.data.index import open_index
+from orchestrator.data.node_index import open_index
 from orchestrator.errors import DatasetError, PlanError
 from orchestrator.labels.concepts import build_vocabulary, count_concepts
 from orchestrator.runs import captions as captions_module

@@ -1,0 +1,112 @@
+"""A large index is decoded once a node; here every index counts as large."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from orchestrator.data import node_index
+from orchestrator.data.index import DatasetIndex, save_index
+from orchestrator.data.node_index import open_index
+from orchestrator.data.shard import ShardRow
+from orchestrator.errors import DatasetError, StorageAccessError
+from orchestrator.storage.store import Store, open_store
+
+NUM_SHARDS, BOUNDARIES_PER_SHARD = 100, 1000
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "data"))
+
+
+@pytest.fixture
+def index(store: Store) -> DatasetIndex:
+    boundaries = np.random.default_rng(0).integers(1, 10**9, (NUM_SHARDS, BOUNDARIES_PER_SHARD)).cumsum(axis=1)
+    rows = [
+        ShardRow(f"{number:05d}.tar", int(of_shard[-1]), "etag", 64 * (BOUNDARIES_PER_SHARD - 1), tuple(of_shard), ())
+        for number, of_shard in enumerate(boundaries.tolist())
+    ]
+    made = DatasetIndex.from_rows(store.uri, "webdataset", rows)
+    save_index(store, made)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_index, "_SHARED_FROM_BYTES", 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    open_index.cache_clear()
+
+
+def files(tmp_path: Path) -> list[Path]:
+    return sorted(tmp_path.glob("vl-orchestrator-*/*.arrow"))
+
+
+def test_what_is_mapped_is_the_index_and_takes_no_memory_of_the_process(store: Store, index: DatasetIndex) -> None:
+    open_index(store, index.digest)
+    open_index.cache_clear()
+    before = pa.total_allocated_bytes()
+    mapped = open_index(store, index.digest)
+    assert mapped.shards[7] == index.shards[7]
+    assert pa.total_allocated_bytes() - before < 8 * NUM_SHARDS * BOUNDARIES_PER_SHARD / 10
+    assert mapped == index
+
+
+def test_another_process_finds_it_decoded(
+    store: Store, index: DatasetIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import json, sys\n"
+        "from orchestrator.data import node_index\n"
+        "from orchestrator.storage.store import open_store\n"
+        "node_index._SHARED_FROM_BYTES, node_index._load = 0, None\n"
+        "index = node_index.open_index(open_store(sys.argv[1]), sys.argv[2])\n"
+        "print(json.dumps(index.shards[3].boundaries))\n"
+    )
+    open_index(store, index.digest)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    told = subprocess.check_output([sys.executable, "-c", code, store.uri, index.digest], env=environment)
+    assert tuple(json.loads(told)) == index.shards[3].boundaries
+
+
+def test_an_index_that_was_written_again_is_another_and_an_unused_one_goes(
+    store: Store, index: DatasetIndex, tmp_path: Path
+) -> None:
+    open_index(store, index.digest)
+    [first] = files(tmp_path)
+    os.utime(first, (1, 1))
+    open_index.cache_clear()
+    save_index(store, index)
+    open_index(store, index.digest)
+    assert len(files(tmp_path)) == 1
+    assert files(tmp_path) != [first]
+    with pytest.raises(DatasetError, match="its index changed"):
+        open_index(store, "another digest")
+
+
+def test_a_folder_that_others_may_write_is_refused(store: Store, index: DatasetIndex, tmp_path: Path) -> None:
+    (tmp_path / f"vl-orchestrator-{os.getuid()}").mkdir(mode=0o755)
+    with pytest.raises(StorageAccessError, match="not a folder of this user alone"):
+        open_index(store, index.digest)
+
+
+def test_a_small_index_leaves_no_file(
+    store: Store, index: DatasetIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_index, "_SHARED_FROM_BYTES", 2**24)
+    assert open_index(store, index.digest) == index
+    assert files(tmp_path) == []
+
+
+def test_parquet_shards_stay_what_they_are(store: Store, tmp_path: Path) -> None:
+    made: Any = DatasetIndex.from_rows(store.uri, "parquet", [ShardRow("a.parquet", 9, "e", 3, (0, 3), ())])
+    save_index(store, made)
+    assert open_index(store, made.digest) == made
