@@ -131,7 +131,8 @@ def _row(submission: Submission, record: LiveRecord | None) -> JobRow:
     if not submission.has_ended or record.status != RunStatus.RUNNING:
         return row
     # Ray saw the end that the driver could not write down any more.
-    return JobRow(row.id, row.run, "FAILED", submission.message, *_progress(record))
+    state = _STATES.get(submission.status, submission.status)
+    return JobRow(row.id, row.run, state, submission.message, *_progress(record))
 
 
 def _row_of_submission(submission: Submission) -> JobRow:

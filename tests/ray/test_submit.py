@@ -5,6 +5,7 @@ The cluster is one of its own: ``ray start`` with dashboard and ``RAY_AUTH_MODE=
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -12,9 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -24,10 +27,13 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
+from orchestrator.data.scenes.write import write_scenes
 from orchestrator.errors import ClusterAccessError, RunConflictError, RunHeldError, RunNotFoundError
+from orchestrator.runs.compare_folder import load_comparison
 from orchestrator.runs.live import LiveRecord, read_live_record
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.mlflow.runs import list_runs
+from tls_proxy import tls_proxy
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -45,6 +51,7 @@ class RayHead:
     dashboard: str
     token: str
     secret: str
+    pid: int = 0
 
     @property
     def cluster(self) -> str:
@@ -54,8 +61,21 @@ class RayHead:
     def runs(self) -> Path:
         return self.folder / "runs"
 
-    def live_record(self) -> LiveRecord | None:
-        return read_live_record(open_store(str(self.runs / RUN)))
+    @property
+    def port(self) -> int:
+        return int(self.dashboard.rpartition(":")[2])
+
+    def live_record(self, run: str = RUN) -> LiveRecord | None:
+        return read_live_record(open_store(str(self.runs / run)))
+
+    def has_begun(self, run: str) -> bool:
+        record = self.live_record(run)
+        return record is not None and record.step > 0
+
+    def ranks(self) -> list[psutil.Process]:
+        """Training workers that live."""
+        children = psutil.Process(self.pid).children(recursive=True)
+        return [process for process in children if "RayTrainWorker" in " ".join(process.cmdline())]
 
 
 def free_ports(number: int) -> list[int]:
@@ -96,7 +116,7 @@ def head() -> Iterator[RayHead]:
     ):
         try:
             wait_until(lambda: answers(head), 180)
-            yield head
+            yield replace(head, pid=ray.pid)
         finally:
             end_with_children(ray.pid)
     shutil.rmtree(folder)
@@ -166,10 +186,33 @@ def done(shown: Result) -> str:
     return shown.stdout
 
 
-def jobs_there(head: RayHead) -> list[dict[str, object]]:
-    found = json.loads(done(orchestrator("jobs", "--cluster", head.cluster, "--json")))
-    assert isinstance(found, list)
-    return found
+def job_there(head: RayHead, submission: str) -> dict[str, Any]:
+    """The one row of a submission."""
+    rows = json.loads(done(orchestrator("jobs", "--cluster", head.cluster, "--json")))
+    [row] = [row for row in rows if row["id"] == submission]
+    assert isinstance(row, dict)
+    return row
+
+
+def build_wheel(folder: Path) -> Path:
+    """Of this package as it lies here, built apart from it."""
+    copy = folder / "package"
+    shutil.copytree(ROOT / "orchestrator", copy / "orchestrator", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(copy)]
+    subprocess.run(command, check=True, capture_output=True)
+    [wheel] = folder.glob("*.whl")
+    return wheel
+
+
+def altered(wheel: Path, target: Path, file: str, change: Callable[[str], str]) -> str:
+    """The same wheel with another text in the file whose path ends so."""
+    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, change(content.decode()) if name.endswith(file) else content)
+    return str(target)
 
 
 def test_a_missing_and_a_wrong_token_are_refused_and_a_cluster_that_is_away_is_named(
@@ -214,8 +257,8 @@ def test_a_job_is_seen_from_elsewhere_stopped_and_gone_on_with_and_no_secret_is_
     assert submitted == [f"{RUN}-1"]
 
     monkeypatch.setenv("HOME", str(tmp_path / "another machine"))
-    wait_until(lambda: (record := head.live_record()) is not None and record.step > 0, 400)
-    [row] = jobs_there(head)
+    wait_until(lambda: head.has_begun(RUN), 400)
+    row = job_there(head, f"{RUN}-1")
     assert (row["id"], row["run"], row["state"], row["steps"]) == (f"{RUN}-1", RUN, "RUNNING", 240)
     assert row["step"] > 0
     assert row["seconds_left"] > 0
@@ -230,7 +273,7 @@ def test_a_job_is_seen_from_elsewhere_stopped_and_gone_on_with_and_no_secret_is_
 
     stopped = orchestrator("stop", f"{RUN}-1", "--cluster", head.cluster, "--deadline", "300")
     assert done(stopped).strip() == f"{RUN}-1 has ended"
-    [row] = jobs_there(head)
+    row = job_there(head, f"{RUN}-1")
     assert row["state"] == "KILLED"
     assert 0 < row["step"] < 240
     assert "stop asked for by" in row["reason"]
@@ -244,10 +287,9 @@ def test_a_job_is_seen_from_elsewhere_stopped_and_gone_on_with_and_no_secret_is_
     followed = done(orchestrator("submit", JOB, "--cluster", head.cluster, *LONG, "--follow"))
     assert followed.splitlines()[0] == f"{RUN}-2"
     assert f"goes on from its checkpoint at step {row['step']:,}" in followed
-    assert [(row["id"], row["state"], row["step"]) for row in jobs_there(head)] == [
-        (f"{RUN}-2", "FINISHED", 240),
-        (f"{RUN}-1", "KILLED", None),
-    ]
+    first, second = (job_there(head, f"{RUN}-{number}") for number in (1, 2))
+    assert (second["state"], second["step"]) == ("FINISHED", 240)
+    assert (first["state"], first["step"]) == ("KILLED", None)
 
     everything = requests.get(
         f"{head.dashboard}/api/jobs/", headers={"Authorization": f"Bearer {head.token}"}, timeout=30
@@ -259,3 +301,70 @@ def test_a_job_is_seen_from_elsewhere_stopped_and_gone_on_with_and_no_secret_is_
         written = [file for folder in folders for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
         assert len(written) > 50
         assert [file for file in written if secret.encode() in file.read_bytes()] == []
+
+
+def test_a_wheel_is_what_runs_and_travels_over_verified_tls(
+    head: RayHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
+    wheel = build_wheel(tmp_path)
+    older = altered(
+        wheel, tmp_path / "older.whl", "METADATA", lambda text: re.sub("\nVersion: .*", "\nVersion: 0.0.1", text)
+    )
+    refused = orchestrator("submit", JOB, "--cluster", write_cluster(head, "older", wheel=older)).exception
+    assert isinstance(refused, ClusterAccessError)
+    assert "vl-orchestrator is 0.0.1 on the cluster" in str(refused)
+
+    says = "\nimport sys\nprint('this came in a wheel', file=sys.stderr)\n"
+    marked = altered(wheel, tmp_path / "marked.whl", "training/entry.py", lambda text: text + says)
+    with tls_proxy(tmp_path, head.port) as dashboard:
+        stranger = write_cluster(head, "stranger", dashboard=dashboard)
+        refused = orchestrator("submit", JOB, "--cluster", stranger).exception
+        assert isinstance(refused, ClusterAccessError)
+        assert "is not trusted" in str(refused)
+        assert "submit.ca_file" in str(refused)
+        trusted = write_cluster(head, "trusted", dashboard=dashboard, ca_file=str(tmp_path / "ca.pem"), wheel=marked)
+        settings = ["--set", "name=shipped", "--set", "budget.steps=2"]
+        followed = done(orchestrator("submit", JOB, "--cluster", trusted, *settings, "--follow"))
+        assert "checkpoint at step 2" in followed
+        log = done(orchestrator("logs", "shipped-1", "--cluster", trusted, "--rank", "1"))
+    assert "this came in a wheel" in log
+    assert job_there(head, "shipped-1")["state"] == "FINISHED"
+
+
+def test_ranks_that_do_not_stop_are_ended_by_ray_past_the_deadline(
+    head: RayHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
+    done(orchestrator("submit", JOB, "--cluster", head.cluster, "--set", "name=stuck", "--set", "budget.steps=2000"))
+    wait_until(lambda: head.has_begun("stuck"), 400)
+    ranks = head.ranks()
+    assert len(ranks) == 2
+    for rank in ranks:
+        rank.suspend()
+    stopped = orchestrator("stop", "stuck-1", "--cluster", head.cluster, "--deadline", "1")
+    assert stopped.exit_code == 1
+    assert "ended by Ray, past its deadline" in stopped.output
+    row = job_there(head, "stuck-1")
+    assert row["state"] == "KILLED"
+    assert row["step"] < 2000
+    _, left = psutil.wait_procs(ranks, timeout=60)
+    assert left == []
+
+
+@pytest.mark.full
+def test_a_comparison_is_handed_over_and_counts_its_trials(head: RayHead, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
+    write_scenes(str(head.folder / "data" / "scenes"), num_train=320, num_eval=160, seed=0, samples_per_shard=80)
+    pair = "[{label: clip, objective: {name: clip}}, {label: siglip, objective: {name: siglip, towers: clip}}]"
+    settings = ["--set", "name=compared", "--set", "budget.steps=4", "--set", f"objectives={pair}"]
+    job = str(ROOT / "jobs" / "smoke" / "compare-scenes.yaml")
+    assert done(orchestrator("submit", job, "--cluster", head.cluster, *settings, "--follow")).startswith("compared-1")
+    row = job_there(head, "compared-1")
+    assert (row["state"], row["step"], row["steps"], row["unit"]) == ("FINISHED", 2, 2, "trials")
+    result = load_comparison(open_store(str(head.runs / "compared")))
+    assert result is not None
+    assert [(trial.run, trial.status) for trial in result.trials] == [
+        ("compared--clip-r0", "finished"),
+        ("compared--siglip-r0", "finished"),
+    ]
