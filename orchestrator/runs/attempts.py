@@ -7,11 +7,12 @@ be a second opinion on which checkpoint is the last. Both are decided here and i
 import logging
 import tempfile
 import threading
+import time
 
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from orchestrator.errors import RunHeldError, WorkerLostError
+from orchestrator.errors import Interrupted, RunHeldError, WorkerLostError
 from orchestrator.runs.control import MailboxLink, RunControl
 from orchestrator.runs.failures import judge_failure
 from orchestrator.runs.interrupts import StopRequest
@@ -24,6 +25,7 @@ from orchestrator.training.reports import WorkerResult
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
+_STARTS_WITHIN_S = 30.0  # where there is room for all workers
 _COLLECTIVE_TIMEOUT_S = 600
 
 
@@ -77,9 +79,10 @@ class _Attempt:
 
         Raises:
             RunHeldError: the lease went to another holder; the workers were told to stop.
+            Interrupted: asked to stop while no worker had started.
         """
         self._thread.start()
-        asked = False
+        started_s, asked, waits = time.monotonic(), False, False
         while self._thread.is_alive():
             self._thread.join(_POLL_S)
             recorder.store_peak.look()
@@ -87,10 +90,17 @@ class _Attempt:
             if not asked and (stop.requested or lease.lost):
                 self._control.request_stop()
                 asked = True
+            if not waits and not recorder.places and time.monotonic() - started_s > _STARTS_WITHIN_S:
+                logger.warning("no worker has started yet: waiting for room for all of them (ray.patience_s)")
+                waits = True
+            if asked and waits and not recorder.places:
+                break
         recorder.record(self._control.take())
         self._folder.cleanup()
         if lease.lost:
             raise RunHeldError("the lease on this run went to another holder while it ran; it was stopped here")
+        if self._thread.is_alive():
+            raise Interrupted(f"{stop.reason}, while no worker had started")
 
     def _fit(self) -> None:
         try:

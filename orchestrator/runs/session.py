@@ -1,6 +1,7 @@
 """Ray for the length of a job: started here and stopped afterwards, or joined where it runs already."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,14 +13,19 @@ from orchestrator.spec.facts import MachineFacts
 
 logger = logging.getLogger(__name__)
 
+_TRAIN_PATIENCE_ENV = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+
 
 @contextmanager
 def ray_session(cluster: ClusterSpec, machine: MachineFacts) -> Iterator[None]:
     """Ray is initialised within; one that this process has already is used and left running.
 
+    Ray Train takes the cluster's patience from the environment alone.
+
     Raises:
         PlanError: no cluster answers at the address of the cluster file.
     """
+    os.environ[_TRAIN_PATIENCE_ENV] = str(cluster.ray.patience_s)
     if ray.is_initialized():
         yield
         return

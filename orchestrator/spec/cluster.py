@@ -56,6 +56,8 @@ class RaySpec(Section):
     """Ray labels of the nodes that read and decode, for few devices; none: the node of each worker reads for it."""
     object_store_bytes: int = Field(default=2 * 2**30, ge=80 * 2**20)
     """Shared memory for blocks on their way to workers, of all nodes together; a Ray started here gets it."""
+    patience_s: float = Field(default=600.0, gt=0)
+    """How long an attempt waits for room for all workers: nodes that an autoscaler brings, or in place of lost ones."""
 
 
 class WorkersSpec(Section):

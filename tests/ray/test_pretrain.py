@@ -15,14 +15,18 @@ import torch
 
 from found_runs import recorded, weights_of
 from orchestrator.data.ledger_report import total_rows
-from orchestrator.errors import BadSampleLimitError, RunConflictError, RunHeldError
+from orchestrator.errors import BadSampleLimitError, Interrupted, RunConflictError, RunHeldError, WorkerLostError
+from orchestrator.runs import attempts
 from orchestrator.runs.evaluate import evaluate_run
 from orchestrator.runs.export import export_run
+from orchestrator.runs.interrupts import StopRequest
 from orchestrator.runs.ledger import report_run_ledger
-from orchestrator.runs.pretrain import PretrainResult, run_pretrain
+from orchestrator.runs.prepare import prepare_facts
+from orchestrator.runs.pretrain import Onlookers, PretrainResult, run_plan, run_pretrain
 from orchestrator.runs.progress import Progress
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
+from orchestrator.spec.resolve import resolve_plan
 from orchestrator.storage.lease import acquire_lease
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.metrics import is_metric
@@ -205,3 +209,29 @@ def test_too_many_bad_images_stop_the_run_by_name(
     run = client.search_runs(["1"])[0]
     assert run.info.status == "FAILED"
     assert "image_undecodable" in run.data.tags["orchestrator.reason"]
+
+
+def without_room(cluster: ClusterSpec, patience_s: float) -> ClusterSpec:
+    """Workers that want more CPUs than there are."""
+    workers = cluster.workers.model_copy(update={"cpus": 50})
+    ray = cluster.ray.model_copy(update={"num_cpus": 200, "patience_s": patience_s})
+    return cluster.model_copy(update={"workers": workers, "ray": ray})
+
+
+def test_a_cluster_without_room_is_waited_for_as_long_as_its_file_says(
+    cluster: ClusterSpec, smoke_job: SmokeJob
+) -> None:
+    with pytest.raises(WorkerLostError, match=r"timed out after 1\.0 seconds waiting for 2 workers"):
+        run_pretrain(smoke_job("clip", faults__max_attempts=1), without_room(cluster, 1.0))
+
+
+def test_who_waits_for_room_can_be_stopped(
+    cluster: ClusterSpec, smoke_job: SmokeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "_STARTS_WITHIN_S", 0.5)
+    job, place = smoke_job("clip"), without_room(cluster, 20.0)
+    plan = resolve_plan(job, place, prepare_facts(job, place, None))
+    stop = StopRequest()
+    stop.ask("enough")
+    with pytest.raises(Interrupted, match="enough, while no worker had started"):
+        run_plan(plan, place, stop, Onlookers())
