@@ -174,7 +174,7 @@ def test_a_server_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_a_server_with_users_records_for_one_and_refuses_a_wrong_password(
+def test_a_server_with_users_refuses_a_wrong_password_which_in_mid_run_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("flask_wtf", reason="mlflow[auth] brings the server's users")
@@ -196,8 +196,19 @@ def test_a_server_with_users_records_for_one_and_refuses_a_wrong_password(
         assert tracker.close(timeout_s=60).entries == 0
         [row] = list_runs(server.uri, EXPERIMENT)
         assert (row.name, row.status) == ("locked", "FINISHED")
+
+        later = open_tracker(target_on(server.uri, "expires"), tmp_path / "later", "driver", owns_run=True)
+        later.log_metrics({"train/loss": 1.0}, 1)
+        assert later.run_id(timeout_s=60) is not None
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "another password")
+        later.log_metrics({"train/loss": 0.5}, 2)
+        later.log_text("note.txt", "kept")
+        assert later.close(timeout_s=4).entries > 0
         with pytest.raises(TrackingAccessError, match="refuses the credentials"):
             check_tracking(server.uri)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", user["PASSWORD"])
+        again = open_tracker(target_on(server.uri, "expires"), tmp_path / "later", "driver", owns_run=True)
+        assert again.close(timeout_s=60).entries == 0
+        assert recorded_steps(server.uri, run_id_of(server.uri, "expires")) == [1, 2]
     finally:
         server.kill()
