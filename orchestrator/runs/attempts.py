@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 
-from ray.train import RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from orchestrator.errors import Interrupted, RunHeldError, WorkerLostError
@@ -118,7 +118,12 @@ def _build_trainer(plan: Plan, control: RunControl, name: str, folder: str) -> T
         scaling_config=ScalingConfig(
             num_workers=plan.workers.count, use_gpu=use_gpu, resources_per_worker=_worker_resources(plan)
         ),
-        run_config=RunConfig(name=name, storage_path=folder),  # holds Ray's own state, no checkpoint
+        run_config=RunConfig(
+            name=name,
+            storage_path=folder,  # holds Ray's own state, no checkpoint
+            # By default Ray starts again for ever where no room is found in time, or a node was preempted.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+        ),
     )
 
 

@@ -92,8 +92,9 @@ def test_every_trial_ends_and_is_kept(outcome: CompareOutcome) -> None:
 
 def test_nothing_of_it_is_left_in_ray(outcome: CompareOutcome) -> None:
     assert outcome.status == "finished"
-    of_ray = [process for process in psutil.Process().children(recursive=True) if process.is_running()]
-    assert not [process for process in of_ray if "ray::Board" in " ".join(process.cmdline())]
+    boards = [process for process in psutil.Process().children(recursive=True) if process.name() == "ray::Board"]
+    _, left = psutil.wait_procs(boards, timeout=30)
+    assert left == []
 
 
 def test_the_search_chooses_on_validation_rows_for_its_own_objective(outcome: CompareOutcome) -> None:

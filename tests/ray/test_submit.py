@@ -303,6 +303,7 @@ def test_a_job_is_seen_from_elsewhere_stopped_and_gone_on_with_and_no_secret_is_
         assert [file for file in written if secret.encode() in file.read_bytes()] == []
 
 
+@pytest.mark.full
 def test_a_wheel_is_what_runs_and_travels_over_verified_tls(
     head: RayHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,6 +333,7 @@ def test_a_wheel_is_what_runs_and_travels_over_verified_tls(
     assert job_there(head, "shipped-1")["state"] == "FINISHED"
 
 
+@pytest.mark.full
 def test_ranks_that_do_not_stop_are_ended_by_ray_past_the_deadline(
     head: RayHead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
