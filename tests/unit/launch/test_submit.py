@@ -175,7 +175,6 @@ def test_a_cluster_that_is_away_is_tried_and_then_named(
     submit = {"dashboard": "http://127.0.0.1:9", "patience_s": 0.2}
     there = ClusterSpec.model_validate({**cluster.model_dump(), "submit": submit})
     monkeypatch.setattr("orchestrator.launch.ray_jobs._RETRY_S", 0.1)
-    monkeypatch.setattr(logging.getLogger("orchestrator"), "propagate", True)
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "put back afterwards")
     caplog.set_level(logging.INFO, "orchestrator")
     with pytest.raises(ClusterAccessError, match=r"no Ray answers at http://127\.0\.0\.1:9"):

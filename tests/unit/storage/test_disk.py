@@ -1,7 +1,6 @@
 """A disk that is really full: a file system of its own, of a quarter of a megabyte."""
 
 import errno
-import logging
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -54,9 +53,8 @@ def test_a_checkpoint_that_does_not_fit_on_the_node_is_named_and_leaves_nothing(
 
 
 def test_a_cache_on_a_full_disk_hands_on_what_it_cannot_keep(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("orchestrator"), "propagate", True)
     cache = RangeCache(str(small_disk), 2**30)
     for _ in range(2):
         assert cache.fetch("s3://b/a.tar", "1", 0, len(LARGE), lambda: LARGE) == LARGE
