@@ -22,14 +22,14 @@ demo: install
 	test -d data/scenes || $(BIN)/orchestrator data scenes data/scenes --num-train 6000 --num-eval 1200 --seed 0
 	$(BIN)/orchestrator run jobs/compare-scenes.yaml --cluster cluster/laptop
 
-# Two files at a time of what starts processes of its own: each has a Ray of its own, which often waits. Long ones first.
+# What starts processes of its own runs one after the other: two at a time take as long, and get in each other's way.
 test: install
 	$(BIN)/python -m pytest -m "not full" --numprocesses auto --dist loadfile tests/unit tests/specs
-	$(BIN)/python -m pytest -m "not full" --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/ray tests/distributed tests/gpu
+	$(BIN)/python -m pytest -m "not full" tests/distributed tests/gpu tests/ray
 
 test-full: install
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile tests/unit tests/specs
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/ray tests/distributed tests/gpu
+	$(BIN)/python -m pytest tests/distributed tests/gpu tests/ray
 
 check: install
 	$(BIN)/ruff format --check .

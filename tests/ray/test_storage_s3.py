@@ -56,7 +56,7 @@ def store(s3_server: "S3Server", request: pytest.FixtureRequest) -> Store:
 def conditional_store(s3_server: "S3Server", start_server: Callable[[list[str]], str]) -> Store:
     """A store at a server that heeds If-Match and If-None-Match; credentials are those of ``s3_server``."""
     pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    endpoint = start_server([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"])
+    endpoint = start_server([sys.executable, str(Path(__file__).parents[1] / "shared" / "moto_one_at_a_time.py")])
     client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
     client.create_bucket(Bucket="bucket")
     client.close()
