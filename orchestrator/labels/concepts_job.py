@@ -4,6 +4,7 @@ Nothing is shuffled: a task's counts are one row of lists, and the driver adds t
 shard leaves its concepts beside itself, so that a second start reads those and finds only what is missing.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -90,7 +91,15 @@ def _map_groups(
     items = [{"dataset": group.dataset, "shards": list(group.shards)} for group in groups]
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
     dataset.context.enable_progress_bars = False
+    _keep_ray_data_to_its_file()
     dataset.context.execution_options.label_selector = dict(labels) or None
     answers = dataset.map_batches(task, batch_size=None, batch_format="pyarrow", num_cpus=1)
     for answer in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from answer.to_pylist()
+
+
+def _keep_ray_data_to_its_file() -> None:
+    """Ray Data's own lines stay in the log files of the session; a driver shows errors alone."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.ERROR)
