@@ -70,15 +70,15 @@ def answer_nearest_neighbours(question: Question, feature: str, spec: NearestNei
     check_parts(split, question.labels)
     feature_ND = standardise(question.rows.features[feature].double(), split.train)
     label, num_classes = question.labels, len(question.target.classes)
-    vote_QK = nearest_neighbour_votes(
+    vote_QK, nearest_Q = nearest_neighbour_votes(
         feature_ND[split.test], feature_ND[split.train], label[split.train], num_classes, spec.k, spec.temperature
     )
     details = {"k": spec.k, "temperature": spec.temperature, "num_train": len(split.train)}
     judged = _judged(question, split.test, vote_QK)
     if feature == POOLED:
-        found_Q = split.train[most_similar(feature_ND[split.test], feature_ND[split.train])]
         row = question.rows.index
-        judged["nearest"] = Nearest(row[split.test].tolist(), row[found_Q].tolist(), [-1] * len(split.test))
+        found = row[split.train[nearest_Q]]
+        judged["nearest"] = Nearest(row[split.test].tolist(), found.tolist(), [-1] * len(split.test))
     return question.result("nearest_neighbours", feature, details=details, **judged)
 
 

@@ -7,6 +7,8 @@ linear probe. Similarities exist for a piece of the queries at a time: memory is
 Legend: Q queries, N training rows, k neighbours, K classes, D feature.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -18,27 +20,32 @@ _MAX_ELEMENTS = 16 * 1024**2
 
 def most_similar(query_QD: Tensor, answer_ND: Tensor) -> Tensor:
     """int64 [Q]: the answer of the greatest cosine."""
-    query_QD, answer_ND = normalize(query_QD.float(), dim=-1), normalize(answer_ND.float(), dim=-1)
-    size = max(1, _MAX_ELEMENTS // len(answer_ND))
-    return torch.cat([(part_QD @ answer_ND.T).argmax(dim=1) for part_QD in torch.split(query_QD, size)])
+    return torch.cat([nearest.indices[:, 0] for nearest in _most_similar(query_QD, answer_ND, 1)])
 
 
 def nearest_neighbour_votes(
     query_QD: Tensor, train_ND: Tensor, label: Tensor, num_classes: int, k: int, temperature: float
-) -> Tensor:
-    """fp64 [Q, K]: each class's share of the votes; the labels are the training rows', of either form.
+) -> tuple[Tensor, Tensor]:
+    """fp64 [Q, K]: each class's share of the votes; int64 [Q]: the nearest training row.
 
-    Several labels of a row get its vote each, so that shares may add up to more than one.
+    The labels are the training rows', of either form. Several labels of a row get its vote each, so that shares may add
+    up to more than one.
     """
-    query_QD, train_ND = normalize(query_QD.float(), dim=-1), normalize(train_ND.float(), dim=-1)
     label_NK = one_hot(label, num_classes)
-    size = max(1, _MAX_ELEMENTS // len(train_ND))
-    votes = []
-    for part_QD in torch.split(query_QD, size):
-        nearest = (part_QD @ train_ND.T).topk(min(k, len(train_ND)), dim=1)
+    votes, nearest_rows = [], []
+    for nearest in _most_similar(query_QD, train_ND, k):
         weight_Qk = (nearest.values.double() / temperature).softmax(dim=1)
-        vote_QK = part_QD.new_zeros(len(part_QD), num_classes, dtype=torch.double)
+        vote_QK = weight_Qk.new_zeros(len(weight_Qk), num_classes)
         for rank in range(weight_Qk.shape[1]):  # one neighbour at a time: [Q, k, K] would not be bounded
             vote_QK += weight_Qk[:, rank, None] * label_NK[nearest.indices[:, rank]]
         votes.append(vote_QK)
-    return torch.cat(votes)
+        nearest_rows.append(nearest.indices[:, 0])
+    return torch.cat(votes), torch.cat(nearest_rows)
+
+
+def _most_similar(query_QD: Tensor, answer_ND: Tensor, k: int) -> Iterator[torch.return_types.topk]:
+    """Cosines and indices of the k greatest, a piece of the queries at a time."""
+    query_QD, answer_ND = normalize(query_QD.float(), dim=-1), normalize(answer_ND.float(), dim=-1)
+    size = max(1, _MAX_ELEMENTS // len(answer_ND))
+    for part_QD in torch.split(query_QD, size):
+        yield (part_QD @ answer_ND.T).topk(min(k, len(answer_ND)), dim=1)

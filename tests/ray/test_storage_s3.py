@@ -305,7 +305,7 @@ def test_session_credentials_that_expire_are_renewed_in_mid_run(
         with store.open_input("a") as file:
             assert file.read() == b"0123"
     with server_with_key(tmp_path / "served", port, "second"):
-        time.sleep(3)
+        time.sleep(3)  # until the first key has expired
         issue("second", 3600)
         assert store._ranges.read("a", 0, 4, "") == b"0123"
         assert store.read_bytes("a") == b"0123"

@@ -99,18 +99,27 @@ def open_clip_config(plan: ModelPlan, has_bias: bool) -> dict[str, Any]:
             "head_width": size.vision.width // size.vision.num_heads,
         },
         "text_cfg": {
-            "context_length": plan.context,
-            "vocab_size": plan.tokenizer.vocabulary_size,
-            "width": size.text.width,
-            "layers": size.text.num_layers,
-            "heads": size.text.num_heads,
+            **text_config(plan),
             "pool_type": "eos",  # the default takes the greatest id, which is the end only in OpenAI's vocabulary
             "eos_id": plan.tokenizer.end_id,
-            "pad_id": plan.tokenizer.pad_id,
-            "hf_tokenizer_name": ".",  # any name: open_clip then reads the files beside this one
         },
     }
     return {"model_cfg": model, "preprocess_cfg": preprocess_config(plan)}
+
+
+def text_config(plan: ModelPlan) -> dict[str, Any]:
+    """What ``text_cfg`` says of any text tower: its size and its tokenizer."""
+    assert plan.tokenizer is not None, "a model with captions has a tokenizer"
+    tower = PRESETS[plan.preset].text
+    return {
+        "context_length": plan.context,
+        "vocab_size": plan.tokenizer.vocabulary_size,
+        "width": tower.width,
+        "layers": tower.num_layers,
+        "heads": tower.num_heads,
+        "pad_id": plan.tokenizer.pad_id,
+        "hf_tokenizer_name": ".",  # any name: open_clip then reads the files beside this one
+    }
 
 
 def preprocess_config(plan: ModelPlan) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from orchestrator.errors import ModelSourceError
 from orchestrator.models.layouts.blocks import OPEN_CLIP, TIMM, BlockNames, layers_of
-from orchestrator.models.layouts.open_clip import preprocess_config
+from orchestrator.models.layouts.open_clip import preprocess_config, text_config
 from orchestrator.spec.plan import ModelPlan
 from orchestrator.spec.presets import PRESETS, ModelSize
 
@@ -115,7 +115,6 @@ def open_clip_siglip_config(plan: ModelPlan) -> dict[str, Any]:
     Raises:
         ModelSourceError: timm has no such vision tower; it knows them by name alone.
     """
-    assert plan.tokenizer is not None, "a model with captions has a tokenizer"
     size = PRESETS[plan.preset]
     model = {
         "embed_dim": size.vision.width,
@@ -129,19 +128,13 @@ def open_clip_siglip_config(plan: ModelPlan) -> dict[str, Any]:
             "timm_proj": "none",
         },
         "text_cfg": {
-            "context_length": plan.context,
-            "vocab_size": plan.tokenizer.vocabulary_size,
-            "width": size.text.width,
-            "layers": size.text.num_layers,
-            "heads": size.text.num_heads,
+            **text_config(plan),
             "mlp_ratio": size.text.mlp_width / size.text.width,
             "no_causal_mask": True,
             "proj_bias": True,
             "pool_type": "last",
-            "pad_id": plan.tokenizer.pad_id,
             "norm_kwargs": {"eps": 1e-6},
             "act_kwargs": {"approximate": "tanh" if plan.variant == "siglip" else "none"},
-            "hf_tokenizer_name": ".",  # any name: open_clip then reads the files beside this one
         },
     }
     return {"model_cfg": model, "preprocess_cfg": preprocess_config(plan)}

@@ -34,13 +34,15 @@ def test_votes_equal_a_naive_loop(
 ) -> None:
     monkeypatch.setattr(module, "_MAX_ELEMENTS", max_elements)
     query_QD, train_ND, label_N = drawn()
-    vote_QK = nearest_neighbour_votes(query_QD, 3 * train_ND, label_N, 4, k, temperature)
+    vote_QK, nearest_Q = nearest_neighbour_votes(query_QD, 3 * train_ND, label_N, 4, k, temperature)
     expected = torch.tensor(naive_votes(query_QD, train_ND, label_N, k, temperature), dtype=torch.double)
     assert torch.allclose(vote_QK, expected, atol=1e-5)
+    cosine_QN = torch.cosine_similarity(query_QD[:, None], train_ND[None], dim=-1)
+    assert nearest_Q.tolist() == cosine_QN.argmax(dim=1).tolist()
 
 
 def test_each_of_several_labels_gets_the_rows_vote() -> None:
     label_NK = torch.tensor([[True, True, False], [False, True, False]])
-    vote_QK = nearest_neighbour_votes(torch.eye(2)[:1], torch.eye(2), label_NK, 3, k=2, temperature=1.0)
+    vote_QK, _ = nearest_neighbour_votes(torch.eye(2)[:1], torch.eye(2), label_NK, 3, k=2, temperature=1.0)
     share = math.e / (math.e + 1)
     assert vote_QK.tolist() == [pytest.approx([share, 1.0, 0.0])]
