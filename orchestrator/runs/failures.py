@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
-from ray.train import ControllerError, PreemptionError, WorkerGroupError
+from ray.train import ControllerError, WorkerGroupError
 
 from orchestrator.errors import (
     MemoryExhaustedError,
@@ -70,7 +70,7 @@ def _root_cause(error: BaseException) -> BaseException:
 
 
 def _is_lost(cause: BaseException) -> bool:
-    if isinstance(cause, RayActorError | RayTaskError | PreemptionError):
+    if isinstance(cause, RayActorError | RayTaskError):
         return True
     is_startup = type(cause).__name__.startswith("WorkerGroupStartup")
     return is_startup or (isinstance(cause, RuntimeError) and bool(_PEER_LOST.search(str(cause))))

@@ -5,9 +5,8 @@ import pickle
 import pytest
 import torch
 from ray.exceptions import OutOfMemoryError, RayActorError
-from ray.train import ControllerError, PreemptionError, WorkerGroupError
+from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerGroupStartupTimeoutError
-from ray.train.v2.api.preemption import PreemptionInfo
 
 from orchestrator.errors import (
     DatasetError,
@@ -72,9 +71,3 @@ def test_an_unknown_error_ends_the_run_and_keeps_its_type_and_text() -> None:
 
 def test_a_startup_that_timed_out_in_the_controller_is_tried_again() -> None:
     assert judge_failure(ControllerError(WorkerGroupStartupTimeoutError(2))).retry
-
-
-def test_a_preempted_node_is_a_lost_one() -> None:
-    verdict = judge_failure(PreemptionError(PreemptionInfo(None, {"node": [0]})))
-    assert verdict.retry
-    assert isinstance(verdict.error, WorkerLostError)
