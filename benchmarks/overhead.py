@@ -130,8 +130,9 @@ def main() -> None:
 
     import ray
 
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-    ray.init(address="local", num_cpus=4, object_store_memory=256 * 2**20, _node_ip_address="127.0.0.1", **quiet)
+    from orchestrator.runs.session import start_local_ray
+
+    start_local_ray(num_cpus=4, object_store_bytes=256 * 2**20, forked=True)
     rounds = []
     for _ in range(setting["rounds"]):
         bare, train = run_bare(setting), run_train(setting)

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 import ray
 
 from orchestrator.errors import PlanError
+from orchestrator.fork_server import CAN_FORK, WORKER_PROGRAM
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import MachineFacts
 
 logger = logging.getLogger(__name__)
 
+_QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
 _TRAIN_PATIENCE_ENV = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 
@@ -36,20 +38,26 @@ def ray_session(cluster: ClusterSpec, machine: MachineFacts) -> Iterator[None]:
         ray.shutdown()
 
 
+def start_local_ray(num_cpus: int, object_store_bytes: int, forked: bool) -> None:
+    """A Ray of this process alone; ``forked``: its workers start by a fork (not for CUDA)."""
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        object_store_memory=object_store_bytes,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",  # nothing outside this machine has any business here
+        runtime_env={"py_executable": WORKER_PROGRAM} if forked else None,
+        **_QUIET,
+    )
+
+
 def _start(cluster: ClusterSpec, machine: MachineFacts) -> None:
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if cluster.ray.address is None:
-        ray.init(
-            address="local",
-            num_cpus=machine.num_cpus,
-            object_store_memory=cluster.ray.object_store_bytes,
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",  # nothing outside this machine has any business here
-            **quiet,
-        )
+        forked = CAN_FORK and cluster.workers.accelerator == "cpu"
+        start_local_ray(machine.num_cpus, cluster.ray.object_store_bytes, forked)
         return
     try:
-        ray.init(address=cluster.ray.address, **quiet)
+        ray.init(address=cluster.ray.address, **_QUIET)
     except (ConnectionError, ValueError) as error:
         raise PlanError(
             f"ray.address: no Ray answers at {cluster.ray.address} ({error}); start one there, "

@@ -9,11 +9,13 @@ import psutil
 import pytest
 
 from orchestrator.env import apply_quiet_env
+from ray_processes import ray_processes
 
 apply_quiet_env()
 
 from orchestrator.data.scenes.write import write_scenes
 from orchestrator.runs.pretrain import PretrainResult, run_pretrain
+from orchestrator.runs.session import start_local_ray
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.load import load_job
@@ -30,15 +32,7 @@ def ray_local(s3_server: Any) -> Iterator[None]:
     assert s3_server
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=4,
-        object_store_memory=512 * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        _node_ip_address="127.0.0.1",
-    )
+    start_local_ray(num_cpus=4, object_store_bytes=512 * 2**20, forked=True)
     yield
     ray.shutdown()
 
@@ -108,11 +102,11 @@ def clip_cluster(clip_result: PretrainResult, scenes: Path) -> ClusterSpec:
 
 
 def _train_worker_pids() -> list[int]:
-    found = []
-    for process in psutil.Process(os.getpid()).children(recursive=True):
-        try:
-            if any("RayTrainWorker" in part for part in process.cmdline()):
-                found.append(process.pid)
-        except psutil.NoSuchProcess:
-            continue
-    return found
+    return [process.pid for process in ray_processes(os.getpid()) if _trains(process)]
+
+
+def _trains(process: psutil.Process) -> bool:
+    try:
+        return any("RayTrainWorker" in part for part in process.cmdline())
+    except psutil.NoSuchProcess:
+        return False

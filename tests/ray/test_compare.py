@@ -28,6 +28,7 @@ from orchestrator.spec.load import load_job
 from orchestrator.storage.lease import acquire_lease
 from orchestrator.storage.store import Store, open_store
 from orchestrator.training.data_parts import chunk_tables, load_indexes, sample_order
+from ray_processes import ray_processes
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(900)]
 
@@ -92,7 +93,7 @@ def test_every_trial_ends_and_is_kept(outcome: CompareOutcome) -> None:
 
 def test_nothing_of_it_is_left_in_ray(outcome: CompareOutcome) -> None:
     assert outcome.status == "finished"
-    boards = [process for process in psutil.Process().children(recursive=True) if process.name() == "ray::Board"]
+    boards = [process for process in ray_processes(os.getpid()) if process.name() == "ray::Board"]
     _, left = psutil.wait_procs(boards, timeout=30)
     assert left == []
 
