@@ -66,6 +66,7 @@ SKIP_REASONS = (
     "annotation_missing",
     "annotation_undecodable",
     NO_CONCEPT,
+    "member_refused",
 )
 
 # Stamp of a block: for whom the plan made it.

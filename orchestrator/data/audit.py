@@ -51,6 +51,10 @@ class SampleAudit:
             extensions: of all its members, where ``sample`` carries only those that are looked into.
         """
         self._check_key(sample.key, extensions or frozenset(sample.members))
+        if sample.refused:
+            self._note("member_refused", sample.key, sample.refused)
+            self.digests += bytes(DIGEST_BYTES)
+            return
         image = next((sample.members[field] for field in self._rules.image_fields if field in sample.members), None)
         if image is None:
             self._note("image_missing", sample.key, f"none of {', '.join(self._rules.image_fields)}")
@@ -67,7 +71,7 @@ class SampleAudit:
         counts = Counter(extension for extensions in self._extensions for extension in extensions)
         common = {extension for extension, count in counts.items() if 2 * count > len(self.keys)} - self._rules.fields
         for key, extensions in zip(self.keys, self._extensions, strict=True):
-            if missing := common - extensions:
+            if extensions and (missing := common - extensions):  # of a refused sample's members none may be known
                 names = ", ".join(f"{name} ({counts[name]} of {len(self.keys)} have it)" for name in sorted(missing))
                 self._note("member_missing", key, f"no {names}")
 

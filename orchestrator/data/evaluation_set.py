@@ -124,6 +124,7 @@ def read_evaluation_rows(
         own = [number for number in own if number in only]
     for number, sample, joined in _own_samples(store, index, fields, own, annotations):
         try:
+            sample.require_members()
             joined.check_presence(sample)
             targets = _read_labels(store, number, sample, labels)
             image, crop = center_image(find_image(sample, image_fields), max_image_pixels, image_size)

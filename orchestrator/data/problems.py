@@ -28,6 +28,7 @@ REASONS = {
     "stats_mismatch": "not the number of images that `successes` in _stats.json says",
     "stats_damaged": "a _stats.json that is no JSON object, or whose `successes` is no number",
     # Members and keys.
+    "member_refused": "a link, a device or the like instead of a plain file, or a name that is absolute or has `..`",
     "member_missing": "a sample lacks a member that most samples of its shard have",
     "member_duplicate": "a sample has a member twice",
     "key_noncontiguous": "a key comes again behind other samples: members of a sample must lie side by side",

@@ -15,6 +15,13 @@ class RawSample:
     """What the parts share of their names: folder and base name up to its first dot (for Parquet, the index)."""
     members: dict[str, bytes]
     """By extension, in lower case and without its dot, or by column."""
+    refused: str = ""
+    """Which member of it is refused and why, where one is: then none is read, and ``members`` is empty."""
+
+    def require_members(self) -> None:
+        """Raises BadSampleError ``member_refused``."""
+        if self.refused:
+            raise BadSampleError("member_refused")
 
 
 class BadSampleError(Exception):

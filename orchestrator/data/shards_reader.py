@@ -155,6 +155,7 @@ class _WindowReader:
         chunk = self._chunk(visit)
         samples, annotations = chunk.samples.result(), chunk.annotations.result()
         sample = samples[index - samples[0].index]
+        sample.require_members()
         annotations.check_presence(sample)
         draw = SampleDraw(self._reader.shuffle.seed, visit.epoch, visit.dataset, visit.shard, index)
         drawn = draw_captions(sample, spec.caption_fields, draw, spec.caption_weights, spec.captions_per_image)

@@ -1,7 +1,8 @@
 """Walking a tar archive header by header, through a function that reads at an offset.
 
-Reads ustar, GNU long names and pax (path, size); plain files only: links, devices and sparse files are passed over
-and nothing is ever written to a file system. Unlike Python's tarfile it never takes a damaged header or a missing
+Reads ustar, GNU long names and pax (path, size), and nothing is ever written to a file system. What is no plain file
+(links, devices, fifos, sparse files), or has a name that would leave the folder of whoever unpacks it, is refused: it
+comes with the reason, and without content. Unlike Python's tarfile it never takes a damaged header or a missing
 end marker for the end of the archive. It works on any range that begins at a header, so that a chunk is parsed by
 the code that indexed it.
 """
@@ -17,7 +18,16 @@ MAX_NAME_BYTES = 2**16
 _BLANK_CHECKSUM = 8 * ord(" ")  # what the checksum's own field counts as
 _PLAIN = frozenset(b"0\x007")
 _WITHOUT_DATA = frozenset(b"123456")  # links, devices, folders: their size says nothing
-_GNU_LONG_NAME, _PAX_HEADER = ord("L"), ord("x")
+_GNU_LONG_NAME, _GNU_LONG_LINK, _PAX_HEADER = ord("L"), ord("K"), ord("x")
+_BESIDE_FILES = frozenset(b"5gV")  # folders, what pax says of all members, a label: nobody misses them
+_REFUSED_KINDS = {
+    ord("1"): "a hard link",
+    ord("2"): "a symbolic link",
+    ord("3"): "a character device",
+    ord("4"): "a block device",
+    ord("6"): "a fifo",
+    ord("S"): "a sparse file",
+}
 
 ReadAt = Callable[[int, int], bytes]
 """(offset, length) to bytes; fewer where the source ends."""
@@ -33,13 +43,15 @@ class TarFaultError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """A plain file in a tar archive."""
+    """A file in a tar archive."""
 
     name: str
     start: int
     """Offset of its first header, long-name headers included."""
     data_start: int
     size_bytes: int
+    refused: str = ""
+    """Why its content is not for reading; empty for a plain file."""
 
     @property
     def stop(self) -> int:
@@ -48,7 +60,7 @@ class TarMember:
 
 
 def walk_members(read_at: ReadAt, start: int, stop: int, *, marked: bool) -> Iterator[TarMember]:
-    """The plain files whose headers lie in [start, stop).
+    """The files whose headers lie in [start, stop), refused ones included.
 
     Args:
         marked: whether an end-of-archive marker must come before ``stop`` (a whole archive has one, a part of it
@@ -66,7 +78,7 @@ def walk_members(read_at: ReadAt, start: int, stop: int, *, marked: bool) -> Ite
         kind = header[156]
         header_size = _checked_size(header, offset)
         data_start = offset + BLOCK_BYTES
-        if kind in (_GNU_LONG_NAME, _PAX_HEADER):
+        if kind in (_GNU_LONG_NAME, _GNU_LONG_LINK, _PAX_HEADER):
             if header_size > MAX_NAME_BYTES:
                 raise TarFaultError(
                     "header_damaged", f"a name of {header_size} bytes at byte {offset}; at most {MAX_NAME_BYTES}"
@@ -76,12 +88,13 @@ def walk_members(read_at: ReadAt, start: int, stop: int, *, marked: bool) -> Ite
                 raise TarFaultError("truncated_header", f"cut off inside the long name at byte {offset}")
             if kind == _GNU_LONG_NAME:
                 name = data.rstrip(b"\0").decode(errors="surrogateescape")
-            else:
+            elif kind == _PAX_HEADER:
                 name, size = _pax_fields(data, offset)
             offset = data_start + _padded(header_size)
             continue
         size_bytes = 0 if kind in _WITHOUT_DATA else header_size if size is None else size
-        member = TarMember(name or _name(header), first, data_start, size_bytes)
+        name = name or _name(header)
+        member = TarMember(name, first, data_start, size_bytes, _refusal(kind, name))
         if size_bytes > MAX_MEMBER_BYTES:
             raise TarFaultError(
                 "member_too_large", f"a member of {size_bytes} bytes at byte {offset}; at most {MAX_MEMBER_BYTES}"
@@ -91,12 +104,22 @@ def walk_members(read_at: ReadAt, start: int, stop: int, *, marked: bool) -> Ite
             raise TarFaultError(
                 "truncated_data", f"cut off inside {member.name}, which needs bytes up to {behind} of {stop}"
             )
-        if kind in _PLAIN and not member.name.endswith("/"):
+        if member.refused or (kind in _PLAIN and not name.endswith("/")):
             yield member
         offset = first = behind
         name = size = None
     if marked:
         raise TarFaultError("truncated_end", f"no end-of-archive marker at byte {offset}: cut off between two members")
+
+
+def _refusal(kind: int, name: str) -> str:
+    if name.startswith("/"):
+        return "an absolute name"
+    if ".." in name.split("/"):
+        return "a name with '..'"
+    if kind in _PLAIN or kind in _BESIDE_FILES:
+        return ""
+    return _REFUSED_KINDS.get(kind, f"no plain file (type {chr(kind)!r})")
 
 
 def _padded(size_bytes: int) -> int:

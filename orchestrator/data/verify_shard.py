@@ -17,7 +17,7 @@ from orchestrator.data.sequential import SequentialFile, SequentialReader
 from orchestrator.data.shard import ShardRow
 from orchestrator.data.stats import StatsDamagedError, read_successes
 from orchestrator.data.tar import TarFaultError, TarMember, walk_members
-from orchestrator.data.webdataset import ChunkTable, TarSample, group_members, split_name
+from orchestrator.data.webdataset import ChunkTable, TarSample, describe_refused, group_members, split_name
 from orchestrator.errors import ShardDamagedError, ShardReadError
 from orchestrator.storage.store import ObjectChangedError, ObjectInfo, ObjectNotFoundError, Store
 
@@ -114,9 +114,11 @@ class _ShardCheck:
         table = ChunkTable()
         fault = None
         try:
-            for sample, members in _read_samples(reader, self._task.rules.fields):
+            walked = self._note_refused(walk_members(reader.read_at, 0, reader.size_bytes, marked=True))
+            for sample, contents in _read_samples(reader, table.watch(walked), self._task.rules.fields):
                 table.add(sample)
-                self.audit.add(RawSample(len(self.audit.keys), sample.key, members), frozenset(sample.members))
+                raw = RawSample(len(self.audit.keys), sample.key, contents, sample.refused)
+                self.audit.add(raw, frozenset(sample.members))
         except TarFaultError as error:
             fault = error
             self._note(error.reason, str(error))
@@ -127,6 +129,13 @@ class _ShardCheck:
         if fault is None and reader.read_rest():
             self._note("trailing_data", "the end-of-archive marker is followed by more than zeros")
         return row
+
+    def _note_refused(self, members: Iterable[TarMember]) -> Iterator[TarMember]:
+        """Those that belong to no sample; of a sample its audit tells."""
+        for member in members:
+            if member.refused and split_name(member.name) is None:
+                self._note("member_refused", describe_refused(member))
+            yield member
 
     def _check_parquet(self, reader: SequentialReader) -> ShardRow:
         try:
@@ -194,20 +203,22 @@ class _ShardCheck:
         self.problems.append(Problem(self._info.path, reason, None, detail))
 
 
-def _read_samples(reader: SequentialReader, fields: Collection[str]) -> Iterator[tuple[TarSample, dict[str, bytes]]]:
-    """The samples of a tar and the content of these fields, in one pass."""
+def _read_samples(
+    reader: SequentialReader, walked: Iterable[TarMember], fields: Collection[str]
+) -> Iterator[tuple[TarSample, dict[str, bytes]]]:
+    """The samples of a tar and the content of these fields, in one pass; none of a refused sample."""
     held: dict[int, bytes] = {}  # by offset: a member is read when it comes, long before its sample is complete
 
-    def hold(members: Iterable[TarMember]) -> Iterator[TarMember]:
-        for member in members:
+    def hold() -> Iterator[TarMember]:
+        for member in walked:
             parts = split_name(member.name)
-            if parts is not None and parts[1] in fields:
+            if parts is not None and parts[1] in fields and not member.refused:
                 held[member.start] = reader.read_at(member.data_start, member.size_bytes)
             yield member
 
-    for sample in group_members(hold(walk_members(reader.read_at, 0, reader.size_bytes, marked=True))):
-        members = {name: member.start for name, member in sample.members.items() if member.start in held}
-        yield sample, {name: held.pop(start) for name, start in members.items()}
+    for sample in group_members(hold()):
+        contents = {name: held.pop(part.start) for name, part in sample.members.items() if part.start in held}
+        yield sample, {} if sample.refused else contents
 
 
 def _up_to(row: ShardRow, num_groups: int) -> ShardRow:

@@ -27,6 +27,11 @@ class TarSample:
     members: dict[str, TarMember]
 
     @property
+    def refused(self) -> str:
+        """Its first member that is refused, and why; empty where none is."""
+        return next((describe_refused(member) for member in self.members.values() if member.refused), "")
+
+    @property
     def start(self) -> int:
         """Offset of its first header."""
         return next(iter(self.members.values())).start
@@ -66,6 +71,14 @@ class ChunkTable:
         self._starts: list[int] = []
         self._stop = 0
         self._keys: set[str] = set()
+        self._refused: list[str] = []
+
+    def watch(self, members: Iterable[TarMember]) -> Iterator[TarMember]:
+        """The members of the shard as they pass, on their way to samples."""
+        for member in members:
+            if member.refused:
+                self._refused.append(describe_refused(member))
+            yield member
 
     def add(self, sample: TarSample) -> None:
         """Count the next sample."""
@@ -82,6 +95,8 @@ class ChunkTable:
             problems.append(str(fault) if info.size_bytes else "the file is empty")
         if num_repeated:
             problems.append(f"{num_repeated} samples repeat a key: members of a sample must lie side by side")
+        if self._refused:
+            problems.append(f"{len(self._refused)} members are refused, and their samples skipped: {self._refused[0]}")
         if not num_samples and not problems:
             problems.append("no member is named key.extension")
         boundaries = (*self._starts[::CHUNK_SAMPLES], self._stop) if num_samples else ()
@@ -103,7 +118,8 @@ def scan_tar(store: Store, info: ObjectInfo, count: CountReads = lambda requests
     fault = None
     with _damage_named(store, info.path, 0):
         try:
-            for sample in group_members(walk_members(reader.read_at, 0, info.size_bytes, marked=True)):
+            members = walk_members(reader.read_at, 0, info.size_bytes, marked=True)
+            for sample in group_members(table.watch(members)):
                 table.add(sample)
         except TarFaultError as error:
             fault = error
@@ -121,7 +137,7 @@ def read_tar_chunk(store: Store, shard: ShardRow, chunk: int, fields: Collection
             raise _damaged(store, shard.path, start, f"it ends at byte {ends}, its index says {shard.size_bytes}")
         members = walk_members(lambda offset, length: data[offset : offset + length], 0, len(data), marked=False)
         samples = [
-            RawSample(first + position, sample.key, _contents(data, sample, fields))
+            RawSample(first + position, sample.key, _contents(data, sample, fields), sample.refused)
             for position, sample in enumerate(group_members(members))
         ]
     if len(samples) != end - first:
@@ -146,6 +162,8 @@ def read_keys(store: Store, shard: ShardRow) -> list[str]:
 
 
 def _contents(data: bytes, sample: TarSample, fields: Collection[str] | None) -> dict[str, bytes]:
+    if sample.refused:
+        return {}
     return {
         extension: data[member.data_start : member.data_start + member.size_bytes]
         for extension, member in sample.members.items()
@@ -167,6 +185,11 @@ def group_members(members: Iterable[TarMember]) -> Iterator[TarSample]:
         group[parts[1]] = member
     if group:
         yield TarSample(key, group)
+
+
+def describe_refused(member: TarMember) -> str:
+    """A refused member and the reason."""
+    return f"{member.name!r}: {member.refused}"
 
 
 def split_name(name: str) -> tuple[str, str] | None:
