@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import typer
@@ -10,8 +12,10 @@ from orchestrator.cli import terminal
 from orchestrator.cli.labels import run_prepare
 from orchestrator.cli.options import LAPTOP, ClusterOption, JobArgument, JsonOption, SetOption
 from orchestrator.cli.results import print_evaluation, print_pretrain
+from orchestrator.errors import OrchestratorError, PlanError
 
 if TYPE_CHECKING:
+    from orchestrator.runs.check import Finding
     from orchestrator.spec.cluster import ClusterSpec
     from orchestrator.spec.compare import CompareSpec
     from orchestrator.spec.kinds import Job
@@ -23,7 +27,7 @@ def check(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOptio
     from orchestrator.runs.check import check_job
 
     num_wrong = 0
-    for finding in check_job(spec, place):
+    for finding in chain(check_job(spec, place), _look_at_quota(spec, place, cluster)):
         num_wrong += not finding.holds
         terminal.print_finding(finding.subject, finding.holds, finding.detail)
     if num_wrong:
@@ -56,12 +60,15 @@ def plan(
         comparison = resolve_compare(spec, place, read_compare_facts(spec, place))
         document, sections = comparison.model_dump_json(indent=2), describe_compare(comparison)
     else:
+        from orchestrator.launch.quota import check_quota, queue_file
         from orchestrator.runs.prepare import read_facts
 
         resolved = resolve_plan(spec, place, read_facts(spec, place))
         capacity = estimate_capacity(resolved, place)
+        quota = check_quota(resolved, place, queue_file(cluster))
         document = dumps({**resolved.model_dump(mode="json"), "capacity": capacity.to_dict()}, indent=2)
         sections = [*describe_plan(resolved), *describe_capacity(resolved, capacity)]
+        sections += [("quota", quota)] if quota else []
     if json:
         typer.echo(document)
     else:
@@ -96,6 +103,31 @@ def run(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOption 
     print_pretrain(result)
     if result.status == "stopped":
         raise typer.Exit(130)
+
+
+def _look_at_quota(spec: Job, place: ClusterSpec, cluster: str) -> Iterator[Finding]:
+    """Whether the cluster's queue can hold the job; nothing where there is none, or where the two do not fit anyway."""
+    from orchestrator.launch.quota import check_quota, queue_file
+    from orchestrator.runs.check import Finding
+    from orchestrator.runs.prepare import read_facts
+    from orchestrator.spec.facts import stand_in_facts
+    from orchestrator.spec.job import PretrainSpec
+    from orchestrator.spec.resolve import resolve_plan
+
+    if not isinstance(spec, PretrainSpec):
+        return
+    try:
+        facts = read_facts(spec, place)
+        resolved = resolve_plan(spec, place, facts.model_copy(update={"train": facts.train or stand_in_facts(spec)}))
+    except OrchestratorError:
+        return  # what is wrong has been said of the plan
+    try:
+        said = check_quota(resolved, place, queue_file(cluster))
+    except PlanError as error:
+        yield Finding("quota", False, str(error))
+        return
+    if said is not None:
+        yield Finding("quota", True, said)
 
 
 def _run_compare(spec: CompareSpec, place: ClusterSpec) -> None:

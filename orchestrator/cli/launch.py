@@ -23,6 +23,7 @@ def render(
     job: JobArgument, cluster: LaunchClusterOption, output: OutputOption = None, overrides: SetOption = None
 ) -> None:
     """Print what would be handed to Kubernetes or Slurm; starts nothing."""
+    from orchestrator.launch.quota import queue_file
     from orchestrator.launch.render import render_job
     from orchestrator.spec.job import PretrainSpec
     from orchestrator.spec.load import load_cluster, load_job
@@ -36,7 +37,7 @@ def render(
         from orchestrator.runs.prepare import read_facts
 
         train = read_facts(spec, place).train
-    text = render_job(spec, place, train)
+    text = render_job(spec, place, train, queue_file(cluster))
     if output is None:
         typer.echo(text, nl=False)
         return

@@ -4,11 +4,13 @@ The nodes that a job takes follow from its workers and blocks, not from its data
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import yaml
 
 from orchestrator.errors import PlanError
 from orchestrator.launch.kuberay import build_manifests
+from orchestrator.launch.quota import check_quota
 from orchestrator.launch.slurm import build_script
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.cluster_kuberay import KubeRaySpec
@@ -24,15 +26,18 @@ from orchestrator.tracking.redaction import redact
 _NOWHERE = MachineFacts(num_cores=1, num_cpus=1, decoder="")  # of the machine that renders; the nodes' own count
 
 
-def render_job(job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts] = ()) -> str:
+def render_job(
+    job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts] = (), queue: Path | None = None
+) -> str:
     """Kubernetes manifests as YAML, or a Slurm batch script.
 
     Args:
         train: what the indexes say; only where the objective reads annotations, whose width counts in a block.
+        queue: the manifests of the cluster's queue, whose quotas the pods are held against.
 
     Raises:
-        PlanError: the job does not fit the cluster, the cluster is not one that is made for a job, or the text would
-            hold a secret.
+        PlanError: the job does not fit the cluster or its queue, the cluster is not one that is made for a job, or the
+            text would hold a secret.
     """
     if cluster.launch is None:
         raise PlanError(
@@ -40,6 +45,8 @@ def render_job(job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFa
             f"already; there is nothing to render"
         )
     plan = resolve_plan(job, cluster, Facts(machine=_NOWHERE, train=tuple(train) or stand_in_facts(job)))
+    if queue is not None:
+        check_quota(plan, cluster, queue)
     files = job_files(job, cluster)
     text = _render(plan, cluster, cluster.launch, files)
     if redact(text) != text:

@@ -45,13 +45,18 @@ def load_cluster(path: str) -> ClusterSpec:
     Raises:
         JobFileError: the file is missing, is not YAML, or says something a cluster cannot say.
     """
-    file = Path(path)
-    file = file / "cluster.yaml" if file.is_dir() or not file.suffix else file
+    file = cluster_file(path)
     cluster: ClusterSpec = _validate(TypeAdapter(ClusterSpec), _read_yaml(file), file)
     storage = cluster.storage.model_copy(
         update={"data": absolute_uri(cluster.storage.data), "runs": absolute_uri(cluster.storage.runs)}
     )
     return cluster.model_copy(update={"storage": storage})
+
+
+def cluster_file(path: str) -> Path:
+    """``cluster.yaml`` of a cluster folder, or that file itself."""
+    file = Path(path)
+    return file / "cluster.yaml" if file.is_dir() or not file.suffix else file
 
 
 def absolute_uri(location: str) -> str:
