@@ -10,6 +10,7 @@ import typer
 
 from orchestrator.cli import terminal
 from orchestrator.cli.options import LAPTOP, ClusterOption, JobArgument, JsonOption, SetOption
+from orchestrator.errors import ClusterAccessError
 
 if TYPE_CHECKING:
     from orchestrator.launch.ray_jobs import RayJobs
@@ -139,14 +140,16 @@ def _connect(cluster: str) -> tuple[RayJobs, ClusterSpec]:
 
 def _follow(jobs: RayJobs, submission_id: str) -> None:
     """Show the driver's output to its end, then leave with its exit code; the job does not need anyone to look."""
+    again = f"{submission_id} goes on; see it with: orchestrator logs {submission_id} --follow"
     try:
         for part in jobs.follow_driver(submission_id):
             typer.echo(part, nl=False)
     except KeyboardInterrupt:
-        again = f"{submission_id} goes on; see it with: orchestrator logs {submission_id} --follow"
         terminal.err.print(again, markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
-    jobs.wait(submission_id, timeout_s=60.0)
+    except ClusterAccessError:
+        terminal.err.print(again, markup=False, soft_wrap=True)
+        raise
     found = jobs.find(submission_id)
     terminal.err.print(f"{submission_id}: {found.status}", markup=False, soft_wrap=True)
     raise typer.Exit(found.exit_code if found.exit_code in (0, 2, 130) else 1)

@@ -30,6 +30,8 @@ RUN_KEY = "orchestrator.run"
 _TIMEOUT_S = 30.0
 _RETRY_S = 3.0
 _FOLLOW_S = 2.0
+_TOKEN_ENV, _TOKEN_PATH_ENV = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+_REFUSED = (401, 403)
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -115,16 +117,16 @@ class RayJobs:
         return str(self._client.get_job_logs(submission_id))
 
     def follow_driver(self, submission_id: str) -> Iterator[str]:
-        """What the driver prints, until it ends."""
-        lines = self._client.tail_job_logs(submission_id)
-        with asyncio.Runner() as runner:
-            while True:
-                try:
-                    yield runner.run(anext(lines))
-                except StopAsyncIteration:
-                    return
-                except RuntimeError as error:
-                    raise ClusterAccessError(f"the connection to {submission_id} was lost: {error}") from error
+        """What the driver prints, until it ends; where a connection breaks off, the next one goes on from there."""
+        num_shown, ended = 0, False
+        while not ended:
+            num_read = 0
+            for part in self._client.tail(submission_id):
+                num_read += len(part)
+                if num_read > num_shown:
+                    yield part[num_shown - num_read :]
+                    num_shown = num_read
+            ended = self.wait(submission_id, timeout_s=_FOLLOW_S)
 
     def actor_log(self, actor: str) -> bytes:
         """What an actor of Ray's has printed on stderr, where our logging goes.
@@ -179,13 +181,22 @@ def connect(submit: SubmitSpec, patience_s: float | None = None) -> RayJobs:
 
 def read_token() -> str | None:
     """Ray's token, from where Ray itself looks for it."""
-    if token := os.environ.get("RAY_AUTH_TOKEN"):
+    if token := os.environ.get(_TOKEN_ENV):
         return token
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     try:
-        return file.read_text().strip() or None
+        return _token_file().read_text().strip() or None
     except OSError:
         return None
+
+
+def _token_file() -> Path:
+    return Path(os.environ.get(_TOKEN_PATH_ENV) or Path.home() / ".ray" / "auth_token")
+
+
+def _authorization() -> dict[str, str]:
+    """The header with the token as it is now: whoever renews it need not start a command again that follows a log."""
+    token = read_token()
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 class _Client(JobSubmissionClient):
@@ -193,14 +204,39 @@ class _Client(JobSubmissionClient):
 
     def __init__(self, submit: SubmitSpec) -> None:
         self._url = submit.dashboard.rstrip("/")
-        self._token = read_token()
         os.environ["RAY_API_SERVER_ADDRESS"] = self._url  # a RAY_ADDRESS of the shell's would lead elsewhere
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        super().__init__(self._url, headers=headers, verify=submit.ca_file or True)
+        super().__init__(self._url, headers=_authorization(), verify=submit.ca_file or True)
         if submit.ca_file is None:
             self._ssl_context = True  # the system's; None, as Ray has it, is what aiohttp calls deprecated
 
+    def tail(self, submission_id: str) -> Iterator[str]:
+        """What the driver has printed and prints, until it ends or the connection breaks off.
+
+        Raises:
+            ClusterAccessError: nobody lets us listen.
+        """
+        from aiohttp import ClientError, WSServerHandshakeError  # comes with ray[default]; nothing else here needs it
+
+        self._headers.update(_authorization())
+        lines = self.tail_job_logs(submission_id)
+        with asyncio.Runner() as runner:
+            while True:
+                try:
+                    part = runner.run(anext(lines))
+                except StopAsyncIteration:
+                    return
+                except WSServerHandshakeError as error:
+                    refused = (
+                        self._refusal() if error.status in _REFUSED else f"{self._url} lets nobody follow: {error}"
+                    )
+                    raise ClusterAccessError(refused) from error
+                except (RuntimeError, ClientError) as error:
+                    logger.debug("the connection to %s broke off: %s", submission_id, error)
+                    return
+                yield part
+
     def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
+        self._headers.update(_authorization())
         try:
             answer: requests.Response = super()._do_request(method, endpoint, **({"timeout": _TIMEOUT_S} | options))
         except AuthenticationError as error:
@@ -220,10 +256,14 @@ class _Client(JobSubmissionClient):
         return answer
 
     def _refusal(self) -> str:
-        where = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
-        if self._token is None:
+        if read_token() is None:
+            where = f"{_TOKEN_ENV}, {_TOKEN_PATH_ENV} or ~/.ray/auth_token"
             return f"{self._url} asks for a token and there is none here; put the cluster's into {where}"
-        return f"{self._url} refuses this token; it is that of another cluster: put this cluster's into {where}"
+        place = f"variable {_TOKEN_ENV}" if os.environ.get(_TOKEN_ENV) else f"file {_token_file()}"
+        return (
+            f"{self._url} refuses this token, that of {place}: it has expired, was replaced, or is another cluster's; "
+            f"put the valid one there. Jobs that run there go on"
+        )
 
 
 def _submission(job: JobDetails) -> Submission:

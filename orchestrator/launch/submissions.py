@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.errors import Interrupted, PlanError, RunNotFoundError
+from orchestrator.errors import ClusterAccessError, Interrupted, PlanError, RunNotFoundError
 from orchestrator.launch.ray_jobs import RayJobs, Submission
 from orchestrator.runs.live import PROGRESS_FILE, LiveRecord, read_live_record, read_ranks, request_stop
 from orchestrator.spec.cluster import ClusterSpec
@@ -79,14 +79,23 @@ def worker_logs(
 
 
 def stop_submission(jobs: RayJobs, cluster: ClusterSpec, submission: Submission, deadline_s: float) -> bool:
-    """Have it write a checkpoint and end; past the deadline Ray ends it. Whether it ended by itself."""
+    """Have it write a checkpoint and end; past the deadline Ray ends it. Whether it ended by itself.
+
+    Raises:
+        ClusterAccessError: Ray can be asked no more; the run stops all the same.
+    """
     if submission.has_ended:
         return True
     request_stop(run_store(cluster, submission.run), submission.id, _asker())
-    if jobs.wait(submission.id, deadline_s, _POLL_S):
-        return True
-    jobs.stop(submission.id)
-    jobs.wait(submission.id, 60.0, _POLL_S)
+    try:
+        if jobs.wait(submission.id, deadline_s, _POLL_S):
+            return True
+        jobs.stop(submission.id)
+        jobs.wait(submission.id, 60.0, _POLL_S)
+    except ClusterAccessError as error:
+        raise ClusterAccessError(
+            f"{submission.id} is asked to stop, and nobody sees whether it does: {error}"
+        ) from error
     return False
 
 

@@ -15,6 +15,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from orchestrator.runs.live import LiveRecord, read_live_record
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.mlflow.runs import list_runs
 from tls_proxy import tls_proxy
+from token_gateway import token_gateway
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -271,6 +273,8 @@ def test_a_job_is_seen_from_elsewhere_stopped_and_gone_on_with_and_no_secret_is_
         orchestrator("logs", f"{RUN}-1", "--cluster", head.cluster, "--rank", "2").exception, RunNotFoundError
     )
 
+    check_replaced_token(head, f"{RUN}-1", tmp_path / "token", monkeypatch)
+
     stopped = orchestrator("stop", f"{RUN}-1", "--cluster", head.cluster, "--deadline", "300")
     assert done(stopped).strip() == f"{RUN}-1 has ended"
     row = job_there(head, f"{RUN}-1")
@@ -284,8 +288,9 @@ def test_a_job_is_seen_from_elsewhere_stopped_and_gone_on_with_and_no_secret_is_
     assert isinstance(refused, RunConflictError)
     assert "belongs to another plan" in str(refused)
 
-    followed = done(orchestrator("submit", JOB, "--cluster", head.cluster, *LONG, "--follow"))
+    followed = submit_while_the_token_is_renewed(head, tmp_path / "token", monkeypatch)
     assert followed.splitlines()[0] == f"{RUN}-2"
+    assert followed == f"{RUN}-2\n" + done(orchestrator("logs", f"{RUN}-2", "--cluster", head.cluster))
     assert f"goes on from its checkpoint at step {row['step']:,}" in followed
     first, second = (job_there(head, f"{RUN}-{number}") for number in (1, 2))
     assert (second["state"], second["step"]) == ("FINISHED", 240)
@@ -301,6 +306,62 @@ def test_a_job_is_seen_from_elsewhere_stopped_and_gone_on_with_and_no_secret_is_
         written = [file for folder in folders for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
         assert len(written) > 50
         assert [file for file in written if secret.encode() in file.read_bytes()] == []
+
+
+def check_replaced_token(head: RayHead, submission: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway's token is replaced while a log is followed: every command says so, and the job goes on."""
+    with token_gateway(head.port, head.token) as (gateway, url), monkeypatch.context() as there:
+        there.delenv("RAY_AUTH_TOKEN")
+        there.setenv("RAY_AUTH_TOKEN_PATH", str(file))
+        file.write_text(gateway.token)
+        gated = write_cluster(head, "gated", dashboard=url)
+        renewed = secrets.token_hex(24)
+
+        def replace_token() -> None:
+            wait_until(lambda: gateway.is_followed, 120)
+            gateway.replace_token(renewed)
+
+        with ThreadPoolExecutor() as pool:
+            replaced = pool.submit(replace_token)
+            shown = orchestrator("logs", submission, "--cluster", gated, "--follow")
+            replaced.result()
+        assert f"{submission} goes on" in shown.output
+        later = [orchestrator(*command, "--cluster", gated) for command in (["jobs"], ["stop", submission])]
+        for result in (shown, *later):
+            assert isinstance(result.exception, ClusterAccessError)
+            assert f"refuses this token, that of file {file}" in str(result.exception)
+        file.write_text(renewed)
+        [row] = [
+            row
+            for row in json.loads(done(orchestrator("jobs", "--cluster", gated, "--json")))
+            if row["id"] == submission
+        ]
+        assert row["state"] == "RUNNING"
+
+
+def submit_while_the_token_is_renewed(head: RayHead, file: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """All that a submission through a gateway shows, whose token is replaced here and there once steps are made."""
+    with token_gateway(head.port, head.token) as (gateway, url), monkeypatch.context() as there:
+        there.delenv("RAY_AUTH_TOKEN")
+        there.setenv("RAY_AUTH_TOKEN_PATH", str(file))
+        file.write_text(gateway.token)
+        gated = write_cluster(head, "renewed", dashboard=url)
+
+        def has_begun_again() -> bool:
+            record = head.live_record()
+            return record is not None and record.submission == f"{RUN}-2" and gateway.is_followed
+
+        def renew_token() -> None:
+            wait_until(has_begun_again, 400)
+            renewed = secrets.token_hex(24)
+            file.write_text(renewed)
+            gateway.replace_token(renewed)
+
+        with ThreadPoolExecutor() as pool:
+            replaced = pool.submit(renew_token)
+            shown = orchestrator("submit", JOB, "--cluster", gated, *LONG, "--follow")
+            replaced.result()
+        return done(shown)
 
 
 @pytest.mark.full

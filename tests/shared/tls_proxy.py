@@ -6,14 +6,14 @@ import datetime
 import ipaddress
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-_HERE = "127.0.0.1"
+HERE = "127.0.0.1"
 
 
 @contextlib.contextmanager
@@ -22,12 +22,23 @@ def tls_proxy(folder: Path, port: int) -> Iterator[str]:
     _write_certificates(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.pem", folder / "server.key")
+    with serving(lambda *ends: pass_on(port, *ends), context) as own_port:
+        yield f"https://{HERE}:{own_port}"
+
+
+@contextlib.contextmanager
+def serving(
+    handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    context: ssl.SSLContext | None = None,
+) -> Iterator[int]:
+    """The port of a server in a thread of its own."""
     loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(asyncio.start_server(lambda *ends: _pass_on(port, *ends), _HERE, 0, ssl=context))
+    server = loop.run_until_complete(asyncio.start_server(handle, HERE, 0, ssl=context))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        yield f"https://{_HERE}:{server.sockets[0].getsockname()[1]}"
+        port: int = server.sockets[0].getsockname()[1]
+        yield port
     finally:
         loop.call_soon_threadsafe(server.close)
         loop.call_soon_threadsafe(loop.stop)
@@ -38,8 +49,10 @@ def tls_proxy(folder: Path, port: int) -> Iterator[str]:
         loop.close()
 
 
-async def _pass_on(port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    there = await asyncio.open_connection(_HERE, port)
+async def pass_on(port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes = b"") -> None:
+    """Both ways between a connection and ``port``, which gets ``head`` first."""
+    there = await asyncio.open_connection(HERE, port)
+    there[1].write(head)
     await asyncio.gather(_copy(reader, there[1]), _copy(there[0], writer), return_exceptions=True)
 
 
@@ -54,8 +67,8 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 def _write_certificates(folder: Path) -> None:
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca_name, name = _name("an authority of our own"), _name(_HERE)
-    alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(_HERE))])
+    ca_name, name = _name("an authority of our own"), _name(HERE)
+    alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HERE))])
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)  # signs certificates and lists
     ca = _certificate(ca_name, ca_key).issuer_name(ca_name)
     ca = ca.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
