@@ -39,8 +39,9 @@ from orchestrator.data.draw import SampleDraw
 from orchestrator.data.image import augment_image, crop_box
 from orchestrator.data.index import load_index, save_index
 from orchestrator.data.indexing import index_dataset
+from orchestrator.data.node_index import ShardsSource
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
-from orchestrator.data.shards_reader import ShardsBlockReader, ShardsSource
+from orchestrator.data.shards_reader import ShardsBlockReader
 from orchestrator.spec.augmentation import AugmentationSpec
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.storage.store import open_store
@@ -113,7 +114,7 @@ class FusedBlocks(IterableDataset[dict[str, torch.Tensor]]):
         table = ChunkTable(index.shards.num_samples)
         self.order = SampleOrder([DatasetOrder(table, shuffle.seed)], shuffle)
         format = BlockFormat((columns.IMAGE,), size, 32, 32, None, None)
-        self.reader = ShardsBlockReader((ShardsSource(store, index.digest),), spec, shuffle, self.layout, format)
+        self.reader = ShardsBlockReader((ShardsSource.now(store, index.digest),), spec, shuffle, self.layout, format)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # blocks are read only

@@ -46,9 +46,10 @@ from orchestrator.data.draw import SampleDraw
 from orchestrator.data.image import augment_image
 from orchestrator.data.index import load_index, save_index
 from orchestrator.data.indexing import index_dataset
+from orchestrator.data.node_index import ShardsSource
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 from orchestrator.data.readers import read_chunk
-from orchestrator.data.shards_reader import ShardsBlockReader, ShardsSource
+from orchestrator.data.shards_reader import ShardsBlockReader
 from orchestrator.data.stream import BlockStream, StreamPlace
 from orchestrator.runs.store_use import used_store_bytes
 from orchestrator.spec.cluster import S3Spec
@@ -182,7 +183,7 @@ def build_stream(folder: str, setting: dict[str, Any], s3: S3Spec) -> tuple[Bloc
     layout, shuffle = BlockLayout(size, 1, 1), WindowShuffle(math.ceil(setting["window"] / size) * size, seed=0)
     format = BlockFormat((columns.IMAGE,), pixels, 32, 32, None, None)
     spec = ShardsSpec(kind="shards", train=folder, decode=setting["decode"])
-    reader = ShardsBlockReader((ShardsSource(store, index.digest),), spec, shuffle, layout, format)
+    reader = ShardsBlockReader((ShardsSource.now(store, index.digest),), spec, shuffle, layout, format)
     order = SampleOrder([DatasetOrder(ChunkTable(index.shards.num_samples), shuffle.seed)], shuffle)
     block_bytes = size * (3 * pixels**2 + 64)
     blocks_per_task = min(MAX_BLOCKS_PER_TASK, max(MIN_BLOCKS_PER_TASK, shuffle.size // size))

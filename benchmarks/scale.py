@@ -136,13 +136,13 @@ def measure_reader(folder: str, digest: str) -> dict[str, Any]:
     """What a process that decodes does to have the index, the first of its node or another, and what is its own."""
     import psutil
 
-    from orchestrator.data.node_index import open_index
+    from orchestrator.data.node_index import ShardsSource, open_index
     from orchestrator.storage.store import open_store
 
     tempfile.tempdir = folder  # the node's
     found: dict[str, Any] = {}
     before_mb, before_bytes = peak_mb(), psutil.Process().memory_full_info().uss
-    index = timed(found, "s", lambda: open_index(open_store(folder), digest))
+    index = timed(found, "s", lambda: open_index(ShardsSource.now(open_store(folder), digest)))
     assert index.shards[len(index.shards) - 1].boundaries
     found["peak_mb"] = peak_mb() - before_mb
     found["kept_mb"] = (psutil.Process().memory_full_info().uss - before_bytes) / 2**20

@@ -16,7 +16,7 @@ from orchestrator.data.annotations import read_annotation, read_annotation_chunk
 from orchestrator.data.captions import read_captions
 from orchestrator.data.concepts import COMMAND, StoredConcepts, open_finder
 from orchestrator.data.metadata import key_array
-from orchestrator.data.node_index import open_index
+from orchestrator.data.node_index import ShardsSource, open_index
 from orchestrator.data.predicate import Mask
 from orchestrator.data.readers import read_shard
 from orchestrator.data.sample import RawSample
@@ -49,9 +49,7 @@ class ShardConcepts:
 class ConceptReader:
     """Concepts of the shards of some data sets, from beside them or from their captions. Picklable."""
 
-    stores: tuple[Store, ...]
-    digests: tuple[str, ...]
-    """Of the indexes."""
+    sources: tuple[ShardsSource, ...]
     fields: tuple[str, ...]
     finder: FinderFacts
     s3: S3Spec
@@ -65,8 +63,8 @@ class ConceptReader:
             ShardReadError, ShardDamagedError: the shard does not give what its index promises.
             StorageAccessError: the folder takes no files.
         """
-        store = self.stores[dataset]
-        row = open_index(store, self.digests[dataset]).shards[shard]
+        source = self.sources[dataset]
+        store, row = source.store, open_index(source).shards[shard]
         finder = open_finder(self.finder, self.s3)
         stored = StoredConcepts.by(finder, self.finder.mode, self.fields)
         if self.keeps:

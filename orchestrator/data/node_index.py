@@ -10,6 +10,7 @@ import os
 import stat
 import tempfile
 import time
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -27,18 +28,35 @@ _SHARED_FROM_BYTES = 16 * 2**20  # of the index in Parquet; a smaller one is dec
 _KEPT_S = 7 * 24 * 3600  # after its last use
 
 
+@dataclass(frozen=True)
+class ShardsSource:
+    """A folder of shards and the index that samples are counted and ordered by."""
+
+    store: Store
+    digest: str
+    """Of the index; the same after shards were written again with as many bytes and samples."""
+    version: str
+    """Of its file, as the store has it: a process that goes on for longer sees that the index was renewed."""
+
+    @classmethod
+    def now(cls, store: Store, digest: str) -> "ShardsSource":
+        """With the index as it lies there at the moment."""
+        info = store.stat(INDEX_PATH)
+        return cls(store, digest, info.etag if info else "")
+
+
 @lru_cache(maxsize=4)
-def open_index(store: Store, digest: str) -> DatasetIndex:
-    """The index of that digest, read once a process, or once a node where it is large.
+def open_index(source: ShardsSource) -> DatasetIndex:
+    """The index of a source, read once a process, or once a node where it is large.
 
     Raises:
         DatasetError: there is another one: whoever counted or ordered samples by it meant other samples.
         StorageAccessError: the node's folder of temporary files has no room, or is not this user's alone.
     """
-    info = store.stat(INDEX_PATH)
+    info = source.store.stat(INDEX_PATH)
     if info is None or info.size_bytes < _SHARED_FROM_BYTES:
-        return _load(store, digest)
-    return _map(_prepare(store, digest, info))
+        return _load(source.store, source.digest)
+    return _map(_prepare(source.store, source.digest, info))
 
 
 def _prepare(store: Store, digest: str, info: ObjectInfo) -> Path:

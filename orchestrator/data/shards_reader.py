@@ -24,23 +24,14 @@ from orchestrator.data.dataset_order import ChunkVisit, unpack_visits
 from orchestrator.data.draw import SampleDraw
 from orchestrator.data.image import augment_image, find_image
 from orchestrator.data.index import DatasetIndex
-from orchestrator.data.node_index import open_index
+from orchestrator.data.node_index import ShardsSource, open_index
 from orchestrator.data.order import BlockLayout, WindowShuffle
 from orchestrator.data.readers import read_chunk
 from orchestrator.data.sample import BadSampleError, RawSample
 from orchestrator.errors import BadSampleLimitError
 from orchestrator.spec.job import ShardsSpec
-from orchestrator.storage.store import Store
 
 _READ_THREADS = 8  # ranged reads wait on the storage, not on a core
-
-
-@dataclass(frozen=True)
-class ShardsSource:
-    """A folder of shards, and the digest of the index that the order was computed from."""
-
-    store: Store
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -60,7 +51,7 @@ class ShardsBlockReader:
             ShardReadError, ShardDamagedError: a shard does not give what its index promises.
             BadSampleLimitError: a whole window holds no good sample.
         """
-        indexes = [open_index(source.store, source.digest) for source in self.sources]
+        indexes = [open_index(source) for source in self.sources]
         positions = [self.shuffle.positions(*self.layout.positions(block)).tolist() for block in task.blocks]
         with ThreadPoolExecutor(_READ_THREADS) as pool:
             window = _WindowReader(self, indexes, unpack_visits(task.visits), pool)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from orchestrator.data.concept_labels import ConceptReader
 from orchestrator.data.concepts import open_finder
-from orchestrator.data.node_index import open_index
+from orchestrator.data.node_index import ShardsSource, open_index
 from orchestrator.env import apply_quiet_env
 from orchestrator.errors import DatasetError, Interrupted, OrchestratorError
 from orchestrator.labels.concepts import MOST_LABELS, ConceptCounts, build_vocabulary, describe_coverage
@@ -86,14 +86,14 @@ class _DataSet:
         self._facts = [facts for facts in found if facts is not None]
         finder = finder_facts(job.concepts, cluster)
         self._finder = open_finder(finder, s3)
-        digests = tuple(facts.digest for facts in self._facts)
-        self._reader = ConceptReader(stores, digests, job.data.drawn_fields, finder, s3, job.store_labels)
+        digests = (facts.digest for facts in self._facts)
+        sources = tuple(ShardsSource.now(store, digest) for store, digest in zip(stores, digests, strict=True))
+        self._reader = ConceptReader(sources, job.data.drawn_fields, finder, s3, job.store_labels)
 
     def label(self) -> LabelResult:
         from orchestrator.labels.concepts_job import group_shards
 
-        places = zip(self._reader.stores, self._reader.digests, strict=True)
-        indexes = [open_index(store, digest) for store, digest in places]
+        indexes = [open_index(source) for source in self._reader.sources]
         groups = group_shards([index.shards.num_samples.tolist() for index in indexes])
         counts = self._count(groups)
         if not counts.num_captions:
@@ -108,7 +108,7 @@ class _DataSet:
             concepts.min_count,
             concepts.max_concepts,
             finder=self._finder.version,
-            data=self._reader.digests,
+            data=tuple(source.digest for source in self._reader.sources),
         )
         coverage = describe_coverage(
             vocabulary, self._count_labels(groups, vocabulary, counts.num_shards), self._finder

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from orchestrator.data.concept_labels import HasLabel, read_chunk_concepts
 from orchestrator.data.concepts import Labeller, open_finder, open_labeller
-from orchestrator.data.node_index import open_index
+from orchestrator.data.node_index import ShardsSource, open_index
 from orchestrator.errors import DatasetError, PlanError
 from orchestrator.labels.concepts import build_vocabulary, count_concepts
 from orchestrator.runs import captions as captions_module
@@ -68,7 +68,7 @@ def check_stored_labels(job: PretrainSpec, cluster: ClusterSpec, train: Sequence
         return
     for shards in train:
         store = open_store(shards.uri, cluster.storage.s3)
-        first = next(shard for shard in open_index(store, shards.digest).shards if shard.num_samples)
+        first = next(shard for shard in open_index(ShardsSource.now(store, shards.digest)).shards if shard.num_samples)
         read_chunk_concepts(store, first, 0, found[1].stored)
 
 

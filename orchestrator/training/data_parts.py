@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from orchestrator.data.blocks import BlockFormat, BlockReader, SyntheticBlockReader
 from orchestrator.data.dataset_order import ChunkTable, DatasetOrder, Masks
 from orchestrator.data.index import DatasetIndex, load_index
+from orchestrator.data.node_index import ShardsSource
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 from orchestrator.data.selection import load_selection
-from orchestrator.data.shards_reader import ShardsBlockReader, ShardsSource
+from orchestrator.data.shards_reader import ShardsBlockReader
 from orchestrator.errors import DatasetError
 from orchestrator.spec.facts import ShardsFacts
 from orchestrator.spec.job import ShardsSpec
@@ -61,7 +62,7 @@ def block_reader(plan: Plan, layout: BlockLayout, format: BlockFormat) -> BlockR
     if not isinstance(plan.data.spec, ShardsSpec):
         return SyntheticBlockReader(plan.data.num_samples, plan.seed.data, layout, format)
     shards = [source.shards for source in plan.data.sources]
-    sources = [ShardsSource(open_store(facts.uri, plan.s3, plan.stream.cache), facts.digest) for facts in shards]
+    sources = [ShardsSource.now(open_store(facts.uri, plan.s3, plan.stream.cache), facts.digest) for facts in shards]
     return ShardsBlockReader(tuple(sources), plan.data.spec, _shuffle(plan), layout, format)
 
 

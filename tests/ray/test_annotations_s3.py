@@ -19,8 +19,9 @@ from orchestrator.data.dense import encode_dense
 from orchestrator.data.index import DatasetIndex, save_index
 from orchestrator.data.indexing import index_dataset
 from orchestrator.data.metadata import key_array
+from orchestrator.data.node_index import ShardsSource
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
-from orchestrator.data.shards_reader import ShardsBlockReader, ShardsSource
+from orchestrator.data.shards_reader import ShardsBlockReader
 from orchestrator.errors import AnnotationError
 from orchestrator.runs.annotations import read_annotation_facts
 from orchestrator.spec.annotation import AnnotationPlan
@@ -73,7 +74,7 @@ def read_epoch(store: Store, index: DatasetIndex, plan: AnnotationPlan) -> list[
     """All blocks, as the read tasks of a run make them."""
     order = SampleOrder([DatasetOrder(ChunkTable(index.shards.num_samples), 0)], WindowShuffle(BLOCK, 0))
     reader = ShardsBlockReader(
-        (ShardsSource(store, index.digest),),
+        (ShardsSource.now(store, index.digest),),
         ShardsSpec(kind="shards", train="x"),
         order.shuffle,
         BlockLayout(BLOCK, 1, 1),

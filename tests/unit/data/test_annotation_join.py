@@ -22,8 +22,9 @@ from orchestrator.data.ledger import Ledger
 from orchestrator.data.ledger_events import block_events
 from orchestrator.data.ledger_report import report_ledger, total_rows
 from orchestrator.data.metadata import key_array
+from orchestrator.data.node_index import ShardsSource
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
-from orchestrator.data.shards_reader import ShardsBlockReader, ShardsSource
+from orchestrator.data.shards_reader import ShardsBlockReader
 from orchestrator.errors import AnnotationError, BadSampleLimitError
 from orchestrator.runs.annotations import read_annotation_facts
 from orchestrator.spec.annotation import AnnotationPlan, Missing
@@ -87,7 +88,7 @@ class Pool:
         order = SampleOrder([DatasetOrder(ChunkTable(self.index.shards.num_samples), 0)], WindowShuffle(BLOCK, 0))
         layout = BlockLayout(BLOCK, 1, 1)
         reader = ShardsBlockReader(
-            (ShardsSource(self.store, self.index.digest),),
+            (ShardsSource.now(self.store, self.index.digest),),
             ShardsSpec(kind="shards", train="x"),
             order.shuffle,
             layout,

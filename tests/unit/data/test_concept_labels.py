@@ -15,9 +15,10 @@ from orchestrator.data.concepts import Labeller, StoredConcepts, open_finder, op
 from orchestrator.data.dataset_order import ChunkTable, DatasetOrder
 from orchestrator.data.index import DatasetIndex, save_index
 from orchestrator.data.indexing import index_dataset
+from orchestrator.data.node_index import ShardsSource
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 from orchestrator.data.selection import ensure_selection
-from orchestrator.data.shards_reader import ShardsBlockReader, ShardsSource
+from orchestrator.data.shards_reader import ShardsBlockReader
 from orchestrator.errors import AnnotationError, DatasetError
 from orchestrator.labels.concepts import ConceptCounts, build_vocabulary
 from orchestrator.spec.cluster import S3Spec
@@ -50,7 +51,7 @@ class Pool:
     index: DatasetIndex
 
     def reader(self, keeps: bool = True, fields: tuple[str, ...] = FIELDS) -> ConceptReader:
-        return ConceptReader((self.store,), (self.index.digest,), fields, FINDER, S3Spec(), keeps)
+        return ConceptReader((ShardsSource.now(self.store, self.index.digest),), fields, FINDER, S3Spec(), keeps)
 
     def labeller(self, stored: bool, resamples: bool = False) -> Labeller:
         counts = ConceptCounts()
@@ -63,7 +64,7 @@ class Pool:
     def read_epoch(self, labeller: Labeller) -> list[Mapping[str, np.ndarray[Any, Any]]]:
         order = SampleOrder([DatasetOrder(ChunkTable(self.index.shards.num_samples), 0)], WindowShuffle(BLOCK, 0))
         reader = ShardsBlockReader(
-            (ShardsSource(self.store, self.index.digest),),
+            (ShardsSource.now(self.store, self.index.digest),),
             ShardsSpec(kind="shards", train="x", caption_fields=FIELDS),
             order.shuffle,
             BlockLayout(BLOCK, 1, 1),

@@ -13,10 +13,12 @@ import pyarrow as pa
 import pytest
 
 from orchestrator.data import node_index
-from orchestrator.data.index import DatasetIndex, save_index
-from orchestrator.data.node_index import open_index
+from orchestrator.data.index import DatasetIndex, load_index, save_index
+from orchestrator.data.indexing import index_dataset
+from orchestrator.data.node_index import ShardsSource, open_index
+from orchestrator.data.readers import read_chunk
 from orchestrator.data.shard import ShardRow
-from orchestrator.errors import DatasetError, StorageAccessError
+from orchestrator.errors import DatasetError, ShardDamagedError, StorageAccessError
 from orchestrator.storage.store import Store, open_store
 
 NUM_SHARDS, BOUNDARIES_PER_SHARD = 100, 1000
@@ -51,10 +53,10 @@ def files(tmp_path: Path) -> list[Path]:
 
 
 def test_what_is_mapped_is_the_index_and_takes_no_memory_of_the_process(store: Store, index: DatasetIndex) -> None:
-    open_index(store, index.digest)
+    open_index(ShardsSource.now(store, index.digest))
     open_index.cache_clear()
     before = pa.total_allocated_bytes()
-    mapped = open_index(store, index.digest)
+    mapped = open_index(ShardsSource.now(store, index.digest))
     assert mapped.shards[7] == index.shards[7]
     assert pa.total_allocated_bytes() - before < 8 * NUM_SHARDS * BOUNDARIES_PER_SHARD / 10
     assert mapped == index
@@ -68,10 +70,10 @@ def test_another_process_finds_it_decoded(
         "from orchestrator.data import node_index\n"
         "from orchestrator.storage.store import open_store\n"
         "node_index._SHARED_FROM_BYTES, node_index._load = 0, None\n"
-        "index = node_index.open_index(open_store(sys.argv[1]), sys.argv[2])\n"
+        "index = node_index.open_index(node_index.ShardsSource.now(open_store(sys.argv[1]), sys.argv[2]))\n"
         "print(json.dumps(index.shards[3].boundaries))\n"
     )
-    open_index(store, index.digest)
+    open_index(ShardsSource.now(store, index.digest))
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     told = subprocess.check_output([sys.executable, "-c", code, store.uri, index.digest], env=environment)
     assert tuple(json.loads(told)) == index.shards[3].boundaries
@@ -80,33 +82,59 @@ def test_another_process_finds_it_decoded(
 def test_an_index_that_was_written_again_is_another_and_an_unused_one_goes(
     store: Store, index: DatasetIndex, tmp_path: Path
 ) -> None:
-    open_index(store, index.digest)
+    open_index(ShardsSource.now(store, index.digest))
     [first] = files(tmp_path)
     os.utime(first, (1, 1))
     open_index.cache_clear()
     save_index(store, index)
-    open_index(store, index.digest)
+    open_index(ShardsSource.now(store, index.digest))
     assert len(files(tmp_path)) == 1
     assert files(tmp_path) != [first]
     with pytest.raises(DatasetError, match="its index changed"):
-        open_index(store, "another digest")
+        open_index(ShardsSource.now(store, "another digest"))
+
+
+def test_a_process_that_lives_through_a_renewal_sees_the_new_versions_of_shards(
+    maker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of as many bytes and samples as before, so that the digest is the same."""
+    monkeypatch.setattr(node_index, "_SHARED_FROM_BYTES", 2**24)
+    shards = open_store(str(maker.folder))
+
+    def write_and_index() -> DatasetIndex:
+        maker.write_tar("0.tar", range(100))
+        save_index(shards, index_dataset(shards))
+        found = load_index(shards)
+        assert found is not None
+        return found
+
+    first = write_and_index()
+    assert len(read_chunk(shards, open_index(ShardsSource.now(shards, first.digest)).shards[0], 0)) == 64
+    os.utime(maker.folder / "0.tar", (1, 1))
+    with pytest.raises(ShardDamagedError, match="orchestrator data index"):
+        read_chunk(shards, open_index(ShardsSource.now(shards, first.digest)).shards[0], 0)
+    second = write_and_index()
+    assert (second.digest, second == first) == (first.digest, False)
+    opened = open_index(ShardsSource.now(shards, second.digest))
+    assert opened == second
+    assert len(read_chunk(shards, opened.shards[0], 0)) == 64
 
 
 def test_a_folder_that_others_may_write_is_refused(store: Store, index: DatasetIndex, tmp_path: Path) -> None:
     (tmp_path / f"vl-orchestrator-{os.getuid()}").mkdir(mode=0o755)
     with pytest.raises(StorageAccessError, match="not a folder of this user alone"):
-        open_index(store, index.digest)
+        open_index(ShardsSource.now(store, index.digest))
 
 
 def test_a_small_index_leaves_no_file(
     store: Store, index: DatasetIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(node_index, "_SHARED_FROM_BYTES", 2**24)
-    assert open_index(store, index.digest) == index
+    assert open_index(ShardsSource.now(store, index.digest)) == index
     assert files(tmp_path) == []
 
 
 def test_parquet_shards_stay_what_they_are(store: Store, tmp_path: Path) -> None:
     made: Any = DatasetIndex.from_rows(store.uri, "parquet", [ShardRow("a.parquet", 9, "e", 3, (0, 3), ())])
     save_index(store, made)
-    assert open_index(store, made.digest) == made
+    assert open_index(ShardsSource.now(store, made.digest)) == made

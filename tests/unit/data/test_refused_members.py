@@ -19,11 +19,12 @@ from orchestrator.data.evaluation_set import read_evaluation_rows
 from orchestrator.data.index import DatasetIndex, save_index
 from orchestrator.data.indexing import index_dataset
 from orchestrator.data.ledger_events import block_events
+from orchestrator.data.node_index import ShardsSource
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 from orchestrator.data.problems import Problem
 from orchestrator.data.quarantine import write_quarantine
 from orchestrator.data.readers import read_chunk
-from orchestrator.data.shards_reader import ShardsBlockReader, ShardsSource
+from orchestrator.data.shards_reader import ShardsBlockReader
 from orchestrator.data.verify_shard import ShardTask, verify_shard
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.storage.store import Store, open_store
@@ -136,7 +137,7 @@ def test_a_run_skips_the_sample_and_its_quarantine_names_it(maker: Any) -> None:
     store, index = open_indexed(maker.folder)
     table = ChunkTable(index.shards.num_samples)
     order = SampleOrder([DatasetOrder(table, 0)], WindowShuffle(NUM_SAMPLES, 0))
-    source, spec = ShardsSource(store, index.digest), ShardsSpec(kind="shards", train="x")
+    source, spec = ShardsSource.now(store, index.digest), ShardsSpec(kind="shards", train="x")
     format = BlockFormat((columns.IMAGE,), SIZE, 8, 4, None, None)
     reader = ShardsBlockReader((source,), spec, order.shuffle, BlockLayout(NUM_SAMPLES, 1, 1), format)
     (packed,) = reader.read_blocks(BlockTask((0,), order.window_visits(0, NUM_SAMPLES)))

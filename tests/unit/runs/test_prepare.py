@@ -11,6 +11,7 @@ import pytest
 from orchestrator.data.concept_labels import ConceptReader
 from orchestrator.data.decode import decoder_version
 from orchestrator.data.index import load_index
+from orchestrator.data.node_index import ShardsSource
 from orchestrator.data.tokens import load_tokenizer
 from orchestrator.errors import AnnotationError, DatasetError, PlanError, StorageAccessError
 from orchestrator.runs import captions as captions_module
@@ -134,7 +135,7 @@ def store_concepts(cluster: ClusterSpec) -> None:
     assert index is not None
     finder = FinderFacts(mode="corenet", noun_table=None, tagger=None)
     store = open_store(f"{cluster.storage.data}/train")
-    reader = ConceptReader((store,), (index.digest,), ("txt",), finder, cluster.storage.s3, keeps=True)
+    reader = ConceptReader((ShardsSource.now(store, index.digest),), ("txt",), finder, cluster.storage.s3, keeps=True)
     for shard in range(len(index.shards)):
         reader.read(0, shard)
 

@@ -14,13 +14,14 @@ from orchestrator.data.draw import SampleDraw
 from orchestrator.data.image import crop_box
 from orchestrator.data.index import save_index
 from orchestrator.data.indexing import index_dataset
+from orchestrator.data.node_index import ShardsSource
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 from orchestrator.data.scenes.geometry import GEOMETRY
 from orchestrator.data.scenes.render import SKY, Hits, trace
 from orchestrator.data.scenes.sample import sample_scene
 from orchestrator.data.scenes.scene import TAN_HALF_VIEW, Scene
 from orchestrator.data.scenes.write import write_scenes
-from orchestrator.data.shards_reader import ShardsBlockReader, ShardsSource
+from orchestrator.data.shards_reader import ShardsBlockReader
 from orchestrator.runs.annotations import read_annotation_facts
 from orchestrator.spec.annotation import AnnotationPlan
 from orchestrator.spec.augmentation import AugmentationSpec
@@ -73,7 +74,7 @@ def blocks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarra
     plan = AnnotationPlan(name="truth", folder=GEOMETRY, columns=facts.columns, missing="skip", digests=(facts.digest,))
     order = SampleOrder([DatasetOrder(ChunkTable(index.shards.num_samples), 0)], WindowShuffle(NUM_SCENES, 0))
     reader = ShardsBlockReader(
-        (ShardsSource(store, index.digest),),
+        (ShardsSource.now(store, index.digest),),
         ShardsSpec(kind="shards", train="x", augmentation=AUGMENTATION, decode="exact"),
         order.shuffle,
         BlockLayout(8, 1, 1),
