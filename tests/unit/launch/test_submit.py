@@ -23,10 +23,10 @@ from orchestrator.errors import (
 from orchestrator.launch import submit as submitting
 from orchestrator.launch.look import MARK, VERSIONS, compare_versions, own_versions
 from orchestrator.launch.ray_jobs import Submission, connect, read_token
-from orchestrator.launch.submissions import list_jobs, stop_run
+from orchestrator.launch.submissions import list_jobs, stop_run, stop_submission
 from orchestrator.launch.submit import next_attempt, submit_section
 from orchestrator.runs.check import Finding
-from orchestrator.runs.live import LivePost, LiveRecord, StopRequest
+from orchestrator.runs.live import STOP_FILE, LivePost, LiveRecord, StopRequest
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.load import load_cluster
 from orchestrator.storage.store import open_store
@@ -167,6 +167,17 @@ def test_a_run_that_is_not_live_cannot_be_stopped_and_a_scheduler_must_be_told(c
     for name, command in (("kuberay", "kubectl delete rayjob"), ("slurm", "scancel")):
         with pytest.raises(PlanError, match=command):
             stop_run(load_cluster(str(ROOT / "cluster" / name)), "small", 0)
+
+
+def test_a_stop_that_ray_no_longer_tells_of_stands_all_the_same(cluster: ClusterSpec) -> None:
+    class Refusing:
+        def wait(self, *arguments: object) -> bool:
+            raise ClusterAccessError("http://ray:8265 refuses this token, that of file /home/me/token")
+
+    jobs: Any = Refusing()
+    with pytest.raises(ClusterAccessError, match=r"small-2 is asked to stop.* that of file /home/me/token"):
+        stop_submission(jobs, cluster, LIVE, 1)
+    assert open_store(f"{cluster.storage.runs}/small").stat(STOP_FILE) is not None
 
 
 def test_a_cluster_that_is_away_is_tried_and_then_named(
