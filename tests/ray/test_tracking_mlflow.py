@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
@@ -33,7 +34,8 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
-        self._folder, self._options = folder, options
+        self._folder = folder
+        self._options = [option.replace("PORT", str(self.port)) for option in options]
         self._env = {**SERVER_ENV, **environment}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -85,6 +87,13 @@ def recorded_steps(uri: str, run_id: str | None) -> list[int]:
     assert run_id is not None
     history = MlflowClient(tracking_uri=uri).get_metric_history(run_id, "train/loss")
     return sorted(point.step for point in history)
+
+
+def answer_to(server: Server, host: str, USERNAME: str, PASSWORD: str) -> requests.Response:
+    """What a browser gets that was led to the server under another name."""
+    query = f"{server.uri}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
+    headers = {"Host": host.replace("PORT", str(server.port))}
+    return requests.get(query, headers=headers, auth=(USERNAME, PASSWORD), timeout=30)
 
 
 def run_id_of(uri: str, name: str) -> str:
@@ -174,7 +183,7 @@ def test_a_server_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_a_server_with_users_refuses_a_wrong_password_which_in_mid_run_loses_nothing(
+def test_a_server_with_users_refuses_foreign_hosts_and_a_wrong_password_which_in_mid_run_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("flask_wtf", reason="mlflow[auth] brings the server's users")
@@ -186,10 +195,13 @@ def test_a_server_with_users_refuses_a_wrong_password_which_in_mid_run_loses_not
     environment |= {"MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "key"}
     for name, value in user.items():
         monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
-    server = Server(tmp_path, "--app-name", "basic-auth", **environment)
+    server = Server(tmp_path, "--app-name", "basic-auth", "--allowed-hosts", "127.0.0.1:PORT", **environment)
     try:
         server.start()
         assert check_tracking(server.uri)
+        assert answer_to(server, "127.0.0.1:PORT", **user).ok
+        for host in ("rebound.example.org", "rebound.example.org:PORT", "127.0.0.1"):
+            assert answer_to(server, host, **user).status_code == 403
         tracker = open_tracker(target_on(server.uri, "locked"), tmp_path, "driver", owns_run=True)
         tracker.log_metrics({"train/loss": 1.0}, 1)
         tracker.finish(RunStatus.FINISHED)

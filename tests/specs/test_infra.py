@@ -114,6 +114,26 @@ def test_services_of_compose_listen_here_only_and_hold_no_secret() -> None:
     assert not any(example.values())
 
 
+def test_the_tracking_server_answers_to_its_own_names_alone() -> None:
+    """That the real server with users refuses others: ``tests/ray/test_tracking_mlflow.py``."""
+    assert '--allowed-hosts "$MLFLOW_ALLOWED_HOSTS"' in (INFRA / "images" / "serve-mlflow.sh").read_text()
+    (server,) = [
+        manifest["spec"]["template"]["spec"]["containers"][0]
+        for manifest in load_manifests((INFRA / "kubernetes" / "tracking" / "mlflow.yaml").read_text())
+        if manifest["kind"] == "Deployment"
+    ]
+    (hosts,) = [variable["value"] for variable in server["env"] if variable["name"] == "MLFLOW_ALLOWED_HOSTS"]
+    tracking = load_cluster(str(ROOT / "cluster" / "kuberay")).tracking.uri
+    (probe,) = server["readinessProbe"]["httpGet"]["httpHeaders"]
+    assert tracking is not None
+    assert {tracking.removeprefix("http://"), probe["value"]} <= set(hosts.split(","))
+    assert "*" not in hosts
+    compose = yaml.safe_load((INFRA / "compose" / "compose.yaml").read_text())["services"]["mlflow"]
+    default = compose["environment"]["MLFLOW_ALLOWED_HOSTS"].removeprefix("${MLFLOW_ALLOWED_HOSTS:-").removesuffix("}")
+    assert {"localhost:5000", "mlflow:5000"} <= set(default.split(","))
+    assert "*" not in default
+
+
 @pytest.mark.parametrize("file", IMAGES, ids=lambda file: file.stem)
 def test_an_image_is_made_in_stages_from_the_pins_and_runs_as_nobody(file: Path) -> None:
     text = file.read_text().replace("\\\n", " ")
