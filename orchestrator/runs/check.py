@@ -1,7 +1,7 @@
 """What can be wrong before anything starts, looked at one by one: the command ``check``."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from orchestrator.data.concepts import open_finder
@@ -135,7 +135,17 @@ def _look_at_plan(job: PretrainSpec, cluster: ClusterSpec) -> str:
 
 
 def _look_at_comparison(job: CompareSpec, cluster: ClusterSpec) -> str:
-    return dict(describe_compare(resolve_compare(job, cluster, read_compare_facts(job, cluster))))["trials"]
+    facts = read_compare_facts(job, cluster)
+    if isinstance(job.run.data, SyntheticSpec) or all(known.train for known in facts.by_label.values()):
+        return dict(describe_compare(resolve_compare(job, cluster, facts)))["trials"]
+    stand_in = {
+        entry.label: facts.by_label[entry.label].model_copy(
+            update={"train": stand_in_facts(probe_job(job, entry, steps=1))}
+        )
+        for entry in job.objectives
+    }
+    resolve_compare(job, cluster, replace(facts, by_label=stand_in))
+    return "objectives and cluster fit; the plan follows from the index"
 
 
 def _look_at_holder(job: PretrainSpec, cluster: ClusterSpec) -> str:

@@ -16,10 +16,12 @@ from orchestrator.data.tokens import load_tokenizer
 from orchestrator.errors import AnnotationError, DatasetError, PlanError, StorageAccessError
 from orchestrator.runs import captions as captions_module
 from orchestrator.runs.check import check_job
+from orchestrator.runs.compare_facts import prepare_compare_facts
 from orchestrator.runs.indexing import index_shards
 from orchestrator.runs.prepare import machine_facts, prepare_facts, read_facts
 from orchestrator.runs.progress import Progress
 from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.describe import describe_plan
 from orchestrator.spec.facts import FinderFacts
 from orchestrator.spec.job import PretrainSpec
@@ -244,6 +246,34 @@ def test_check_goes_on_behind_the_first_thing_that_is_wrong(tmp_path: Path, clus
     ]
     assert "7 does not divide by 2 workers" in findings["plan"].detail
     assert findings["data train"].detail == f"{NUM_SAMPLES} samples in 2 shards"
+
+
+def test_a_comparison_holds_in_check_before_and_after_its_data_is_indexed(tmp_path: Path, cluster: ClusterSpec) -> None:
+    of_one = job(CLIP).model_dump(mode="json", exclude_unset=True)
+    shared = {key: of_one[key] for key in ("data", "model", "text", "batch", "optimizer", "evaluation")}
+    comparison = CompareSpec.model_validate(
+        {
+            "kind": "compare",
+            "name": "which",
+            "mode": "controlled",
+            "run": {**shared, "workers": 1},
+            "objectives": [{"label": "clip", "objective": CLIP}, {"label": "catlip", "objective": CATLIP}],
+            "replicates": 1,
+            "budget": {"steps": 2},
+            "primary_metric": "eval/eval/linear_probe/shape/accuracy",
+        }
+    )
+    before = made(tmp_path)
+    findings = {finding.subject: finding for finding in check_job(comparison, cluster)}
+    assert [finding for finding in findings.values() if not finding.holds] == []
+    assert findings["plan"].detail == "objectives and cluster fit; the plan follows from the index"
+    wrong = comparison.model_copy(update={"run": comparison.run.model_copy(update={"workers": 3})})
+    assert [finding.subject for finding in check_job(wrong, cluster) if not finding.holds] == ["plan"]
+    assert made(tmp_path) == before
+    prepare_compare_facts(comparison, cluster, None)
+    findings = {finding.subject: finding for finding in check_job(comparison, cluster)}
+    assert [finding for finding in findings.values() if not finding.holds] == []
+    assert findings["plan"].detail.startswith("2 that count: 32 samples")
 
 
 def test_counts_are_enough_to_plan_and_a_run_adds_the_chunk_tables(tmp_path: Path, cluster: ClusterSpec) -> None:
