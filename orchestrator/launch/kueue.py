@@ -10,10 +10,12 @@ from typing import Any
 import yaml
 
 from orchestrator.errors import PlanError
+from orchestrator.spec.load import MAX_FILE_BYTES
 
 _FACTORS = {f"{letter}i": Fraction(2 ** (10 * power)) for power, letter in enumerate("KMGTPE", start=1)}
 _FACTORS |= {letter: Fraction(10 ** (3 * power)) for power, letter in enumerate("kMGTPE", start=1)}
 _FACTORS |= {"m": Fraction(1, 1000)}
+_NOT_A_QUEUE = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)  # of other keys and values
 
 Documents = list[dict[str, Any]]
 
@@ -39,9 +41,11 @@ def read_queue(file: Path, name: str, namespace: str) -> list[ResourceGroup]:
         PlanError: the file cannot be read, or has no such queue.
     """
     try:
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError(f"larger than {MAX_FILE_BYTES:,} bytes")
         documents = [document for document in yaml.safe_load_all(file.read_text(encoding="utf-8")) if document]
         return _find_groups(documents, file, name, namespace)
-    except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+    except (OSError, yaml.YAMLError, RecursionError, *_NOT_A_QUEUE) as error:
         raise PlanError(f"{file}: does not read as manifests of a Kueue queue: {error!r}; correct it") from error
 
 

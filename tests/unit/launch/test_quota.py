@@ -16,7 +16,7 @@ from orchestrator.launch.quota import check_quota
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import Facts, MachineFacts
 from orchestrator.spec.job import PretrainSpec
-from orchestrator.spec.load import load_cluster
+from orchestrator.spec.load import MAX_FILE_BYTES, load_cluster
 from orchestrator.spec.resolve import resolve_plan
 
 ROOT = Path(__file__).parents[3]
@@ -170,6 +170,13 @@ def test_a_queue_without_its_parts_is_refused_by_name(
         check(shipped, tmp_path)
     assert said in str(caught.value)
     assert str(tmp_path / "queue.yaml") in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "{", "kind: LocalQueue\n", "#" * (MAX_FILE_BYTES + 1)])
+def test_a_file_that_is_no_queue_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "queue.yaml").write_text(content)
+    with pytest.raises(PlanError, match=r"queue\.yaml: does not read as manifests of a Kueue queue"):
+        check_without(tmp_path / "queue.yaml")
 
 
 def test_no_file_refuses_nothing_and_says_that_the_quota_is_not_known(tmp_path: Path) -> None:
