@@ -43,6 +43,7 @@ from orchestrator.data.node_index import ShardsSource
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 from orchestrator.data.shards_reader import ShardsBlockReader
 from orchestrator.spec.augmentation import AugmentationSpec
+from orchestrator.spec.batches import Batches
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.storage.store import open_store
 
@@ -109,7 +110,7 @@ class FusedBlocks(IterableDataset[dict[str, torch.Tensor]]):
         store = open_store(str(folder))
         index = load_index(store)
         assert index is not None, "the shards have just been indexed"
-        self.layout, self.image_size = BlockLayout(batch, 1, 1), size
+        self.layout, self.image_size = BlockLayout(Batches(global_size=batch), batch, 1), size
         shuffle = WindowShuffle(4 * batch, seed=0)
         table = ChunkTable(index.shards.num_samples)
         self.order = SampleOrder([DatasetOrder(table, shuffle.seed)], shuffle)

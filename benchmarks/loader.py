@@ -52,6 +52,7 @@ from orchestrator.data.readers import read_chunk
 from orchestrator.data.shards_reader import ShardsBlockReader
 from orchestrator.data.stream import BlockStream, StreamPlace
 from orchestrator.runs.store_use import used_store_bytes
+from orchestrator.spec.batches import Batches
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.spec.plan import StreamPlan
@@ -180,7 +181,8 @@ def build_stream(folder: str, setting: dict[str, Any], s3: S3Spec) -> tuple[Bloc
     index = load_index(store)
     assert index is not None
     size, pixels = setting["batch"], setting["image_size"]
-    layout, shuffle = BlockLayout(size, 1, 1), WindowShuffle(math.ceil(setting["window"] / size) * size, seed=0)
+    layout = BlockLayout(Batches(global_size=size), size, 1)
+    shuffle = WindowShuffle(math.ceil(setting["window"] / size) * size, seed=0)
     format = BlockFormat((columns.IMAGE,), pixels, 32, 32, None, None)
     spec = ShardsSpec(kind="shards", train=folder, decode=setting["decode"])
     reader = ShardsBlockReader((ShardsSource.now(store, index.digest),), spec, shuffle, layout, format)

@@ -81,6 +81,7 @@ def measure(folder: str, num_samples: int) -> dict[str, Any]:
     from orchestrator.data.ledger_report import report_ledger
     from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
     from orchestrator.data.stream import plan_tasks
+    from orchestrator.spec.batches import Batches
     from orchestrator.spec.plan import StreamPlan
     from orchestrator.storage.store import open_store
 
@@ -93,7 +94,8 @@ def measure(folder: str, num_samples: int) -> dict[str, Any]:
     table = ChunkTable(index.shards.num_samples)
     order = SampleOrder([DatasetOrder(table, 0)], WindowShuffle(WINDOW, 0))
     timed(found, "order_s", lambda: order.window_visits(0, WINDOW))
-    layout = BlockLayout(MICRO_SIZE, 1, NUM_NODES * RANKS_PER_NODE)
+    world_size = NUM_NODES * RANKS_PER_NODE
+    layout = BlockLayout(Batches(global_size=MICRO_SIZE * world_size), MICRO_SIZE, world_size)
     plan = StreamPlan(
         block_bytes=1,
         blocks_per_task=8,

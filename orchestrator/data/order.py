@@ -4,8 +4,8 @@ Algorithm. Shards are cut into chunks of 64 consecutive samples, each read with 
 set permutes all of its chunks from (seed, data set, epoch); its epochs, one behind the other, make an endless sequence
 of samples (``dataset_order.py``; there also how a data set is drawn with replacement). Windows of equal size tile the
 run. A window takes from each data set the next samples of its sequence, as many as the data set's share says, and is
-permuted within itself from (seed, window). Position p of the run is the p-th sample of the result; global batch s is
-positions [s * G, (s + 1) * G), whatever the number of workers, and a resume is a position.
+permuted within itself from (seed, window). Position p of the run is the p-th sample of the result; global batches are
+its slices one behind the other, whatever the number of workers (``spec/batches.py``), and a resume is a position.
 
 Shares. Of the first w windows data set d has floor(w * size * S_d) - floor(w * size * S_(d-1)) samples, S_d being the
 sum of the shares up to d: exact over every stretch of the run to within one sample, without a random draw.
@@ -19,7 +19,7 @@ No state, no generator that outlives a call.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -35,6 +35,7 @@ from orchestrator.data.dataset_order import (
     unpack_visits,
 )
 from orchestrator.data.shard import CHUNK_SAMPLES
+from orchestrator.spec.batches import Batches
 
 
 @dataclass(frozen=True)
@@ -128,22 +129,29 @@ class BlockLayout:
     """Which positions of the run a block holds, and for whom: blocks are dealt round-robin to the ranks.
 
     Block k of the run is (step, micro batch, rank) by arithmetic, and holds ``micro_size`` positions from
-    ``k * micro_size`` on; a global batch is the same positions at every world size.
+    ``k * micro_size`` on; a global batch is the same positions at every world size. Each is made of as many blocks for
+    every rank.
     """
 
+    batches: Batches
     micro_size: int
-    num_micro: int
     world_size: int
 
-    @property
-    def blocks_per_step(self) -> int:
-        """Blocks of one global batch."""
-        return self.num_micro * self.world_size
+    def num_micro(self, step: int) -> int:
+        """Blocks of each rank in ``step``."""
+        return self.batches.size_at(step) // (self.micro_size * self.world_size)
+
+    def blocks(self, steps: range, ranks: Iterable[int]) -> list[int]:
+        """Those of some steps and ranks, in order."""
+        size = self.micro_size * self.world_size
+        micro_batches = range(self.batches.start(steps.start) // size, self.batches.start(steps.stop) // size)
+        own = sorted(ranks)
+        return [micro * self.world_size + rank for micro in micro_batches for rank in own]
 
     def stamp(self, block: int) -> tuple[int, int, int]:
         """(step, rank, micro batch) of a block."""
-        step, within = divmod(block, self.blocks_per_step)
-        micro, rank = divmod(within, self.world_size)
+        step = self.batches.step_at(block * self.micro_size)
+        micro, rank = divmod(block - self.batches.start(step) // self.micro_size, self.world_size)
         return step, rank, micro
 
     def positions(self, block: int) -> tuple[int, int]:

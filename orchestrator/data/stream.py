@@ -77,7 +77,7 @@ class BlockStream:
         self._share = share
 
     def blocks(self, first_step: int, stop_step: int) -> Generator[pa.Table, None, None]:
-        """This rank's blocks of steps [first_step, stop_step), ``num_micro`` of them a step.
+        """This rank's blocks of steps [first_step, stop_step), as many of a step as the layout says.
 
         Raises:
             StreamOrderError: a block is missing, or another one arrived than the plan names.
@@ -93,7 +93,7 @@ class BlockStream:
                 for step in range(start, stop):
                     if step == lead and not is_last:
                         upcoming = self._start(built, running)
-                    for micro in range(self._layout.num_micro):
+                    for micro in range(self._layout.num_micro(step)):
                         yield self._checked(next(current, None), (step, self._place.rank, micro))
                 if (extra := next(current, None)) is not None:
                     self._checked(extra, None)
@@ -115,10 +115,15 @@ class BlockStream:
         return build_execution(self._reader, tasks, self._plan, len(ranks), self._place.num_nodes, labels)
 
     def _executions(self, first_step: int, stop_step: int) -> list[tuple[int, int]]:
-        """Step ranges of at most ``tasks_per_execution`` tasks a node."""
-        own_blocks = self._layout.num_micro * len(self._place.node_ranks)
-        steps = max(1, self._plan.tasks_per_execution * self._plan.blocks_per_task // own_blocks)
-        return [(start, min(start + steps, stop_step)) for start in range(first_step, stop_step, steps)]
+        """Step ranges of at most ``tasks_per_execution`` tasks a node, or of one step."""
+        layout, batches = self._layout, self._layout.batches
+        micro_batches = self._plan.tasks_per_execution * self._plan.blocks_per_task // len(self._place.node_ranks)
+        size, ranges, start = micro_batches * layout.micro_size * layout.world_size, [], first_step
+        while start < stop_step:
+            stop = min(max(start + 1, batches.step_at(batches.start(start) + size)), stop_step)
+            ranges.append((start, stop))
+            start = stop
+        return ranges
 
     def _checked(self, block: pa.Table | None, expected: tuple[int, int, int] | None) -> pa.Table:
         if block is None:
@@ -136,10 +141,8 @@ def plan_tasks(
     order: SampleOrder | None, layout: BlockLayout, plan: StreamPlan, steps: range, ranks: Sequence[int]
 ) -> list[BlockTask]:
     """Read tasks of the blocks that some steps bring to some ranks; no task spans more windows than a block does."""
-    micro_batches = range(steps.start * layout.num_micro, steps.stop * layout.num_micro)
-    own = [micro * layout.world_size + rank for micro in micro_batches for rank in sorted(ranks)]
     tasks = []
-    for _, of_window in groupby(own, lambda block: layout.positions(block)[0] // plan.window):
+    for _, of_window in groupby(layout.blocks(steps, ranks), lambda block: layout.positions(block)[0] // plan.window):
         blocks = tuple(of_window)
         for at in range(0, len(blocks), plan.blocks_per_task):
             group = blocks[at : at + plan.blocks_per_task]

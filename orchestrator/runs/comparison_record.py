@@ -15,6 +15,7 @@ from orchestrator.evaluation.comparison import (
 from orchestrator.evaluation.results import POOLED, ProbeResult, summarise
 from orchestrator.runs.compare_folder import save_comparison
 from orchestrator.runs.recorder import Recorder
+from orchestrator.spec.batches import Batches
 from orchestrator.spec.compare_metric import VALIDATION_SCORE
 from orchestrator.spec.compare_plan import ComparePlan, Phase, TrialPlan
 from orchestrator.spec.load import join_uri
@@ -131,9 +132,16 @@ class TrialMeter:
     """Turns one run's reports into its record: cost, curve and scores, on top of what earlier starts left there."""
 
     def __init__(
-        self, record: ComparisonRecord, trial: TrialPlan, weights: Literal["raw", "ema"], num_workers: int
+        self,
+        record: ComparisonRecord,
+        trial: TrialPlan,
+        weights: Literal["raw", "ema"],
+        batches: Batches,
+        num_workers: int,
     ) -> None:
         self._record, self._trial, self._weights, self._num_workers = record, trial, weights, num_workers
+        self._batches = batches
+        self._flops_per_sample = trial.flops / batches.start(trial.steps)
         before = record.trial(trial.run)
         self._cost, self._curve, self._duplicates = before.cost, list(before.curve), before.duplicate_caption_fraction
         self._attempts_before = before.cost.attempts
@@ -165,9 +173,9 @@ class TrialMeter:
         scores = scores_of(results, self._trial.phase)
         point = CurvePoint(
             step=step,
-            samples=step * self._trial.job.batch.global_size,
+            samples=self._batches.start(step),
             train_s=self._cost.step_s + self._cost.data_wait_s,
-            flops=step * self._trial.flops / self._trial.steps,
+            flops=self._batches.start(step) * self._flops_per_sample,
             scores=scores,
             schedule_ended=step == self._trial.steps and self._trial.job.schedule.kind != "constant",
         )
@@ -188,24 +196,24 @@ class TrialMeter:
         self._record.change(self._trial.run, **values)
 
     def _add_steps(self, report: StepReport) -> None:
-        global_size = self._trial.job.batch.global_size
         # Steps below a checkpoint that a killed driver did not get to record: they count as long as those measured now.
-        unrecorded = max(0, report.step - report.num_steps - self._cost.samples // global_size)
+        unrecorded = max(0, report.step - report.num_steps - self._batches.step_at(self._cost.samples))
         num_steps = report.num_steps + unrecorded
+        samples = self._batches.start(report.step) - self._batches.start(report.step - num_steps)
         seconds = report.metrics[metrics.STEP_S] * num_steps
         wait_s = seconds * report.metrics[metrics.DATA_WAIT_FRACTION]
         self._add(
             step_s=seconds - wait_s,
             data_wait_s=wait_s,
             device_s=seconds * self._num_workers,
-            flops=num_steps * self._trial.flops / self._trial.steps,
-            samples=num_steps * global_size,
+            flops=samples * self._flops_per_sample,
+            samples=samples,
         )
         trained_s = self._cost.step_s + self._cost.data_wait_s
         self._cost = self._cost.model_copy(update={"samples_per_s": self._cost.samples / trained_s})
         if (found := report.metrics.get(metrics.DUPLICATE_CAPTION_FRACTION)) is not None:
             before = found if self._duplicates is None else self._duplicates
-            self._duplicates = before + (found - before) * num_steps * global_size / self._cost.samples
+            self._duplicates = before + (found - before) * samples / self._cost.samples
 
     def _add(self, **values: float) -> None:
         added = {key: getattr(self._cost, key) + value for key, value in values.items()}

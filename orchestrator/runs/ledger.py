@@ -44,5 +44,5 @@ def report_run_ledger(run_uri: str, cluster: ClusterSpec) -> RunLedgerReport:
         raise RunNotFoundError(f"{stored.record.uri} has no {LEDGER_FILE}: synthetic data is not counted")
     source = f"{stored.record.uri}/{LEDGER_FILE}"
     ledger = Ledger.from_bytes(data, [table.num_chunks for table in tables], source)
-    rows = report_ledger(ledger, order, stored.record.step * plan.batch.global_size)
+    rows = report_ledger(ledger, order, plan.batch.start(stored.record.step))
     return RunLedgerReport(stored.record.step, tuple(source.shards.uri for source in plan.data.sources), tuple(rows))

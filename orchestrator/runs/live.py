@@ -40,8 +40,8 @@ class LiveRecord:
     status: RunStatus
     step: int
     steps: int
-    global_size: int
-    """Samples of a step."""
+    global_size: float
+    """Samples of a step; where that changes, the mean of the steps to come."""
     samples_per_s: float | None
     checkpoint_uri: str
     tracking_uri: str

@@ -102,7 +102,7 @@ class TrialRunner:
             settings = self._of.agenda.chosen(trial.objective)
             record.change(trial.run, settings=settings)
         plan = self._resolve(trial, trial_job(spec, trial, settings), settings)
-        meter = TrialMeter(record, trial, spec.weights, plan.workers.count)
+        meter = TrialMeter(record, trial, spec.weights, plan.batch, plan.workers.count)
         onlookers = Onlookers(
             on_progress=partial(self._show, trial.run) if self._of.on_progress else None,
             on_metrics=partial(self._of.on_metrics, run=trial.run) if self._of.on_metrics else None,
@@ -136,7 +136,7 @@ class TrialRunner:
         metric = self._of.plan.search_metric if trial.phase == "search" else self._of.plan.primary_metric
         scores = self._of.record.trial(trial.run).scores
         if isinstance(report, EvaluationReport) and metric in scores:
-            samples = report.step * recorder.plan.batch.global_size
+            samples = recorder.plan.batch.start(report.step)
             self.board.put.remote(trial.run, {SAMPLES: samples, SCORE: scores[metric]})
 
     def _conclude(self, trial: TrialPlan, plan: Plan, meter: TrialMeter, result: PretrainResult) -> None:

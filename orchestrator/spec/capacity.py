@@ -111,7 +111,7 @@ def _rates(
     peak = DEVICES[capacity.device].tflops * 1e12 * capacity.utilisation if _has_known_device(plan, capacity) else None  # type: ignore[index]
     devices = mean = hours = None
     if peak is not None:
-        by_phase = [(steps * plan.batch.global_size, count * peak / flops) for steps, flops in phases]
+        by_phase = [(samples, count * peak / flops) for samples, flops in phases]
         devices = max(rate for _, rate in by_phase)
         seconds = sum(samples / min(rate, loader or rate) for samples, rate in by_phase)
         mean, hours = plan.samples / seconds, seconds / 3600
@@ -123,9 +123,7 @@ def _rates(
         decode_cores_per_device=devices / count / decode if devices and decode else None,
         storage_mb_per_s=None if used is None or loader is None else used * _stored_bytes(plan) / 1e6,
         images_mb_per_s=_image_bytes(plan) * (used or 0) / count / 1e6,
-        collectives_mb_per_s=mean / plan.batch.global_size * _collective_bytes(plan, parameters) / 1e6
-        if mean
-        else None,
+        collectives_mb_per_s=mean / plan.samples_per_step * _collective_bytes(plan, parameters) / 1e6 if mean else None,
     ), hours
 
 
@@ -156,15 +154,17 @@ def _image_bytes(plan: Plan) -> float:
 
 def _collective_bytes(plan: Plan, parameters: Parameters) -> float:
     """Sent by each worker in a step, by rings: gradients are averaged, weights gathered, features exchanged."""
-    count, rows = plan.workers.count, plan.batch.worker_size * captions_per_image(plan)
+    count = plan.workers.count
+    images = plan.samples_per_step / count
+    captions = images * captions_per_image(plan)
     number = 4 if plan.precision == "fp32" or plan.zero_stage == 0 else 2
     passes = 3 if plan.zero_stage == 3 else 2
     weights = passes * number * parameters.trained * (count - 1) / count
     width = PRESETS[plan.model.preset].embedding_width
     if isinstance(plan.objective, ClipSpec):  # both towers' features, and their gradient back
-        return weights + 2 * 4 * width * (plan.batch.worker_size + rows) * (count - 1)
+        return weights + 2 * 4 * width * (images + captions) * (count - 1)
     if isinstance(plan.objective, SiglipSpec):  # captions and their gradient go round
-        return weights + 2 * 4 * width * rows * count
+        return weights + 2 * 4 * width * captions * count
     return weights
 
 

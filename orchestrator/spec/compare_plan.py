@@ -6,9 +6,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from orchestrator.spec.batches import Batches
 from orchestrator.spec.compare import Mode
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.plan import TrackingPlan
+from orchestrator.spec.resolve_batch import resolve_batches
 from orchestrator.spec.search import DomainSpec, SearchSpec
 from orchestrator.spec.section import Section
 
@@ -41,7 +43,12 @@ class TrialPlan(Section):
     @property
     def samples(self) -> int:
         """That it trains on."""
-        return self.steps * self.job.batch.global_size
+        return self.batches.start(self.steps)
+
+    @property
+    def batches(self) -> Batches:
+        """Its global batches."""
+        return resolve_batches(self.job)
 
 
 class SharePlan(Section):

@@ -145,27 +145,35 @@ def _describe_start(plan: Plan) -> str:
 
 def _describe_resolutions(plan: Plan) -> Iterator[str]:
     """What each phase of other image sizes costs; nothing where there is none."""
-    sizes, preset, start = plan.model.image_sizes, PRESETS[plan.model.preset], 0
-    ends = [*((phase.stop_step, phase.image_sizes) for phase in sizes.phases), (plan.steps, (sizes.final,))]
-    for stop, pixels in ends if sizes.phases else []:
+    preset = PRESETS[plan.model.preset]
+    for phase in plan.phases if plan.model.image_sizes.phases else ():
+        pixels = [size for size, _ in phase.sizes]
         flops = [vision_flops(preset, one, projection=False) / 1e9 for one in (min(pixels), max(pixels))]
         yield (
-            f"steps {start:,} to {stop:,}: {', '.join(map(str, pixels))} pixels, {flops[0]:,.3g}"
+            f"steps {phase.start:,} to {phase.stop:,}: {', '.join(map(str, pixels))} pixels, {flops[0]:,.3g}"
             f"{f' to {flops[1]:,.3g}' if len(pixels) > 1 else ''} GFLOP forward an image"
         )
-        start = stop
 
 
 def _describe_batch(plan: Plan) -> str:
     batch = plan.batch
-    text = (
-        f"{_count(plan.workers.count, 'worker')} x {_count(batch.num_micro, 'micro batch')} x {batch.micro_size:,} "
-        f"= {batch.global_size:,} samples a step; {_count(plan.steps, 'step')} = {plan.samples:,} samples "
+    unit, sizes = plan.workers.count * batch.micro_size, [size for phase in plan.phases for _, size in phase.sizes]
+    least, most = min(sizes), max(sizes)
+    few, some = (f"{least // unit:,} to ", f"{least:,} to ") if least < most else ("", "")
+    lines = [
+        f"{_count(plan.workers.count, 'worker')} x {few}{_count(most // unit, 'micro batch')} x {batch.micro_size:,} "
+        f"= {some}{most:,} samples a step; {_count(plan.steps, 'step')} = {plan.samples:,} samples "
         f"= {plan.epochs:,.1f} epochs"
-    )
-    if batch.num_micro > 1 and plan.objective.contrastive:
-        text += "\ntowers run forward twice: all captions are negatives, so features of all micro batches come first"
-    return text
+    ]
+    for phase in plan.phases if batch.phases else ():
+        drawn = ", ".join(f"{size:,} of {pixels} pixels" for pixels, size in phase.sizes)
+        lines.append(f"steps {phase.start:,} to {phase.stop:,}: {drawn}; {phase.samples:,} samples")
+    if most > unit and plan.objective.contrastive:
+        where = " in steps of several" if least == unit else ""
+        lines.append(
+            f"towers run forward twice{where}: all captions are negatives, so features of all micro batches come first"
+        )
+    return "\n".join(lines)
 
 
 def _describe_workers(plan: Plan) -> str:
@@ -205,13 +213,14 @@ def _describe_stream(plan: Plan) -> str:
 
 
 def _describe_schedule(plan: Plan) -> str:
-    schedule, optimizer = plan.schedule, plan.optimizer
+    schedule, optimizer, steps_of = plan.schedule, plan.optimizer, plan.batch.steps_of
     text = (
         f"AdamW, learning rate {optimizer.learning_rate:g}, {schedule.kind}; "
-        f"warm-up {_count(round(schedule.warmup_fraction * plan.steps), 'step')}"
+        f"warm-up {_count(steps_of(schedule.warmup_fraction, plan.steps), 'step')}"
     )
     if schedule.kind == "wsd":
-        text += f"; decay over the last {_count(round(schedule.decay_fraction * plan.steps), 'step')}"
+        decay = plan.steps - steps_of(1 - schedule.decay_fraction, plan.steps)
+        text += f"; decay over the last {_count(decay, 'step')}"
     if schedule.kind != "constant":
         text += f"; ends at {schedule.final_fraction * optimizer.learning_rate:g}"
     text += f"; EMA {plan.ema.decay:g}" if plan.ema else ""
@@ -226,7 +235,8 @@ def _describe_treatments(plan: Plan) -> Iterator[str]:
     for tower, freeze in optimizer.freeze.items():
         what = "whole" if freeze.layers is None else f"embeddings and {_count(freeze.layers, 'layer')}"
         until = freeze.until_fraction
-        yield f"{tower}: {what} frozen" + (f" for {_count(round(until * plan.steps), 'step')}" if until else "")
+        steps = "" if until is None else f" for {_count(plan.batch.steps_of(until, plan.steps), 'step')}"
+        yield f"{tower}: {what} frozen{steps}"
     watched = [("loss", guard.loss_factor), ("gradient norm", guard.norm_factor)]
     for name, factor in watched:
         if factor is not None:

@@ -90,7 +90,7 @@ class Facts(Section):
 
 
 def stand_in_facts(job: PretrainSpec) -> tuple[ShardsFacts, ...]:
-    """Sources of one global batch each, to resolve all that does not depend on the number of samples."""
+    """Sources of one global batch each, the largest, to resolve all that does not depend on the number of samples."""
     sources = job.data.sources if isinstance(job.data, ShardsSpec) else ()
-    size = job.batch.global_size
+    size = max(size for _, size in job.global_sizes())
     return tuple(ShardsFacts(uri=source.uri, digest="", num_shards=1, num_samples=size, bytes=0) for source in sources)

@@ -14,33 +14,31 @@ from orchestrator.spec.presets import PRESETS, ModelSize, TransformerSize
 
 
 def training_flops(plan: Plan, *, recomputed: bool = False) -> float:
-    """Operations of training on one sample, the mean over the run's steps.
+    """Operations of training on one sample, the mean over the run's samples.
 
     Args:
         recomputed: count forward passes that are done again, too.
     """
-    return sum(steps * flops for steps, flops in phase_flops(plan, recomputed=recomputed)) / plan.steps
+    return sum(samples * flops for samples, flops in phase_flops(plan, recomputed=recomputed)) / plan.samples
 
 
 def phase_flops(plan: Plan, *, recomputed: bool) -> Iterator[tuple[int, float]]:
-    """Steps of each phase of image sizes, and the operations that train one sample in it; as ``training_flops``."""
-    sizes, parameters, start = plan.model.image_sizes, count_parameters(plan), 0
-    for stop, pixels in (
-        *((phase.stop_step, phase.image_sizes) for phase in sizes.phases),
-        (plan.steps, (sizes.final,)),
-    ):
-        if stop > start:
-            flops = [_sample_flops(plan, parameters, size, recomputed) for size in pixels]
-            yield stop - start, sum(flops) / len(flops)
-        start = max(start, stop)
+    """Samples of each phase of image sizes, and the operations that train one of them; as ``training_flops``."""
+    parameters = count_parameters(plan)
+    for phase in plan.phases:
+        flops = [_sample_flops(plan, parameters, *sizes, recomputed) for sizes in phase.sizes]
+        drawn = sum(global_size for _, global_size in phase.sizes)
+        mean = sum(global_size * one for (_, global_size), one in zip(phase.sizes, flops, strict=True)) / drawn
+        yield phase.samples, mean
 
 
-def _sample_flops(plan: Plan, parameters: Parameters, pixels: int, recomputed: bool) -> float:
+def _sample_flops(plan: Plan, parameters: Parameters, pixels: int, global_size: int, recomputed: bool) -> float:
     model, objective, size = plan.model, plan.objective, PRESETS[plan.model.preset]
     forward = {"vision": vision_flops(size, pixels, objective.reads_captions, model.patch_dropout)}
     if objective.reads_captions:
         forward["text"] = captions_per_image(plan) * text_flops(size, model.context)
-    again = int(model.activation_checkpointing) + int(plan.batch.num_micro > 1 and objective.contrastive)
+    is_cached = objective.contrastive and global_size > plan.workers.count * plan.batch.micro_size
+    again = int(model.activation_checkpointing) + int(is_cached)
     total = 3.0 * 2 * size.vision.width * num_concepts(plan)
     for name, flops in forward.items():
         tower = parameters.towers[name]

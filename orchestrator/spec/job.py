@@ -1,6 +1,7 @@
 """What to run: the sections of a job file. Nothing here says where it runs (that is ``spec/cluster.py``)."""
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -10,6 +11,7 @@ from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.spec.init import InitSpec
 from orchestrator.spec.objective import ConceptsSpec, ObjectiveSpec
 from orchestrator.spec.optimizer import EmaSpec, OptimizerSpec, ScheduleSpec
+from orchestrator.spec.resolution import ResolutionPhase
 from orchestrator.spec.section import Section
 from orchestrator.spec.selection import SelectionSpec
 
@@ -124,15 +126,6 @@ class SyntheticSpec(Section):
 DataSpec = Annotated[ShardsSpec | SyntheticSpec, Field(discriminator="kind")]
 
 
-class ResolutionPhase(Section):
-    """A first or middle part of the run at other image sizes than the model's own."""
-
-    until_fraction: float = Field(gt=0, le=1)
-    """The share of the budget at which it ends; phases rise."""
-    image_sizes: tuple[Annotated[int, Field(ge=8, le=2048)], ...] = Field(min_length=1)
-    """Pixels a side; of several, one is drawn for each step, the same on all workers."""
-
-
 class ModelSpec(Section):
     """Towers by preset name; their weights start at random or from a folder."""
 
@@ -193,10 +186,11 @@ class BatchSpec(Section):
     """Samples per optimizer step, over all workers and per forward pass."""
 
     global_size: int = Field(ge=1)
-    """Samples of one step over all workers."""
+    """Samples of one step over all workers; phases of ``model.resolutions`` may have others."""
     micro_size: int | None = Field(default=None, ge=1)
-    """Samples of one forward pass on one worker; none: the whole worker batch. The step stays that of the whole batch:
-    for contrastive objectives features are cached, at the price of a second forward pass."""
+    """Samples of one forward pass on one worker, the same in all steps; none: the whole worker batch, or the greatest
+    part that all of them have in common. The step stays that of the whole batch: for contrastive objectives features
+    are cached, at the price of a second forward pass."""
 
 
 class BudgetSpec(Section):
@@ -262,6 +256,12 @@ class TrainingSpec(Section):
     faults: FaultsSpec = FaultsSpec()
     log_every_steps: int = Field(default=10, ge=1)
     """Steps between the metrics that are recorded."""
+
+    def global_sizes(self) -> Iterator[tuple[str, int]]:
+        """Every size of a global batch that is named, with its key."""
+        yield "batch.global_size", self.batch.global_size
+        for number, phase in enumerate(self.model.resolutions):
+            yield from ((f"model.resolutions.{number}.global_sizes", size) for size in phase.global_sizes)
 
 
 class PretrainSpec(TrainingSpec):

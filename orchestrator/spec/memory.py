@@ -55,7 +55,7 @@ class _Widths:
 
 
 def device_memory(plan: Plan, zero_stage: int | None = None, buffers: bool = True) -> DeviceMemory:
-    """Of one device at the plan's largest images; ``zero_stage`` takes the place of the plan's.
+    """Of one device at the plan's largest images and batches; ``zero_stage`` takes the place of the plan's.
 
     Args:
         buffers: count DeepSpeed's communication buffers.
@@ -73,7 +73,7 @@ def device_memory(plan: Plan, zero_stage: int | None = None, buffers: bool = Tru
         optimizer=_OPTIMIZER_BYTES[stage] * trained // shards,
         average=0 if plan.ema is None else 4 * trained // shards,
         gradients=_gradient_bytes(trained, widths, stage, num_ranks),
-        waiting=_waiting_bytes(trained, widths, stage, num_ranks) if plan.batch.num_micro > 1 else 0,
+        waiting=_waiting_bytes(trained, widths, stage, num_ranks) if plan.batch.most_micro > 1 else 0,
         activations=activations,
         buffers=_buffer_bytes(plan, widths, stage) if buffers else 0,
     )
@@ -149,9 +149,10 @@ def _tower_bytes(
 
 
 def _loss_bytes(plan: Plan, widths: _Widths) -> int:
-    rows, captions = plan.batch.worker_size, captions_per_image(plan)
+    global_size, captions = plan.batch.all_sizes[-1], captions_per_image(plan)
+    rows = global_size // plan.workers.count
     if isinstance(plan.objective, ClipSpec):  # similarities, logits and their gradient, both ways
-        return 6 * 4 * rows * plan.batch.global_size * captions
+        return 6 * 4 * rows * global_size * captions
     if isinstance(plan.objective, SiglipSpec):
         return 6 * 4 * min(rows, plan.objective.chunk_size) * rows * captions
     if isinstance(plan.objective, CatlipSpec) and plan.model.vocabulary is not None:

@@ -5,6 +5,8 @@ Only the Plan travels: to workers, into MLflow, into checkpoints.
 
 import hashlib
 import json
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
@@ -12,6 +14,7 @@ from pydantic import Field, ValidationError
 from orchestrator.errors import PlanError
 from orchestrator.spec.annotation import AnnotationPlan
 from orchestrator.spec.augmentation import AugmentationSpec
+from orchestrator.spec.batches import Batches
 from orchestrator.spec.cluster import CacheSpec, S3Spec
 from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.spec.facts import MachineFacts, ShardsFacts, TokenizerFacts, VocabularyFacts
@@ -25,7 +28,7 @@ from orchestrator.spec.job import (
 )
 from orchestrator.spec.objective import ObjectiveSpec
 from orchestrator.spec.optimizer import EmaSpec, OptimizerSpec, ScheduleSpec
-from orchestrator.spec.resolution import ImageSizes
+from orchestrator.spec.resolution import ImageSizes, SizePhase
 from orchestrator.spec.section import Section
 
 PLAN_FILE = "plan.json"
@@ -35,13 +38,20 @@ PLAN_FILE = "plan.json"
 _SAME_LABELS = {"vocabulary", "foreign_vocabulary", "labels", "noun_table", "tagger"}
 
 
-class BatchPlan(Section):
+class BatchPlan(Batches):
     """Global batch = workers x worker batch; worker batch = micro batches x micro batch."""
 
-    global_size: int
     worker_size: int
+    """Of a step of ``global_size``."""
     micro_size: int
+    """Of all steps."""
     num_micro: int
+    """Of a step of ``global_size``."""
+
+    @property
+    def most_micro(self) -> int:
+        """Micro batches of the largest step."""
+        return self.num_micro * self.all_sizes[-1] // self.global_size
 
 
 class WorkersPlan(Section):
@@ -52,7 +62,18 @@ class WorkersPlan(Section):
     cpus: int
     threads: int
     admissible: tuple[int, ...]
-    """Other worker counts that a resume may use: they divide the global batch."""
+    """Other worker counts that a resume may use: they divide every global batch."""
+
+
+@dataclass(frozen=True)
+class StepPhase:
+    """Steps [start, stop), each of which has one of the sizes."""
+
+    start: int
+    stop: int
+    samples: int
+    sizes: tuple[tuple[int, int], ...]
+    """Pixels a side and samples of a step that go together."""
 
 
 MAX_UNREAD_BLOCKS = 4
@@ -169,7 +190,27 @@ class Plan(Section):
     @property
     def samples(self) -> int:
         """Samples that the whole run trains on."""
-        return self.steps * self.batch.global_size
+        return self.batch.start(self.steps)
+
+    @property
+    def samples_per_step(self) -> float:
+        """The mean over the run."""
+        return self.samples / self.steps
+
+    @property
+    def phases(self) -> tuple[StepPhase, ...]:
+        """The run's parts, one behind the other; empty ones are left out."""
+        image_sizes, batch = self.model.image_sizes, self.batch
+        last = SizePhase(stop_step=self.steps, image_sizes=(image_sizes.final,))
+        found, start = [], 0
+        for number, phase in enumerate((*image_sizes.phases, last)):
+            if phase.stop_step > start:
+                own = batch.phases[number].global_sizes if number < len(batch.phases) else ()
+                sizes = tuple(zip_longest(phase.image_sizes, own, fillvalue=batch.global_size))
+                samples = batch.start(phase.stop_step) - batch.start(start)
+                found.append(StepPhase(start, phase.stop_step, samples, sizes))
+                start = phase.stop_step
+        return tuple(found)
 
     @property
     def epochs(self) -> float:
@@ -180,6 +221,7 @@ class Plan(Section):
     def identity(self) -> dict[str, Any]:
         """What must stay the same in a resume; all else (workers, cluster, micro batch, ZeRO stage) may change."""
         shards = self.data.spec if isinstance(self.data.spec, ShardsSpec) else None
+        own_sizes = [phase.model_dump(mode="json") for phase in self.batch.phases]
         return {
             "data": [
                 {
@@ -204,6 +246,7 @@ class Plan(Section):
             "seed": self.seed.model_dump(mode="json"),
             "window": self.stream.window,
             "batch.global_size": self.batch.global_size,
+            **({"model.resolutions: global_sizes": own_sizes} if own_sizes else {}),
             "steps": self.steps,
             "objective": self.objective.model_dump(mode="json", exclude=_SAME_LABELS),
             "vocabulary": self.model.vocabulary.digest if self.model.vocabulary else None,

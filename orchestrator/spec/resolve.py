@@ -27,6 +27,12 @@ from orchestrator.spec.plan import (
     WorkersPlan,
 )
 from orchestrator.spec.resolve_annotations import resolve_annotations
+from orchestrator.spec.resolve_batch import (
+    common_size,
+    nearest_multiples,
+    resolve_batch,
+    resolve_window,
+)
 from orchestrator.spec.resolve_model import check_dense_annotations, resolve_model
 
 MAX_BLOCK_BYTES = 64 * 2**20  # a block is one micro batch; larger ones stall the splitter
@@ -48,10 +54,9 @@ def resolve_plan(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> Plan:
     placement = place_workers(_num_workers(job, cluster), cluster)
     machine = placement.machine(facts.machine.decoder) if placement else facts.machine
     workers = _resolve_workers(job, cluster, machine)
-    batch = _resolve_batch(job, workers.count)
-    steps = _resolve_steps(job, num_samples)
+    batch, steps = resolve_batch(job, workers.count, num_samples)
     _check_precision(job, workers)
-    model = resolve_model(job, facts, steps)
+    model = resolve_model(job, facts, batch, steps)
     annotations = resolve_annotations(job, facts.train, facts.heldout)
     check_dense_annotations(model, annotations)
     stream = _resolve_stream(
@@ -143,9 +148,10 @@ def _num_samples(job: PretrainSpec, sources: Sequence[SourcePlan]) -> int:
     if isinstance(job.data, SyntheticSpec):
         return job.data.num_samples
     usable = sum(source.shards.num_usable for source in sources)
-    if usable < job.batch.global_size:
+    key, size = max(job.global_sizes(), key=lambda named: named[1])
+    if usable < size:
         raise PlanError(
-            f"batch.global_size is {job.batch.global_size:,}, but {', '.join(source.shards.uri for source in sources)} "
+            f"{key} is {size:,}, but {', '.join(source.shards.uri for source in sources)} "
             f"holds {usable:,} samples to train on; wanted at least one global batch"
         )
     return job.data.epoch_samples or usable
@@ -164,15 +170,15 @@ def _num_workers(job: PretrainSpec, cluster: ClusterSpec) -> int:
 
 def _resolve_workers(job: PretrainSpec, cluster: ClusterSpec, machine: MachineFacts) -> WorkersPlan:
     offered, count = cluster.workers.count, _num_workers(job, cluster)
-    global_size = job.batch.global_size
-    admissible = tuple(number for number in range(1, min(global_size, 1024) + 1) if global_size % number == 0)
-    if global_size % count:
-        near = max(number for number in admissible if number <= offered)
-        lower, upper = global_size // count * count, (global_size // count + 1) * count
-        fitting = f"{lower:,} or {upper:,}" if lower else f"{upper:,}"
-        raise PlanError(
-            f"batch.global_size {global_size:,} does not divide by {count} workers; use {fitting}, or workers: {near}"
-        )
+    common = common_size(job)
+    admissible = tuple(number for number in range(1, min(common, 1024) + 1) if common % number == 0)
+    for key, size in job.global_sizes():
+        if size % count:
+            near = max(number for number in admissible if number <= offered)
+            raise PlanError(
+                f"{key} {size:,} does not divide by {count} workers; use {nearest_multiples(size, count)}, "
+                f"or workers: {near}"
+            )
     threads = cluster.workers.threads or max(1, machine.num_cores // count)
     return WorkersPlan(
         count=count,
@@ -180,22 +186,6 @@ def _resolve_workers(job: PretrainSpec, cluster: ClusterSpec, machine: MachineFa
         cpus=cluster.workers.cpus,
         threads=threads,
         admissible=admissible,
-    )
-
-
-def _resolve_batch(job: PretrainSpec, num_workers: int) -> BatchPlan:
-    worker_size = job.batch.global_size // num_workers
-    micro_size = job.batch.micro_size or worker_size
-    if worker_size % micro_size:
-        divisors = [size for size in range(1, worker_size + 1) if worker_size % size == 0]
-        near = min(divisors, key=lambda size: abs(size - micro_size))
-        raise PlanError(
-            f"batch.micro_size {micro_size} does not divide the worker batch of {worker_size} "
-            f"({job.batch.global_size} over {num_workers} workers); the nearest that does is {near}"
-        )
-    num_micro = worker_size // micro_size
-    return BatchPlan(
-        global_size=job.batch.global_size, worker_size=worker_size, micro_size=micro_size, num_micro=num_micro
     )
 
 
@@ -232,7 +222,7 @@ def _resolve_stream(
             f"{workers.count} workers x {workers.cpus} CPUs take all {machine.num_cpus} logical CPUs and leave none "
             f"to read and decode; lower 'workers' or raise 'ray.num_cpus' in the cluster file"
         )
-    window = _resolve_window(job)
+    window = resolve_window(job)
     _check_shares(sources, window)
     blocks_per_task = min(MAX_BLOCKS_PER_TASK, max(MIN_BLOCKS_PER_TASK, window // batch.micro_size))
     store_bytes = stream_store_bytes(workers.count, ingest_cpus, blocks_per_task, block_bytes, available_bytes)
@@ -278,19 +268,3 @@ def _check_shares(sources: Sequence[SourcePlan], window: int) -> None:
                 f"data.train: {source.shards.uri} has a share of {share:.2g}, less than 2 samples of a window of "
                 f"{window:,}; raise its share, or data.shuffle_window to {math.ceil(2 / share):,}"
             )
-
-
-def _resolve_window(job: PretrainSpec) -> int:
-    """The window nearest above the wish that tiles global batches, so that tasks and windows share borders."""
-    wish = job.data.shuffle_window if isinstance(job.data, ShardsSpec) else job.batch.global_size
-    global_size = job.batch.global_size
-    if wish >= global_size:
-        return math.ceil(wish / global_size) * global_size
-    return next(size for size in range(wish, global_size + 1) if global_size % size == 0)
-
-
-def _resolve_steps(job: PretrainSpec, num_samples: int) -> int:
-    if job.budget.steps is not None:
-        return job.budget.steps
-    samples = job.budget.samples if job.budget.samples is not None else (job.budget.epochs or 0) * num_samples
-    return max(1, math.ceil(samples / job.batch.global_size))

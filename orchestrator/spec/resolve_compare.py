@@ -18,6 +18,7 @@ from orchestrator.spec.job import BudgetSpec, PretrainSpec, SeedSpec, TrainingSp
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.plan import Plan, TrackingPlan
 from orchestrator.spec.resolve import resolve_plan, resolve_tracking_uri
+from orchestrator.spec.resolve_batch import resolve_batches
 from orchestrator.spec.trial_job import build_job
 
 CALIBRATION_STEPS = 20
@@ -167,7 +168,7 @@ class _Resolver:
             seed=SeedSpec(data=seed, model=seed),
             budget=BudgetSpec(steps=steps),
         )
-        flops = training_flops(self.plan(entry.label, job)) * steps * job.batch.global_size
+        plan = self.plan(entry.label, job)
         replicate = number if phase == "verdict" else 0
         return TrialPlan(
             objective=entry.label,
@@ -176,7 +177,7 @@ class _Resolver:
             settings=settings,
             job=job,
             steps=steps,
-            flops=flops,
+            flops=training_flops(plan) * plan.samples,
         )
 
     def _search_evaluation(self, label: str, steps: int) -> EvaluationSpec:
@@ -200,11 +201,12 @@ class _Resolver:
         """What the budget buys of one objective."""
         budget = self._spec.budget
         job = probe_job(self._spec, entry, _FLOPS_STEPS)
-        global_size = job.batch.global_size
         if budget.flops is not None:
-            per_step = training_flops(self.plan(entry.label, job)) * global_size
+            plan = self.plan(entry.label, job)
+            per_step = training_flops(plan) * plan.samples_per_step
             return _at_least_one(budget.flops / per_step, entry.label, f"one step takes {per_step:.3g} FLOPs")
         if budget.seconds:
+            _check_equal_steps(entry.label, job)
             per_step_s = self._facts.seconds_per_step.get(entry.label)
             if per_step_s is None:
                 return CALIBRATION_STEPS  # stands in until it is measured
@@ -225,11 +227,19 @@ def _at_least_one(steps: float, label: str, price: str) -> int:
     return math.floor(steps)
 
 
+def _check_equal_steps(label: str, job: PretrainSpec) -> None:
+    if resolve_batches(job).phases:
+        raise PlanError(
+            f"budget: seconds become steps by the time of one, but those of objective '{label}' have several sizes "
+            f"(global_sizes of model.resolutions); give the budget in samples, epochs, steps or flops"
+        )
+
+
 def _rung_samples(search: Sequence[TrialPlan]) -> dict[str, int]:
     found = {}
     for trial in search:
         if trial.job.evaluation.every_steps is not None:
-            found[trial.objective] = trial.job.evaluation.every_steps * trial.job.batch.global_size
+            found[trial.objective] = trial.batches.start(trial.job.evaluation.every_steps)
     return found
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from orchestrator.errors import PlanError
 from orchestrator.spec.annotation import AnnotationPlan
+from orchestrator.spec.batches import Batches
 from orchestrator.spec.facts import Facts
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.objective import SiglipSpec
@@ -13,8 +14,8 @@ from orchestrator.spec.presets import PRESETS
 from orchestrator.spec.resolution import ImageSizes, SizePhase
 
 
-def resolve_model(job: PretrainSpec, facts: Facts, steps: int) -> ModelPlan:
-    """Resolve the model of a run of ``steps``.
+def resolve_model(job: PretrainSpec, facts: Facts, batches: Batches, steps: int) -> ModelPlan:
+    """Resolve the model of a run of ``steps``, whose phases end at the same steps for images and batches.
 
     Raises:
         PlanError: an image size that the patches do not divide, or settings that do not go together.
@@ -22,7 +23,7 @@ def resolve_model(job: PretrainSpec, facts: Facts, steps: int) -> ModelPlan:
     _check_variant(job)
     _check_compile(job)
     _check_frozen_layers(job)
-    image_sizes = _resolve_image_sizes(job, steps)
+    image_sizes = _resolve_image_sizes(job, batches, steps)
     return ModelPlan(
         preset=job.model.preset,
         variant=job.model.variant,
@@ -49,11 +50,14 @@ def check_dense_annotations(model: ModelPlan, annotations: Sequence[AnnotationPl
         )
 
 
-def _resolve_image_sizes(job: PretrainSpec, steps: int) -> ImageSizes:
+def _resolve_image_sizes(job: PretrainSpec, batches: Batches, steps: int) -> ImageSizes:
     preset = PRESETS[job.model.preset]
+    stops = [math.ceil(phase.until_fraction * steps) for phase in job.model.resolutions]
+    if batches.phases:
+        stops = [min(batches.steps_to(phase.stop_sample), steps) for phase in batches.phases]
     phases = tuple(
-        SizePhase(stop_step=math.ceil(phase.until_fraction * steps), image_sizes=phase.image_sizes)
-        for phase in job.model.resolutions
+        SizePhase(stop_step=stop, image_sizes=phase.image_sizes)
+        for stop, phase in zip(stops, job.model.resolutions, strict=True)
     )
     sizes = ImageSizes(final=job.model.image_size or preset.image_size, phases=phases, seed=job.seed.data)
     for size in sizes.all:

@@ -29,7 +29,7 @@ from orchestrator.spec.plan import BatchPlan
 from orchestrator.training.guard import StepGuard
 from orchestrator.training.optimizer import build_optimizer, freeze_parameters, parameter_groups, set_learning_rates
 from orchestrator.training.partition import FlatPartition, Partition, ReplicatedPartition, ShardedPartition
-from orchestrator.training.schedule import factor_at_step
+from orchestrator.training.schedule import learning_rate_factor
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class DeepSpeedEngine:
     ) -> None:
         """``objective``: fp32, equal on all ranks, on any device; it is moved and cast in place. Needs a process group.
 
-        ``num_steps``: the whole budget, over which ``schedule`` runs.
+        ``num_steps``: the whole budget, over the samples of which ``schedule`` runs.
         """
         self.objective = objective
         self.guard = StepGuard(optimizer.guard, is_speaker=dist.get_rank() == 0)
@@ -66,7 +66,7 @@ class DeepSpeedEngine:
         self.steps_taken = 0
         """Batches that were stepped on, left-out ones included: the schedule's position."""
         self._spec, self._schedule, self._num_steps = optimizer, schedule, num_steps
-        self._num_micro, self._num_backwards = batch.num_micro, 0
+        self._batches, self._is_complete = batch, False
         self._bounds = objective.bounds()
         self._losses: list[Tensor] = []
         self._norms: dict[str, Tensor] = {}
@@ -88,8 +88,8 @@ class DeepSpeedEngine:
     @property
     def learning_rate(self) -> float:
         """Of the last step, where no layer decay lowers it; before any, of the first."""
-        step = max(self.steps_taken - 1, 0)
-        return self._spec.learning_rate * factor_at_step(self._schedule, step, self._num_steps)
+        progress = self._batches.progress(max(self.steps_taken - 1, 0), self._num_steps)
+        return self._spec.learning_rate * learning_rate_factor(self._schedule, progress)
 
     @property
     def num_clipped_steps(self) -> int:
@@ -119,17 +119,18 @@ class DeepSpeedEngine:
         self._losses.append(loss[0].detach())
         return loss
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, *, is_last: bool) -> None:
         # A loss that is not finite may have a finite gradient; this factor spreads it to every rank without a word.
-        self._num_backwards += 1
-        self._deepspeed.set_gradient_accumulation_boundary(self._num_backwards == self._num_micro)
+        self._is_complete = is_last
+        self._deepspeed.set_gradient_accumulation_boundary(is_last)
         self._deepspeed.backward(loss * torch.where(loss.detach().isfinite(), 1.0, math.nan), scale_wrt_gas=False)
 
     @torch.no_grad()
     def step(self) -> None:
-        assert self._num_backwards == self._num_micro, "a step follows its last micro batch"
-        self._num_backwards = 0
-        set_learning_rates(self._adamw.param_groups, self._spec, self._schedule, self.steps_taken, self._num_steps)
+        assert self._is_complete, "a step follows its last micro batch"
+        self._is_complete = False
+        progress = self._batches.progress(self.steps_taken, self._num_steps)
+        set_learning_rates(self._adamw.param_groups, self._spec, self._schedule, progress)
         loss, self._norms = self._measure()
         values = dict(zip(["loss", *self._norms], torch.stack([loss, *self._norms.values()]).tolist(), strict=True))
         is_allowed = self.guard.allows(self.steps_taken + 1, values.pop("loss"), values)
@@ -236,7 +237,7 @@ def _configuration(
     computes_in = _autocast_dtype(precision, zero_stage)
     return {
         "train_micro_batch_size_per_gpu": batch.micro_size,
-        "gradient_accumulation_steps": batch.num_micro,
+        "gradient_accumulation_steps": batch.most_micro,  # of each step, ``backward`` says which is its last
         # At ZeRO 0 the engine clips itself, since it also decides whether to step.
         "gradient_clipping": optimizer.gradient_clip if zero_stage > 0 else 0.0,
         "zero_optimization": {"stage": zero_stage, "overlap_comm": accelerator == "cuda"},

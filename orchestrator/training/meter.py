@@ -17,14 +17,13 @@ from orchestrator.collectives import all_reduce_mean
 class Meter:
     """Adds up steps; ``read`` averages them over ranks and starts anew. All ranks read at the same steps."""
 
-    def __init__(self, global_size: int) -> None:
-        self._global_size = global_size
+    def __init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
         """Count from now on: start-up and the wait for the very first batch are no part of any step."""
         self._sums: dict[str, Tensor] = {}
-        self._num_steps = 0
+        self._num_steps = self._num_samples = 0
         self._data_wait_s = 0.0
         self._started_s = time.monotonic()
         self._paused_s = 0.0
@@ -34,11 +33,12 @@ class Meter:
         """Steps since the last reading."""
         return self._num_steps
 
-    def add(self, metrics: Mapping[str, Tensor]) -> None:
-        """One step's metrics, each 0-dim."""
+    def add(self, metrics: Mapping[str, Tensor], num_samples: int) -> None:
+        """One step's metrics, each 0-dim, and its samples over all ranks."""
         for name, value in metrics.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.detach().float()
         self._num_steps += 1
+        self._num_samples += num_samples
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
@@ -62,7 +62,7 @@ class Meter:
         values["step_s"] = torch.tensor(wall_s / steps, device=device)
         values["data_wait_fraction"] = torch.tensor(self._data_wait_s / wall_s, device=device)
         means = {name: value.item() for name, value in all_reduce_mean(values).items()}
-        means["samples_per_s"] = self._global_size / means["step_s"]
+        means["samples_per_s"] = self._num_samples / steps / means["step_s"]
         self.begin()
         return means
 

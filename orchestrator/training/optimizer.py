@@ -12,7 +12,7 @@ from orchestrator.errors import PlanError
 from orchestrator.models.layers import count_layers, layer_of
 from orchestrator.objectives.objective import Objective
 from orchestrator.spec.optimizer import FreezeSpec, OptimizerSpec, ScheduleSpec
-from orchestrator.training.schedule import factor_at_step, progress_at_step
+from orchestrator.training.schedule import learning_rate_factor
 
 HEAD = "head"
 """Where parameters outside of every tower count: classifiers and learnable scalars."""
@@ -74,14 +74,15 @@ def build_optimizer(groups: list[dict[str, Any]], spec: OptimizerSpec) -> torch.
 
 
 def set_learning_rates(
-    groups: Iterable[dict[str, Any]], spec: OptimizerSpec, schedule: ScheduleSpec, step: int, num_steps: int
+    groups: Iterable[dict[str, Any]], spec: OptimizerSpec, schedule: ScheduleSpec, progress: float
 ) -> None:
-    """The rates of step ``step`` (from 0). A group that is still frozen gets zero, which stops its decay as well.
+    """The rates after ``progress`` (0 to 1) of the budget. A group that is still frozen gets zero, which stops its
+    decay as well.
 
     Its moments follow its gradient meanwhile, so that its first update is as long as any other; at every ZeRO stage
     the optimizer is the same before and after.
     """
-    rate, progress = spec.learning_rate * factor_at_step(schedule, step, num_steps), progress_at_step(step, num_steps)
+    rate = spec.learning_rate * learning_rate_factor(schedule, progress)
     for group in groups:
         group["lr"] = 0.0 if progress < group["trained_from"] else rate * group["rate_factor"]
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from orchestrator.data.ledger_report import report_ledger, total_rows
 from orchestrator.data.order import SampleOrder
 from orchestrator.data.quarantine import write_quarantine
+from orchestrator.spec.batches import Batches
 from orchestrator.storage.store import Store
 from orchestrator.training.checkpoint_folders import LEDGER_FILE
 from orchestrator.training.shared_ledger import SharedLedger
@@ -35,7 +36,7 @@ class RunLedger:
         order: on rank 0, what should be trained; None elsewhere.
         store: the run's folder, for the quarantine.
         shards: URIs of the shards of each data set.
-        global_size: samples of a step.
+        batches: which samples a step takes.
     """
 
     def __init__(
@@ -44,10 +45,10 @@ class RunLedger:
         order: SampleOrder | None,
         store: Store,
         shards: Sequence[Sequence[str]],
-        global_size: int,
+        batches: Batches,
     ) -> None:
         self._shared, self._order, self._store = shared, order, store
-        self._shards, self._global_size = shards, global_size
+        self._shards, self._batches = shards, batches
 
     def add(self, block: Mapping[str, npt.NDArray[np.generic]], left_out: bool) -> None:
         """A block that came to a step, which was taken or left out."""
@@ -66,7 +67,7 @@ class RunLedger:
         merged = self._shared.merge(self._order.epoch_masks if self._order else None)
         if merged is None or self._order is None:
             return LedgerProof()
-        rows = report_ledger(merged.ledger, self._order, step * self._global_size)
+        rows = report_ledger(merged.ledger, self._order, self._batches.start(step))
         tables = [dataset.table for dataset in self._order.datasets]
         quarantine = write_quarantine(self._store, step, merged.skips, tables, self._shards)
         notes = [f"{len(merged.skips):,} samples were skipped and replaced; see {quarantine}"] if quarantine else []

@@ -1,6 +1,7 @@
 """The learning rate over a run, as a factor on its peak; pure functions of the share of the budget that is spent.
 
-Shares instead of steps: the same schedule fits a smoke run and a full one.
+Shares instead of steps: the same schedule fits a smoke run and a full one. Where a step stands is in
+``spec/batches.py``.
 """
 
 import math
@@ -28,16 +29,3 @@ def learning_rate_factor(schedule: ScheduleSpec, progress: float) -> float:
             decay_start = max(warmup, 1 - schedule.decay_fraction)
             fall = max(0.0, (progress - decay_start) / (1 - decay_start))
     return 1 - (1 - schedule.final_fraction) * fall
-
-
-def progress_at_step(step: int, num_steps: int) -> float:
-    """The share of the budget at step ``step`` (from 0) of ``num_steps``: the middle of what the step itself spends.
-
-    So neither the first step of a warm-up nor the last of a decay has the rate zero and does nothing.
-    """
-    return (step + 0.5) / num_steps
-
-
-def factor_at_step(schedule: ScheduleSpec, step: int, num_steps: int) -> float:
-    """The factor for step ``step`` (from 0) of ``num_steps``."""
-    return learning_rate_factor(schedule, progress_at_step(step, num_steps))

@@ -17,6 +17,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from orchestrator.collectives import rank_and_world_size
 from orchestrator.objectives.objective import Features, Objective
+from orchestrator.spec.batches import Batches
 from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
 from orchestrator.training.micro_batches import features_for_losses
 from orchestrator.training.optimizer import build_optimizer, freeze_parameters, parameter_groups, set_learning_rates
@@ -45,8 +46,11 @@ class Engine(Protocol):
     def loss(self, features: Sequence[Features]) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective's ``loss``."""
 
-    def backward(self, loss: Tensor) -> None:
-        """Adds the gradient of ``loss``, exactly as given, to what the next ``step`` averages over ranks."""
+    def backward(self, loss: Tensor, *, is_last: bool) -> None:
+        """Adds the gradient of ``loss``, exactly as given, to what the next ``step`` averages over ranks.
+
+        ``is_last``: the step follows.
+        """
 
     def step(self) -> None:
         """Averages, clips and applies the gradient, keeps bounds, moves the schedule on, forgets the gradient."""
@@ -58,14 +62,14 @@ class Engine(Protocol):
 def train_step(engine: Engine, micro_batches: Sequence[Mapping[str, Tensor]]) -> StepResult:
     """One update from one worker batch, given in micro batches of equal size on the engine's device.
 
-    The update is that of the whole worker batch at once, whatever the objective.
+    The update is that of the whole worker batch at once, whatever the objective. All ranks have as many.
     """
     count = len(micro_batches)
     results = []
     for features in features_for_losses(engine.encode, micro_batches, engine.objective.contrastive):
         loss, metrics = engine.loss(features)
-        engine.backward(loss / count)
         results.append({**metrics, "loss": loss.detach()})
+        engine.backward(loss / count, is_last=len(results) == count)
     engine.step()
     means = {name: torch.stack([result[name] for result in results]).mean() for name in results[0]}
     return StepResult(loss=means.pop("loss"), metrics=means)
@@ -97,11 +101,14 @@ class BareEngine:
         schedule: ScheduleSpec,
         num_steps: int,
         precision: Literal["fp32", "bf16"],
+        batches: Batches = Batches(global_size=1),  # immutable
     ) -> None:
-        """``objective``: fp32 and on its device; it is cast in place. ``num_steps``: the whole budget."""
+        """``objective``: fp32 and on its device; it is cast in place. ``num_steps``: the whole budget, in ``batches``
+        of whatever size if all have the same.
+        """
         self.objective = objective
         self._spec, self._schedule, self._num_steps = optimizer, schedule, num_steps
-        self._steps_taken = 0
+        self._batches, self._steps_taken = batches, 0
         self._norms: dict[str, Tensor] = {}
         freeze_parameters(objective, optimizer)
         groups = parameter_groups(objective, optimizer)
@@ -127,7 +134,7 @@ class BareEngine:
         loss: tuple[Tensor, dict[str, Tensor]] = self.objective(features, stage="loss")
         return loss
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, *, is_last: bool) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         for weight, master in zip(self._weights, self._masters, strict=True):
             if weight is master or weight.grad is None:
@@ -142,7 +149,8 @@ class BareEngine:
         self._norms = self._measure()
         if self._spec.gradient_clip > 0:
             clip_grads_with_norm_(self._masters, self._spec.gradient_clip, self._norms["total"])
-        set_learning_rates(self._optimizer.param_groups, self._spec, self._schedule, self._steps_taken, self._num_steps)
+        progress = self._batches.progress(self._steps_taken, self._num_steps)
+        set_learning_rates(self._optimizer.param_groups, self._spec, self._schedule, progress)
         self._optimizer.step()
         self._optimizer.zero_grad()
         for master, low, high in self._bounded:

@@ -97,8 +97,9 @@ class _Run:
         self._ema = Ema(self._engine.partition, plan.ema.decay) if plan.ema else None
         self._checkpoints = Checkpoints(self._store, plan.checkpoint, rank, world_size)
         self._nodes = NodeRanks(rank, world_size)
+        self._layout = BlockLayout(plan.batch, plan.batch.micro_size, world_size)
         self._order, self._ledger = self._build_ledger()
-        self._meter = Meter(plan.batch.global_size)
+        self._meter = Meter()
         self._agreement = Agreement(plan.checkpoint.every_minutes, plan.log_every_steps, self._device)
         self._heldout = self._read_heldout()
         self._evaluation: dict[Weights, list[dict[str, Any]]] = {}
@@ -129,7 +130,7 @@ class _Run:
             self._meter.begin()
             for step in steps:
                 result = self._step(feed)
-                self._meter.add({**result.metrics, "loss": result.loss})
+                self._meter.add({**result.metrics, "loss": result.loss}, self._plan.batch.size_at(step))
                 self._engine.guard.check(self._plan.faults.max_left_out_steps)
                 if self._pause_after(step + 1):
                     return self._finish(step + 1, stopped=True)
@@ -144,7 +145,7 @@ class _Run:
     def _unpacked(self, blocks: Iterator[pa.Table], steps: range) -> Iterator[list[Arrays]]:
         for step in steps:
             size = self._format.size_at(step)
-            yield [unpack_block(next(blocks), size) for _ in range(self._plan.batch.num_micro)]
+            yield [unpack_block(next(blocks), size) for _ in range(self._layout.num_micro(step))]
 
     def _step(self, feed: Feed) -> StepResult:
         with self._meter.waiting_for_data():
@@ -191,7 +192,7 @@ class _Run:
         means = self._meter.read(self._device)
         norms = self._engine.gradient_norms()
         skipped = self._ledger.skipped()
-        samples_seen = done * self._plan.batch.global_size
+        samples_seen = self._plan.batch.start(done)
         num_clipped = self._engine.num_clipped_steps
         clipped, self._last_clipped = num_clipped - self._last_clipped, num_clipped
         self._samples_per_s = means["samples_per_s"]
@@ -223,7 +224,7 @@ class _Run:
         state = {
             "identity": self._plan.identity_digest,
             "workers": self._world_size,
-            "samples_seen": step * self._plan.batch.global_size,
+            "samples_seen": self._plan.batch.start(step),
             "metrics": losses,
         }
         record, self._checkpoint_s = self._checkpoints.save(
@@ -267,10 +268,8 @@ class _Run:
         self._send(EvaluationReport(step, weights, self._evaluation[weights], time.monotonic() - started_s))
 
     def _stream(self) -> BlockStream:
-        batch = self._plan.batch
-        layout = BlockLayout(batch.micro_size, batch.num_micro, self._world_size)
-        reader = block_reader(self._plan, layout, self._format)
-        return BlockStream(reader, self._order, layout, self._plan.stream, self._nodes.place, self._nodes.share)
+        reader = block_reader(self._plan, self._layout, self._format)
+        return BlockStream(reader, self._order, self._layout, self._plan.stream, self._nodes.place, self._nodes.share)
 
     def _build_ledger(self) -> tuple[SampleOrder | None, RunLedger]:
         """The order on ranks that plan a stream or prove the ledger; the ledger on all."""
@@ -280,7 +279,7 @@ class _Run:
         shared = SharedLedger(tables, self._rank, self._world_size, self._device)
         shards = [[f"{index.uri}/{path}" for path in index.shards.paths] for index in indexes]
         proof = order if self._rank == 0 else None
-        return order, RunLedger(shared, proof, self._store, shards, self._plan.batch.global_size)
+        return order, RunLedger(shared, proof, self._store, shards, self._plan.batch)
 
     def _ledger_metrics(self, counts: list[dict[str, int]]) -> dict[str, float]:
         return {

@@ -1,4 +1,4 @@
-"""At ZeRO 0-3 two ranks train as one process with the global batch does, in bare torch.
+"""At ZeRO 0-3 two ranks train as one process with the global batch does, in bare torch, also where batches change.
 
 Run as a script, this file is one rank: two are started once, and go through all stages and cases.
 """
@@ -15,16 +15,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from orchestrator.spec.batches import Batches, BatchPhase
 from orchestrator.spec.optimizer import FreezeSpec, GuardSpec, OptimizerSpec, ScheduleSpec
 from orchestrator.training.ema import Ema
 from orchestrator.training.engine import DeepSpeedEngine, Precision
 from orchestrator.training.step import BareEngine, train_step
 from ranks import Stage, build_engine, leave_record, micro_batches, process_group, set_up_deepspeed
-from tiny import build_tiny, global_batch
+from tiny import GLOBAL_SIZE, build_tiny, global_batch
 
 NUM_STEPS, NUM_RANKS = 3, 2
 STAGES: tuple[Stage, ...] = (3, 2, 1, 0)  # 0 last: its autocast stays on in a process
-CASES = [("clip", 1), ("catlip", 2)]
+NAMES = ("clip", "catlip")
+# 4, 12 and 8 samples: one, three and two micro batches a rank.
+CHANGING = Batches(
+    global_size=8,
+    phases=(BatchPhase(stop_sample=4, global_sizes=(4,)), BatchPhase(stop_sample=16, global_sizes=(12,))),
+)
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 BAD_LOSSES = {"fp32": math.inf, "bf16": math.nan, "fp16": math.nan}
 OPTIMIZER, SCHEDULE = OptimizerSpec(learning_rate=1e-3, gradient_clip=1.0), ScheduleSpec(warmup_fraction=0.5)
@@ -50,9 +56,14 @@ def allow_fp16() -> None:
 
 
 def start_engine(
-    name: str, num_micro: int, precision: Precision, stage: Stage, optimizer: OptimizerSpec = OPTIMIZER
+    name: str,
+    num_micro: int,
+    precision: Precision,
+    stage: Stage,
+    optimizer: OptimizerSpec = OPTIMIZER,
+    batches: Batches = Batches(global_size=GLOBAL_SIZE),
 ) -> DeepSpeedEngine:
-    engine = build_engine(build_tiny(name), optimizer, SCHEDULE, NUM_STEPS, precision, stage, num_micro)
+    engine = build_engine(build_tiny(name), optimizer, SCHEDULE, NUM_STEPS, precision, stage, num_micro, batches)
     engine.loss_scale = LOSS_SCALE  # deepspeed starts at a scale that makes fp16 overflow, and leaves steps out
     return engine
 
@@ -70,13 +81,14 @@ def whole_masters(engine: DeepSpeedEngine, parts: list[Tensor] | None = None) ->
     return whole
 
 
-def record_training(name: str, num_micro: int, precision: Precision, stage: Stage) -> Record:
-    """Losses, norms and masters of some steps, and the average of the masters beside them."""
-    engine = start_engine(name, num_micro, precision, stage)
+def record_training(name: str, precision: Precision, stage: Stage) -> Record:
+    """Losses, norms and masters of some steps of several sizes, and the average of the masters beside them."""
+    engine = start_engine(name, 2, precision, stage, batches=CHANGING)
     ema = Ema(engine.partition, DECAY)
     losses, norms = [], []
     for step in range(NUM_STEPS):
-        loss = train_step(engine, micro_batches(step, num_micro)).loss
+        size = CHANGING.size_at(step)
+        loss = train_step(engine, micro_batches(step, size // 4, global_size=size)).loss
         dist.all_reduce(loss)
         losses.append(float(loss) / NUM_RANKS)
         norms.append({tower: float(norm) for tower, norm in engine.gradient_norms().items()})
@@ -117,12 +129,12 @@ def record_spike(precision: Precision, stage: Stage) -> Record:
             if is_spike and not has_spike:
                 continue
             engine.steps_taken = step  # the place in the schedule
-            for batch in micro_batches(step, 2):
+            for index, batch in enumerate(micro_batches(step, 2)):
                 loss, _ = engine.loss([engine.encode(batch)])
                 if is_spike and dist.get_rank() == 1:
                     engine._losses[-1] *= 100
                     loss = loss * 100
-                engine.backward(loss / 2)
+                engine.backward(loss / 2, is_last=index == 1)
             engine.step()
             left_out.append(engine.was_left_out)
             scales.append(engine.loss_scale)
@@ -150,7 +162,8 @@ def record_nonfinite(precision: Precision, stage: Stage) -> Record:
     for index, batch in enumerate(micro_batches(1, 2)):
         loss, _ = engine.loss([engine.encode(batch)])
         # Added, so that its gradient is finite: only the loss tells.
-        engine.backward(loss + BAD_LOSSES[precision] if (dist.get_rank(), index) == (1, 0) else loss)
+        is_bad = (dist.get_rank(), index) == (1, 0)
+        engine.backward(loss + BAD_LOSSES[precision] if is_bad else loss, is_last=index == 1)
     engine.step()
     skipped, after = engine.num_skipped_steps, whole_masters(engine)
     train_step(engine, micro_batches(2, 2))
@@ -167,8 +180,8 @@ def run_rank(folder: Path) -> None:
     with process_group("all"):
         for stage in STAGES:
             for precision in PRECISIONS:
-                for name, num_micro in CASES:
-                    records[stage, precision, name, num_micro] = record_training(name, num_micro, precision, stage)
+                for name in NAMES:
+                    records[stage, precision, name] = record_training(name, precision, stage)
                 records[stage, precision, "nonfinite"] = record_nonfinite(precision, stage)
                 records[stage, precision, "partly"] = record_partly(precision, stage)
                 records[stage, precision, "spike"] = record_spike(precision, stage)
@@ -186,20 +199,20 @@ def records(run_ranks: Callable[..., list[Any]], tmp_path_factory: pytest.TempPa
 def reference() -> Iterator[dict[Any, Record]]:
     """One process with the global batch, in bare torch."""
     before, _ = torch.get_num_threads(), torch.set_num_threads(1)
-    alone = {(name, precision): train_alone(name, precision) for name in ("clip", "catlip") for precision in PRECISIONS}
-    yield {**alone, "partly": train_alone("clip", "fp32", PARTLY)}
+    alone = {(name, precision): train_alone(name, precision) for name in NAMES for precision in PRECISIONS}
+    yield {**alone, "partly": train_alone("clip", "fp32", PARTLY, Batches(global_size=GLOBAL_SIZE))}
     torch.set_num_threads(before)
 
 
-def train_alone(name: str, precision: str, optimizer: OptimizerSpec = OPTIMIZER) -> Record:
-    engine = BareEngine(build_tiny(name), optimizer, SCHEDULE, NUM_STEPS, precision)
+def train_alone(name: str, precision: str, optimizer: OptimizerSpec = OPTIMIZER, batches: Batches = CHANGING) -> Record:
+    engine = BareEngine(build_tiny(name), optimizer, SCHEDULE, NUM_STEPS, precision, batches)
     names = {id(weight): name for name, weight in engine.objective.named_parameters()}
     masters = {names[id(w)]: master for w, master in zip(engine._weights, engine._masters, strict=True)}
     average = {name: master.detach().flatten().clone() for name, master in masters.items()}
     initial = {name: value.clone() for name, value in average.items()}
     losses, norms = [], []
     for step in range(NUM_STEPS):
-        losses.append(float(train_step(engine, [global_batch(step)]).loss))
+        losses.append(float(train_step(engine, micro_batches(step, global_size=batches.size_at(step))).loss))
         norms.append({tower: float(norm) for tower, norm in engine.gradient_norms().items()})
         decay = min(DECAY, (2 + step) / (11 + step))
         average = {
@@ -211,13 +224,13 @@ def train_alone(name: str, precision: str, optimizer: OptimizerSpec = OPTIMIZER)
 
 every_stage = pytest.mark.parametrize("stage", STAGES)
 every_precision = pytest.mark.parametrize("precision", PRECISIONS)
-every_case = pytest.mark.parametrize(("name", "num_micro"), CASES)
+every_case = pytest.mark.parametrize("name", NAMES)
 
 
 @every_stage
 @every_case
-def test_ranks_train_as_one_process_does(records, reference, stage, name, num_micro):
-    ours, alone = records[stage, "fp32", name, num_micro], reference[name, "fp32"]
+def test_ranks_train_as_one_process_does(records, reference, stage, name):
+    ours, alone = records[stage, "fp32", name], reference[name, "fp32"]
     assert ours["losses"] == pytest.approx(alone["losses"], rel=1e-5)
     for norms, expected in zip(ours["norms"], alone["norms"], strict=True):
         assert norms == pytest.approx(expected, rel=1e-5)
@@ -228,11 +241,9 @@ def test_ranks_train_as_one_process_does(records, reference, stage, name, num_mi
 @every_stage
 @every_case
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_in_half_precision_the_masters_move_as_those_of_one_process(
-    records, reference, stage, name, num_micro, precision
-):
+def test_in_half_precision_the_masters_move_as_those_of_one_process(records, reference, stage, name, precision):
     """Towards the same place: AdamW makes a step of full length of any gradient, however small and rounded."""
-    ours, alone = records[stage, precision, name, num_micro], reference[name, precision]
+    ours, alone = records[stage, precision, name], reference[name, precision]
     assert ours["losses"] == pytest.approx(alone["losses"], rel=2e-2)
     for norms, expected in zip(ours["norms"], alone["norms"], strict=True):
         assert norms == pytest.approx(expected, rel=5e-2)
@@ -243,16 +254,16 @@ def test_in_half_precision_the_masters_move_as_those_of_one_process(
 
 @every_stage
 @every_case
-def test_the_average_is_that_of_one_process(records, reference, stage, name, num_micro):
-    average = records[stage, "fp32", name, num_micro]["average"]
+def test_the_average_is_that_of_one_process(records, reference, stage, name):
+    average = records[stage, "fp32", name]["average"]
     torch.testing.assert_close(average, reference[name, "fp32"]["average"], rtol=0, atol=1e-5)
 
 
 @every_stage
 @every_precision
 @every_case
-def test_swapping_shows_the_average_and_puts_the_raw_weights_back(records, stage, precision, name, num_micro):
-    record = records[stage, precision, name, num_micro]
+def test_swapping_shows_the_average_and_puts_the_raw_weights_back(records, stage, precision, name):
+    record = records[stage, precision, name]
     torch.testing.assert_close(record["swapped"], record["average"], rtol=0, atol=0)
     assert not torch.equal(record["features_average"], record["features"])
     torch.testing.assert_close(record["raw_again"], record["raw"], rtol=0, atol=0)

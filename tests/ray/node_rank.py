@@ -10,6 +10,7 @@ from orchestrator import columns
 from orchestrator.data.blocks import BlockFormat, BlockTask, SyntheticBlockReader
 from orchestrator.data.order import BlockLayout
 from orchestrator.data.stream import BlockStream
+from orchestrator.spec.batches import Batches
 from orchestrator.spec.plan import StreamPlan
 from orchestrator.training.nodes import NodeRanks
 
@@ -45,7 +46,7 @@ class Rank:
         """Where it stood, with whom, and what it got from where."""
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=num_ranks)
         nodes = NodeRanks(rank, num_ranks)
-        layout = BlockLayout(8, 1, num_ranks)
+        layout = BlockLayout(Batches(global_size=8 * num_ranks), 8, num_ranks)
         reader = NodeReader(1000, 0, layout, BlockFormat((columns.IMAGE,), 16, 8, 4, None, None))
         blocks = list(BlockStream(reader, None, layout, PLAN, nodes.place, nodes.share).blocks(0, num_steps))
         dist.barrier()

@@ -25,6 +25,7 @@ from orchestrator.data.shards_reader import ShardsBlockReader
 from orchestrator.errors import AnnotationError
 from orchestrator.runs.annotations import read_annotation_facts
 from orchestrator.spec.annotation import AnnotationPlan
+from orchestrator.spec.batches import Batches
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.storage.store import Store, open_store
@@ -77,7 +78,7 @@ def read_epoch(store: Store, index: DatasetIndex, plan: AnnotationPlan) -> list[
         (ShardsSource.now(store, index.digest),),
         ShardsSpec(kind="shards", train="x"),
         order.shuffle,
-        BlockLayout(BLOCK, 1, 1),
+        BlockLayout(Batches(global_size=BLOCK), BLOCK, 1),
         BlockFormat((columns.IMAGE,), SIZE, 8, 4, None, None, (plan,)),
     )
     task = BlockTask(tuple(range(sum(SIZES) // BLOCK)), order.window_visits(0, sum(SIZES)))

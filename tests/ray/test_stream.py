@@ -18,6 +18,7 @@ from orchestrator.data.order import BlockLayout
 from orchestrator.data.stream import BlockStream, StreamPlace
 from orchestrator.data.tokens import CaptionTokenizer, load_tokenizer, train_tokenizer
 from orchestrator.errors import ShardReadError, StreamOrderError
+from orchestrator.spec.batches import Batches
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.plan import StreamPlan
 
@@ -94,7 +95,7 @@ def read_all(
     format: BlockFormat, world_size: int, num_micro: int, steps: tuple[int, int], tasks_per_execution: int = 1000
 ) -> dict[int, list[int]]:
     """Rows of each step, from all ranks in the order of the global batch."""
-    layout = BlockLayout(MICRO_SIZE, num_micro, world_size)
+    layout = BlockLayout(Batches(global_size=MICRO_SIZE * num_micro * world_size), MICRO_SIZE, world_size)
     reader = SyntheticBlockReader(num_samples=10_000, seed=0, layout=layout, format=format)
     row_bytes = 3 * IMAGE_SIZE**2 + 4 * 8 + 64
     board = Switchboard.remote()
@@ -132,7 +133,7 @@ class FailingReader(SyntheticBlockReader):
 
 
 def test_what_a_task_meets_is_raised_where_the_blocks_are_used(format: BlockFormat) -> None:
-    layout = BlockLayout(MICRO_SIZE, 1, 1)
+    layout = BlockLayout(Batches(global_size=MICRO_SIZE), MICRO_SIZE, 1)
     reader = FailingReader(1000, 0, layout, format)
     stream = BlockStream(
         reader, None, layout, stream_plan(MICRO_SIZE * 900), StreamPlace(0, (0,)), lambda built: built or []
@@ -152,7 +153,7 @@ class OutOfTurnReader:
 
 
 def test_a_block_that_the_plan_does_not_name_stops_the_stream(format: BlockFormat) -> None:
-    layout = BlockLayout(MICRO_SIZE, 1, 1)
+    layout = BlockLayout(Batches(global_size=MICRO_SIZE), MICRO_SIZE, 1)
     reader = OutOfTurnReader(SyntheticBlockReader(1000, 0, layout, format))
     stream = BlockStream(
         reader, None, layout, stream_plan(MICRO_SIZE * 900), StreamPlace(0, (0,)), lambda built: built or []
@@ -162,7 +163,7 @@ def test_a_block_that_the_plan_does_not_name_stops_the_stream(format: BlockForma
 
 
 def test_noise_depends_on_the_block_alone(format: BlockFormat) -> None:
-    reader = SyntheticBlockReader(1000, 0, BlockLayout(MICRO_SIZE, 1, 1), format)
+    reader = SyntheticBlockReader(1000, 0, BlockLayout(Batches(global_size=MICRO_SIZE), MICRO_SIZE, 1), format)
     one, two = (list(reader.read_blocks(BlockTask((3, 4), NO_VISITS))) for _ in range(2))
     assert all(left.equals(right) for left, right in zip(one, two, strict=True))
     assert not np.array_equal(unpack_block(one[0], IMAGE_SIZE)["image"], unpack_block(one[1], IMAGE_SIZE)["image"])

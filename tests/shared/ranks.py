@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from orchestrator.collectives import rank_and_world_size
 from orchestrator.objectives.objective import Objective
+from orchestrator.spec.batches import Batches
 from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
 from orchestrator.spec.plan import BatchPlan
 from orchestrator.training import engine as engine_module
@@ -44,10 +45,10 @@ def leave_record(folder: Path, record: Any) -> None:
     torch.save(record, folder / f"rank-{os.environ['RANK']}.pt")
 
 
-def micro_batches(step: int, num_micro: int = 1, num_captions: int = 1) -> list[Batch]:
-    """This rank's rows of the tiny global batch; all rows in a process without a group."""
+def micro_batches(step: int, num_micro: int = 1, num_captions: int = 1, global_size: int = GLOBAL_SIZE) -> list[Batch]:
+    """This rank's of the first rows of the tiny global batch; all of them in a process without a group."""
     rank, world_size = rank_and_world_size()
-    size = GLOBAL_SIZE // world_size // num_micro
+    size = global_size // world_size // num_micro
     starts = [(rank * num_micro + index) * size for index in range(num_micro)]
     batch = global_batch(step, num_captions=num_captions)
     return [{name: column[start : start + size] for name, column in batch.items()} for start in starts]
@@ -61,10 +62,11 @@ def build_engine(
     precision: Precision,
     stage: Stage,
     num_micro: int = 1,
+    batches: Batches = Batches(global_size=GLOBAL_SIZE),
 ) -> DeepSpeedEngine:
-    """On the CPU, for batches as ``micro_batches`` gives them."""
-    size = GLOBAL_SIZE // dist.get_world_size()
-    batch = BatchPlan(global_size=GLOBAL_SIZE, worker_size=size, micro_size=size // num_micro, num_micro=num_micro)
+    """On the CPU, for batches as ``micro_batches`` gives them; ``num_micro``: of a step of ``batches.global_size``."""
+    size = batches.global_size // dist.get_world_size()
+    batch = BatchPlan(**dict(batches), worker_size=size, micro_size=size // num_micro, num_micro=num_micro)
     return DeepSpeedEngine(objective, optimizer, schedule, num_steps, precision, stage, batch, "cpu")
 
 

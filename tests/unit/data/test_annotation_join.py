@@ -28,6 +28,7 @@ from orchestrator.data.shards_reader import ShardsBlockReader
 from orchestrator.errors import AnnotationError, BadSampleLimitError
 from orchestrator.runs.annotations import read_annotation_facts
 from orchestrator.spec.annotation import AnnotationPlan, Missing
+from orchestrator.spec.batches import Batches
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.storage.store import Store, open_store
 
@@ -86,7 +87,7 @@ class Pool:
     def read_epoch(self, plan: AnnotationPlan) -> list[Mapping[str, np.ndarray[Any, Any]]]:
         """All blocks of one epoch."""
         order = SampleOrder([DatasetOrder(ChunkTable(self.index.shards.num_samples), 0)], WindowShuffle(BLOCK, 0))
-        layout = BlockLayout(BLOCK, 1, 1)
+        layout = BlockLayout(Batches(global_size=BLOCK), BLOCK, 1)
         reader = ShardsBlockReader(
             (ShardsSource.now(self.store, self.index.digest),),
             ShardsSpec(kind="shards", train="x"),

@@ -21,6 +21,7 @@ from orchestrator.data.selection import ensure_selection
 from orchestrator.data.shards_reader import ShardsBlockReader
 from orchestrator.errors import AnnotationError, DatasetError
 from orchestrator.labels.concepts import ConceptCounts, build_vocabulary
+from orchestrator.spec.batches import Batches
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.facts import FinderFacts
 from orchestrator.spec.job import ShardsSpec
@@ -67,7 +68,7 @@ class Pool:
             (ShardsSource.now(self.store, self.index.digest),),
             ShardsSpec(kind="shards", train="x", caption_fields=FIELDS),
             order.shuffle,
-            BlockLayout(BLOCK, 1, 1),
+            BlockLayout(Batches(global_size=BLOCK), BLOCK, 1),
             BlockFormat((columns.IMAGE, columns.CONCEPTS), SIZE, 8, 4, None, labeller),
         )
         task = BlockTask(tuple(range(sum(NUM_SAMPLES) // BLOCK)), order.window_visits(0, sum(NUM_SAMPLES)))

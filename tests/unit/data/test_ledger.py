@@ -10,9 +10,11 @@ from orchestrator.data.ledger_events import block_events
 from orchestrator.data.ledger_report import LedgerRow, report_ledger, total_rows
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 from orchestrator.errors import CheckpointError
+from orchestrator.spec.batches import Batches, BatchPhase
 
 SIZES = (130, 64, 1, 200, 77)
 BLOCK = 16
+CHANGING = Batches(global_size=48, phases=(BatchPhase(stop_sample=900, global_sizes=(48, 96, 144)),))
 
 
 def build_order(kept: np.ndarray | None = None, with_replacement: bool = False) -> SampleOrder:
@@ -194,16 +196,19 @@ def test_parts_add_up_to_the_whole(num_parts: int, with_replacement: bool) -> No
     assert report_ledger(again, order, 640) == report_ledger(whole, order, 640)
 
 
+@pytest.mark.parametrize("batches", [Batches(global_size=48), CHANGING], ids=["equal", "changing"])
 @pytest.mark.parametrize("with_replacement", [False, True])
-def test_a_run_that_goes_on_at_other_world_sizes_trains_what_one_that_stays_trains(with_replacement: bool) -> None:
+def test_a_run_that_goes_on_at_other_world_sizes_trains_what_one_that_stays_trains(
+    with_replacement: bool, batches: Batches
+) -> None:
     """From stored ledgers, in blocks as each world size has them, until every data set is some epochs further."""
-    order, global_size = build_order(with_replacement=with_replacement), 48
+    order = build_order(with_replacement=with_replacement)
     first_chunks = [dataset.table.first_chunk for dataset in order.datasets]
     ledger = empty_ledger(order)
     for start, stop, world_size, micro_size in ((0, 7, 4, 12), (7, 8, 1, 48), (8, 29, 3, 8), (29, 40, 3, 16)):
-        layout = BlockLayout(micro_size, global_size // world_size // micro_size, world_size)
+        layout = BlockLayout(batches, micro_size, world_size)
         parts = [ledger.take_part(rank, world_size) for rank in range(world_size)]
-        for block in range(start * layout.blocks_per_step, stop * layout.blocks_per_step):
+        for block in layout.blocks(range(start, stop), range(world_size)):
             events = block_events(block_of(rows_at(order, *layout.positions(block))), first_chunks)
             for rank, part in enumerate(parts):
                 part.add(events.where(part.owner(events) == rank))
@@ -212,11 +217,11 @@ def test_a_run_that_goes_on_at_other_world_sizes_trains_what_one_that_stays_trai
             merged.merge(part)
         merged.close(merged.whole_epochs(order.epoch_masks))
         ledger = Ledger.from_bytes(merged.to_bytes(), [dataset.table.num_chunks for dataset in order.datasets], "here")
-        report = report_ledger(ledger, order, stop * global_size)
+        report = report_ledger(ledger, order, batches.start(stop))
         assert all(row.is_healthy for row in report)
-        assert total_rows(report)["trained_once"] == total_rows(report)["expected"] == stop * global_size
+        assert total_rows(report)["trained_once"] == total_rows(report)["expected"] == batches.start(stop)
     stays = empty_ledger(order)
-    train(stays, order, 0, 40 * global_size)
+    train(stays, order, 0, batches.start(40))
     stays.close(stays.whole_epochs(order.epoch_masks))
     assert stays.to_bytes() == ledger.to_bytes()
     assert {key[0] for key in ledger.counts if key not in ledger.bits} == {0, 1}  # of both, whole epochs lie behind

@@ -8,9 +8,14 @@ import pytest
 
 from orchestrator.data.dataset_order import ROUNDS_PER_PASS, ChunkTable, DatasetOrder, unpack_visits
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
+from orchestrator.spec.batches import Batches, BatchPhase
 
 SIZES = (130, 64, 1, 0, 200, 77)
 NUM_SAMPLES = sum(SIZES)
+CHANGING = Batches(
+    global_size=16,
+    phases=(BatchPhase(stop_sample=96, global_sizes=(32,)), BatchPhase(stop_sample=600, global_sizes=(16, 32, 64))),
+)
 
 Place = tuple[int, int, int, int]
 
@@ -64,13 +69,36 @@ def test_a_global_batch_is_the_same_samples_at_every_world_size_and_micro_batch(
     order = build_order()
     global_size = 48
     for world_size, micro_size in [(1, 48), (2, 24), (3, 8), (4, 6), (48, 1)]:
-        layout = BlockLayout(micro_size, global_size // world_size // micro_size, world_size)
+        layout = BlockLayout(Batches(global_size=global_size), micro_size, world_size)
         for step in (0, 1, 7):
-            blocks = range(step * layout.blocks_per_step, (step + 1) * layout.blocks_per_step)
+            blocks = layout.blocks(range(step, step + 1), range(world_size))
             assert {layout.stamp(block)[0] for block in blocks} == {step}
             assert [layout.stamp(block)[1] for block in blocks] == [block % world_size for block in blocks]
             rows = [row for block in blocks for row in locate(order, *layout.positions(block))]
             assert rows == locate(order, step * global_size, (step + 1) * global_size)
+
+
+@pytest.mark.parametrize(("world_size", "micro_size"), [(1, 8), (2, 8), (4, 4), (2, 2)])
+def test_steps_of_several_sizes_take_the_order_as_it_is(world_size: int, micro_size: int) -> None:
+    """Each sample once an epoch, also where another world size goes on in the middle of a phase."""
+    order, stop = build_order(), CHANGING.steps_to(960)  # whole windows, two epochs and more
+    layouts = BlockLayout(CHANGING, 16, 1), BlockLayout(CHANGING, micro_size, world_size)
+    rows = []
+    for layout, steps in zip(layouts, (range(9), range(9, stop)), strict=True):
+        stamps = [layout.stamp(block) for block in layout.blocks(steps, range(layout.world_size))]
+        assert stamps == [
+            (step, rank, micro)
+            for step in steps
+            for micro in range(layout.num_micro(step))
+            for rank in range(layout.world_size)
+        ]
+        own = [layout.blocks(steps, [rank]) for rank in range(layout.world_size)]
+        assert {len(blocks) for blocks in own} == {sum(layout.num_micro(step) for step in steps)}
+        blocks = sorted(block for of_rank in own for block in of_rank)
+        rows += [row for block in blocks for row in locate(order, *layout.positions(block))]
+    assert rows == locate(order, 0, CHANGING.start(stop))
+    assert set(Counter(row for row in rows if row[1] < 2).values()) == {1}
+    assert sum(row[1] < 2 for row in rows) == 2 * NUM_SAMPLES
 
 
 def test_mixing_breaks_up_data_sorted_by_class() -> None:

@@ -193,7 +193,7 @@ def test_duplicate_captions_are_averaged_over_steps_and_starts(
     trial = plan.trials_of("siglip", "verdict")[0]
     run = resolve_plan(trial.job, cluster, FACTS)
     for start, share in ((0, 0.1), (4, 0.4)):
-        meter = TrialMeter(record, trial, "raw", num_workers=1)
+        meter = TrialMeter(record, trial, "raw", trial.batches, num_workers=1)
         recorder = Recorder(run, NullTracker(), None, meter.take)
         values = {metrics.DUPLICATE_CAPTION_FRACTION: share}
         recorder.record([steps(start + 1, 1, **values), steps(start + 4, 3, **values), CheckpointReport(4, "at", {})])
@@ -207,7 +207,7 @@ def test_what_a_trial_costs_counts_lost_attempts(
     trial = plan.trials_of("siglip", "verdict")[0]
     run: Plan = resolve_plan(trial.job, cluster, FACTS)
     judged = [probe("shape", 0.0).to_dict()]
-    meter = TrialMeter(record, trial, "raw", num_workers=2)
+    meter = TrialMeter(record, trial, "raw", trial.batches, num_workers=2)
     recorder = Recorder(run, NullTracker(), None, meter.take)
     recorder.record_attempt(1)
     recorder.record([steps(4, 4), EvaluationReport(4, "raw", judged, 3.0), CheckpointReport(4, "at-4", {})])
@@ -237,7 +237,7 @@ def test_a_constant_rate_never_ends_its_schedule(cluster: ClusterSpec, store: St
     of_kind = plan_of(cluster, run={**JOB["run"], "schedule": {"kind": kind}})
     record = ComparisonRecord(store, start(of_kind, cluster, None))
     trial = of_kind.trials_of("siglip", "verdict")[0]
-    meter = TrialMeter(record, trial, "raw", num_workers=1)
+    meter = TrialMeter(record, trial, "raw", trial.batches, num_workers=1)
     for step in (4, 8):
         meter.judge(step, [])
     ended = [point.schedule_ended for point in record.trial(trial.run).curve]
@@ -250,7 +250,7 @@ def test_a_later_start_adds_to_what_an_earlier_one_cost(
 ) -> None:
     trial = plan.trials_of("siglip", "verdict")[0]
     for wall_s in (10.0, 20.0):
-        meter = TrialMeter(record, trial, "raw", num_workers=1)
+        meter = TrialMeter(record, trial, "raw", trial.batches, num_workers=1)
         recorder = Recorder(resolve_plan(trial.job, cluster, FACTS), NullTracker(), None, meter.take)
         recorder.record_attempt(1)
         recorder.record([steps(4, 4)])
@@ -265,9 +265,11 @@ def test_steps_that_a_killed_driver_did_not_record_are_counted(
     trial = plan.trials_of("siglip", "verdict")[0]
     recorder = Recorder(resolve_plan(trial.job, cluster, FACTS), NullTracker(), None, None)
     recorder.record_attempt(1)
-    TrialMeter(record, trial, "raw", num_workers=1).take(recorder, NoteReport("started"))  # then it is killed
+    TrialMeter(record, trial, "raw", trial.batches, num_workers=1).take(
+        recorder, NoteReport("started")
+    )  # then it is killed
     assert record.trial(trial.run).cost.attempts == 1
-    meter = TrialMeter(record, trial, "raw", num_workers=1)
+    meter = TrialMeter(record, trial, "raw", trial.batches, num_workers=1)
     for report in (steps(6, 2), steps(8, 2)):  # from a checkpoint at step 4 that the first driver never heard of
         meter.take(recorder, report)
     meter.add_wall(1.0)

@@ -19,7 +19,14 @@ Resolve = Callable[..., Plan]
 
 def test_batches_steps_and_threads_follow_from_job_and_cluster(resolve: Resolve) -> None:
     plan = resolve()
-    assert plan.batch.model_dump() == {"global_size": 256, "worker_size": 128, "micro_size": 128, "num_micro": 1}
+    assert plan.batch.model_dump() == {
+        "global_size": 256,
+        "phases": (),
+        "seed": 0,
+        "worker_size": 128,
+        "micro_size": 128,
+        "num_micro": 1,
+    }
     assert (plan.steps, plan.samples, plan.epochs) == (391, 100_096, 25.024)
     assert (plan.workers.count, plan.workers.threads, plan.stream.ingest_cpus) == (2, 1, 2)
     assert plan.run_uri == "file:///runs/small"

@@ -56,7 +56,7 @@ def rates_at(objective: Objective, step: int, **options: object) -> dict[str, fl
     spec = OptimizerSpec(learning_rate=1.0, **options)
     freeze_parameters(objective, spec)
     groups = parameter_groups(objective, spec)
-    set_learning_rates(groups, spec, ScheduleSpec(kind="constant", warmup_fraction=0), step, num_steps=10)
+    set_learning_rates(groups, spec, ScheduleSpec(kind="constant", warmup_fraction=0), (step + 0.5) / 10)
     name_of = {id(parameter): name for name, parameter in objective.named_parameters()}
     return {name_of[id(parameter)]: group["lr"] for group in groups for parameter in group["params"]}
 

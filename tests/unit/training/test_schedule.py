@@ -2,9 +2,11 @@
 
 import pytest
 
+from orchestrator.spec.batches import Batches
 from orchestrator.spec.optimizer import ScheduleSpec
-from orchestrator.training.schedule import factor_at_step, learning_rate_factor
+from orchestrator.training.schedule import learning_rate_factor
 
+EQUAL = Batches(global_size=1)
 KINDS = ("cosine", "constant", "wsd")
 
 
@@ -45,5 +47,5 @@ def test_a_decay_that_would_begin_in_the_warmup_begins_after_it() -> None:
 def test_no_step_of_a_run_has_the_rate_zero_or_more_than_the_peak(kind: str) -> None:
     schedule = ScheduleSpec(kind=kind, warmup_fraction=0.3)
     for num_steps in (1, 2, 7):
-        factors = [factor_at_step(schedule, step, num_steps) for step in range(num_steps)]
+        factors = [learning_rate_factor(schedule, EQUAL.progress(step, num_steps)) for step in range(num_steps)]
         assert all(0 < factor <= 1 for factor in factors)

@@ -156,7 +156,7 @@ def test_the_temperature_stays_within_its_bounds_in_the_master_too(precision: st
     for _ in range(4):
         with torch.no_grad():
             engine.loss([engine.encode(batch)])
-        engine.backward(-objective.logit_scale.sum())
+        engine.backward(-objective.logit_scale.sum(), is_last=True)
         engine.step()
     (master, low, high) = engine._bounded[0]
     assert (low, high) == (0.0, pytest.approx(math.log(100)))
@@ -173,7 +173,7 @@ def test_bf16_trains_an_fp32_master_whose_small_updates_are_not_lost() -> None:
         masters = dict(zip(engine._weights, engine._masters, strict=True))
         masters[objective.classifier.bias].fill_(1.0)
     for _ in range(5):
-        engine.backward(objective.classifier.bias.sum())
+        engine.backward(objective.classifier.bias.sum(), is_last=True)
         engine.step()
     assert objective.classifier.bias.dtype == torch.bfloat16
     assert torch.equal(objective.classifier.bias, torch.ones(9, dtype=torch.bfloat16))
@@ -198,7 +198,7 @@ def test_a_step_follows_the_schedule() -> None:
     engine = BareEngine(objective, OptimizerSpec(learning_rate=1.0), schedule, num_steps=4, precision="fp32")
     rates = []
     for _ in range(3):
-        engine.backward(objective.classifier.bias.sum())
+        engine.backward(objective.classifier.bias.sum(), is_last=True)
         engine.step()
         rates.append(engine._optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.25, 0.75, 1.0])

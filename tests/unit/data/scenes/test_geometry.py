@@ -25,6 +25,7 @@ from orchestrator.data.shards_reader import ShardsBlockReader
 from orchestrator.runs.annotations import read_annotation_facts
 from orchestrator.spec.annotation import AnnotationPlan
 from orchestrator.spec.augmentation import AugmentationSpec
+from orchestrator.spec.batches import Batches
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.storage.store import open_store
 
@@ -77,7 +78,7 @@ def blocks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarra
         (ShardsSource.now(store, index.digest),),
         ShardsSpec(kind="shards", train="x", augmentation=AUGMENTATION, decode="exact"),
         order.shuffle,
-        BlockLayout(8, 1, 1),
+        BlockLayout(Batches(global_size=8), 8, 1),
         BlockFormat((columns.IMAGE,), SIZE, 8, 4, None, None, (plan,)),
     )
     task = BlockTask(tuple(range(NUM_SCENES // 8)), order.window_visits(0, NUM_SCENES))
