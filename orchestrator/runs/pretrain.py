@@ -165,7 +165,7 @@ def _live_record(plan: Plan, recorder: Recorder, tracker: JournalTracker) -> Liv
         status=recorder.status,
         step=recorder.step,
         steps=plan.steps,
-        global_size=_samples_per_step_left(plan, recorder.step),
+        global_size=plan.batch.mean_size(recorder.step, plan.steps),
         samples_per_s=recorder.samples_per_s,
         checkpoint_uri=recorder.checkpoint_uri,
         tracking_uri=plan.tracking.uri,
@@ -173,10 +173,6 @@ def _live_record(plan: Plan, recorder: Recorder, tracker: JournalTracker) -> Liv
         written_at=time.time(),
         reason=recorder.reason,
     )
-
-
-def _samples_per_step_left(plan: Plan, step: int) -> float:
-    return (plan.samples - plan.batch.start(step)) / (plan.steps - step) if step < plan.steps else 0.0
 
 
 def _train(

@@ -57,6 +57,10 @@ class Batches(Section):
         """How many steps it takes until all samples before ``position`` were taken."""
         return self.step_at(position - 1) + 1 if position > 0 else 0
 
+    def mean_size(self, first_step: int, stop_step: int) -> float:
+        """Samples of a step, mean over steps [first_step, stop_step); 0 of none."""
+        return (self.start(stop_step) - self.start(first_step)) / max(1, stop_step - first_step)
+
     def progress(self, step: int, num_steps: int) -> float:
         """The share of the samples of ``num_steps`` at ``step``: the middle of what the step itself takes.
 

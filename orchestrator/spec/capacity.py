@@ -123,7 +123,9 @@ def _rates(
         decode_cores_per_device=devices / count / decode if devices and decode else None,
         storage_mb_per_s=None if used is None or loader is None else used * _stored_bytes(plan) / 1e6,
         images_mb_per_s=_image_bytes(plan) * (used or 0) / count / 1e6,
-        collectives_mb_per_s=mean / plan.samples_per_step * _collective_bytes(plan, parameters) / 1e6 if mean else None,
+        collectives_mb_per_s=mean / plan.batch.mean_size(0, plan.steps) * _collective_bytes(plan, parameters) / 1e6
+        if mean
+        else None,
     ), hours
 
 
@@ -155,7 +157,7 @@ def _image_bytes(plan: Plan) -> float:
 def _collective_bytes(plan: Plan, parameters: Parameters) -> float:
     """Sent by each worker in a step, by rings: gradients are averaged, weights gathered, features exchanged."""
     count = plan.workers.count
-    images = plan.samples_per_step / count
+    images = plan.batch.mean_size(0, plan.steps) / count
     captions = images * captions_per_image(plan)
     number = 4 if plan.precision == "fp32" or plan.zero_stage == 0 else 2
     passes = 3 if plan.zero_stage == 3 else 2

@@ -193,11 +193,6 @@ class Plan(Section):
         return self.batch.start(self.steps)
 
     @property
-    def samples_per_step(self) -> float:
-        """The mean over the run."""
-        return self.samples / self.steps
-
-    @property
     def phases(self) -> tuple[StepPhase, ...]:
         """The run's parts, one behind the other; empty ones are left out."""
         image_sizes, batch = self.model.image_sizes, self.batch

@@ -122,7 +122,7 @@ class _Resolver:
     def __init__(self, spec: CompareSpec, cluster: ClusterSpec, facts: CompareFacts, share: SharePlan) -> None:
         self._spec, self._facts, self._share = spec, facts, share
         self._cluster = share_cluster(cluster, share)
-        self._steps = {entry.label: self._num_steps(entry) for entry in spec.objectives}
+        self._budgets = {entry.label: self._budget(entry) for entry in spec.objectives}
 
     def plan(self, label: str, job: PretrainSpec) -> Plan:
         """The Plan of one run."""
@@ -133,18 +133,19 @@ class _Resolver:
         search = self._spec.search
         if search is None or not entry.search:
             return []
-        steps = max(1, round(self._steps[entry.label] * search.budget_fraction))
-        evaluation = self._search_evaluation(entry.label, steps)
+        budget = _part(self._budgets[entry.label], search.budget_fraction)
+        alike = probe_job(self._spec, entry, 1).model_copy(update={"budget": budget})
+        evaluation = self._search_evaluation(entry.label, self.plan(entry.label, alike).steps)
         seed = self._spec.search_seed
         return [
-            self._trial(entry, "search", number, seed, settings, steps, evaluation)
+            self._trial(entry, "search", number, seed, settings, budget, evaluation)
             for number, settings in enumerate(search.settings(entry.search, entry.label))
         ]
 
     def verdict_trial(self, entry: ObjectiveEntrySpec, replicate: int, seed: int) -> TrialPlan:
         """One replicate, before the search has chosen its settings."""
-        steps, evaluation = self._steps[entry.label], self._spec.run.evaluation
-        return self._trial(entry, "verdict", replicate, seed, {}, steps, evaluation)
+        budget, evaluation = self._budgets[entry.label], self._spec.run.evaluation
+        return self._trial(entry, "verdict", replicate, seed, {}, budget, evaluation)
 
     def _trial(
         self,
@@ -153,7 +154,7 @@ class _Resolver:
         number: int,
         seed: int,
         settings: dict[str, Any],
-        steps: int,
+        budget: BudgetSpec,
         evaluation: EvaluationSpec,
     ) -> TrialPlan:
         stem = f"{self._spec.name}--{entry.label}"
@@ -166,7 +167,7 @@ class _Resolver:
             name=f"{stem}-{'r' if phase == 'verdict' else 's'}{number}",
             experiment=self._spec.experiment,
             seed=SeedSpec(data=seed, model=seed),
-            budget=BudgetSpec(steps=steps),
+            budget=budget,
         )
         plan = self.plan(entry.label, job)
         replicate = number if phase == "verdict" else 0
@@ -176,7 +177,7 @@ class _Resolver:
             replicate=replicate,
             settings=settings,
             job=job,
-            steps=steps,
+            steps=plan.steps,
             flops=training_flops(plan) * plan.samples,
         )
 
@@ -197,23 +198,28 @@ class _Resolver:
         update = {"sets": sets, "probes": ("linear_probe",), "every_steps": every}
         return self._spec.run.evaluation.model_copy(update=update)
 
-    def _num_steps(self, entry: ObjectiveEntrySpec) -> int:
-        """What the budget buys of one objective."""
+    def _budget(self, entry: ObjectiveEntrySpec) -> BudgetSpec:
+        """What the comparison's budget buys of one objective: steps, or samples where those of a step differ."""
         budget = self._spec.budget
         job = probe_job(self._spec, entry, _FLOPS_STEPS)
+        in_samples = bool(resolve_batches(job).phases) and budget.steps is None
         if budget.flops is not None:
             plan = self.plan(entry.label, job)
-            per_step = training_flops(plan) * plan.samples_per_step
-            return _at_least_one(budget.flops / per_step, entry.label, f"one step takes {per_step:.3g} FLOPs")
+            price = training_flops(plan) * (1 if in_samples else plan.batch.global_size)
+            said = f"one {'sample' if in_samples else 'step'} takes {price:.3g} FLOPs"
+            number = _at_least_one(budget.flops / price, entry.label, said)
+            return BudgetSpec(samples=number) if in_samples else BudgetSpec(steps=number)
         if budget.seconds:
-            _check_equal_steps(entry.label, job)
+            _check_equal_steps(entry.label, in_samples)
             per_step_s = self._facts.seconds_per_step.get(entry.label)
             if per_step_s is None:
-                return CALIBRATION_STEPS  # stands in until it is measured
+                return BudgetSpec(steps=CALIBRATION_STEPS)  # stands in until it is measured
             seconds = budget.train_seconds or (budget.device_seconds or 0) / self._share.workers
-            return _at_least_one(seconds / per_step_s, entry.label, f"one step takes {per_step_s:.3g} s")
+            steps = _at_least_one(seconds / per_step_s, entry.label, f"one step takes {per_step_s:.3g} s")
+            return BudgetSpec(steps=steps)
         own = BudgetSpec(steps=budget.steps, samples=budget.samples, epochs=budget.epochs)
-        return self.plan(entry.label, job.model_copy(update={"budget": own})).steps
+        plan = self.plan(entry.label, job.model_copy(update={"budget": own}))
+        return BudgetSpec(samples=plan.samples) if in_samples else BudgetSpec(steps=plan.steps)
 
 
 def set_name(location: str) -> str:
@@ -227,8 +233,13 @@ def _at_least_one(steps: float, label: str, price: str) -> int:
     return math.floor(steps)
 
 
-def _check_equal_steps(label: str, job: PretrainSpec) -> None:
-    if resolve_batches(job).phases:
+def _part(budget: BudgetSpec, fraction: float) -> BudgetSpec:
+    """That share of a budget in steps or samples."""
+    return BudgetSpec(**{key: max(1, round(number * fraction)) for key, number in budget if number is not None})
+
+
+def _check_equal_steps(label: str, in_samples: bool) -> None:
+    if in_samples:
         raise PlanError(
             f"budget: seconds become steps by the time of one, but those of objective '{label}' have several sizes "
             f"(global_sizes of model.resolutions); give the budget in samples, epochs, steps or flops"

@@ -101,10 +101,10 @@ class BareEngine:
         schedule: ScheduleSpec,
         num_steps: int,
         precision: Literal["fp32", "bf16"],
-        batches: Batches = Batches(global_size=1),  # immutable
+        batches: Batches = Batches(global_size=1),
     ) -> None:
-        """``objective``: fp32 and on its device; it is cast in place. ``num_steps``: the whole budget, in ``batches``
-        of whatever size if all have the same.
+        """``objective``: fp32 and on its device; it is cast in place. ``num_steps``: the whole budget, in steps of one
+        size, whatever that is, unless ``batches`` says otherwise.
         """
         self.objective = objective
         self._spec, self._schedule, self._num_steps = optimizer, schedule, num_steps

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,15 +28,18 @@ pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(600)]
 SmokeJob = Callable[..., PretrainSpec]
 LocalCluster = Callable[..., ClusterSpec]
 
-# 320 samples, 16 a step: an epoch is 20 steps, and its border lies in the middle of a checkpoint's stretch.
+# 320 samples, 16 or 32 a step: the borders of epochs lie in the middle of checkpoints' stretches.
 SETTINGS = {
-    "budget__steps": 48,
+    "budget": "{samples: 768}",
     "checkpoint__every_steps": 6,
     "evaluation__sets": "[]",
     "data__heldout": "null",
     "batch__global_size": 16,
     # What depends on the step or is drawn for a sample goes on as well, from any phase.
-    "model__resolutions": "[{until_fraction: 0.3, image_sizes: [16]}, {until_fraction: 0.7, image_sizes: [16, 24]}]",
+    "model__resolutions": (
+        "[{until_fraction: 0.3, image_sizes: [16]},"
+        " {until_fraction: 0.7, image_sizes: [16, 24], global_sizes: [32, 16]}]"
+    ),
     "model__patch_dropout": 0.25,
     "data__augmentation__color_jitter": "{}",
     "data__augmentation__rand_augment": "{}",
@@ -85,6 +89,9 @@ def test_a_run_that_nothing_happened_to_has_each_sample_once(whole: PretrainResu
         (2, 128, 128),
     ]
     assert report.is_healthy
+    sizes = Counter(whole.plan.batch.size_at(step) for step in range(whole.plan.steps))
+    assert sizes.keys() == {16, 32}
+    assert sum(size * number for size, number in sizes.items()) == 768
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.full) for seed in (1, 2, 3))])
@@ -104,7 +111,7 @@ def test_whatever_is_killed_when_nothing_is_lost_or_repeated(
     assert killer.marker_kill.is_set()
     report = report_run_ledger(result.run_folder, cluster)
     assert report.is_healthy, report
-    assert total_rows(report.rows)["trained_once"] == 48 * 16
+    assert total_rows(report.rows)["trained_once"] == 768
     expected = weights_of(whole)  # bit-equal weights are bit-equal batches
     for name, weight in weights_of(result).items():
         assert torch.equal(weight, expected[name]), name

@@ -18,7 +18,7 @@ from orchestrator.data.order import BlockLayout
 from orchestrator.data.stream import BlockStream, StreamPlace
 from orchestrator.data.tokens import CaptionTokenizer, load_tokenizer, train_tokenizer
 from orchestrator.errors import ShardReadError, StreamOrderError
-from orchestrator.spec.batches import Batches
+from orchestrator.spec.batches import Batches, BatchPhase
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.plan import StreamPlan
 
@@ -92,10 +92,10 @@ class Rank:
 
 
 def read_all(
-    format: BlockFormat, world_size: int, num_micro: int, steps: tuple[int, int], tasks_per_execution: int = 1000
+    format: BlockFormat, world_size: int, batches: Batches, steps: tuple[int, int], tasks_per_execution: int = 1000
 ) -> dict[int, list[int]]:
     """Rows of each step, from all ranks in the order of the global batch."""
-    layout = BlockLayout(Batches(global_size=MICRO_SIZE * num_micro * world_size), MICRO_SIZE, world_size)
+    layout = BlockLayout(batches, MICRO_SIZE, world_size)
     reader = SyntheticBlockReader(num_samples=10_000, seed=0, layout=layout, format=format)
     row_bytes = 3 * IMAGE_SIZE**2 + 4 * 8 + 64
     board = Switchboard.remote()
@@ -111,18 +111,23 @@ def read_all(
 
 
 def test_global_batches_are_the_same_at_every_world_size_and_after_a_resume(format: BlockFormat) -> None:
-    whole = read_all(format, world_size=1, num_micro=4, steps=(0, 12))
+    equal = Batches(global_size=4 * MICRO_SIZE)
+    whole = read_all(format, world_size=1, batches=equal, steps=(0, 12))
     assert list(whole) == list(range(12))
     assert whole[3] == list(range(96, 128))
-    assert read_all(format, world_size=2, num_micro=2, steps=(0, 12)) == whole
-    resumed = read_all(format, world_size=2, num_micro=2, steps=(5, 12))
+    assert read_all(format, world_size=2, batches=equal, steps=(0, 12)) == whole
+    resumed = read_all(format, world_size=2, batches=equal, steps=(5, 12))
     assert resumed == {step: rows for step, rows in whole.items() if step >= 5}
 
 
-def test_a_chain_of_executions_is_one_stream(format: BlockFormat) -> None:
-    whole = read_all(format, world_size=2, num_micro=2, steps=(1, 24))
-    assert list(whole) == list(range(1, 24))
-    assert read_all(format, world_size=2, num_micro=2, steps=(1, 24), tasks_per_execution=5) == whole
+def test_a_chain_of_executions_is_one_stream_also_of_steps_that_change_their_size(format: BlockFormat) -> None:
+    phases = (BatchPhase(stop_sample=64, global_sizes=(16,)), BatchPhase(stop_sample=600, global_sizes=(16, 32, 64)))
+    changing = Batches(global_size=48, phases=phases)
+    whole = read_all(format, world_size=1, batches=changing, steps=(1, 24))
+    assert {step: len(rows) for step, rows in whole.items()} == {step: changing.size_at(step) for step in range(1, 24)}
+    assert [row for rows in whole.values() for row in rows] == list(range(16, changing.start(24)))
+    resumed = read_all(format, world_size=2, batches=changing, steps=(6, 24), tasks_per_execution=5)
+    assert resumed == {step: rows for step, rows in whole.items() if step >= 6}
 
 
 class FailingReader(SyntheticBlockReader):

@@ -278,6 +278,27 @@ def test_steps_that_a_killed_driver_did_not_record_are_counted(
     assert cost.flops == pytest.approx(trial.flops)
 
 
+def test_a_trial_counts_the_samples_of_steps_that_change_their_size(cluster: ClusterSpec, store: Store) -> None:
+    phases = [{"until_fraction": 0.5, "image_sizes": [64], "global_sizes": [96]}]
+    model = {**JOB["run"]["model"], "resolutions": phases}
+    changing = plan_of(cluster, run={**JOB["run"], "model": model})
+    record = ComparisonRecord(store, start(changing, cluster, None))
+    trial = changing.trials_of("siglip", "verdict")[0]
+    sizes = [trial.batches.size_at(step) for step in range(8)]
+    assert sizes == [96, 96, 32, 32, 32, 32, 32, 32]
+    assert trial.samples == 384
+    meter = TrialMeter(record, trial, "raw", trial.batches, num_workers=1)
+    recorder = Recorder(resolve_plan(trial.job, cluster, FACTS), NullTracker(), None, None)
+    for report in (steps(4, 1), steps(8, 4)):  # the first three were never recorded
+        meter.take(recorder, report)
+    meter.judge(4, [])
+    found = record.trial(trial.run)
+    assert (found.cost.samples, found.cost.step_s + found.cost.data_wait_s) == (384, 16.0)
+    assert found.cost.flops == pytest.approx(trial.flops)
+    assert [(point.step, point.samples) for point in found.curve] == [(4, 256)]
+    assert found.curve[0].flops == pytest.approx(trial.flops * 256 / 384)
+
+
 def test_optuna_proposes_from_what_earlier_trials_found(cluster: ClusterSpec, tmp_path: Path) -> None:
     objectives = [
         {

@@ -63,6 +63,8 @@ def test_a_step_begins_where_the_sizes_before_it_add_up_to() -> None:
         assert CHANGING.step_at(position) == bisect_right(starts, position) - 1
         step = CHANGING.steps_to(position)
         assert starts[step] >= position > (starts[step - 1] if step else -1)
+    assert CHANGING.mean_size(4, 40) == sum(sizes[4:40]) / 36
+    assert CHANGING.mean_size(40, 40) == 0
     assert CHANGING.all_sizes == (16, 32, 48, 64, 96)
 
 

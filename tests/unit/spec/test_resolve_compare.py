@@ -235,6 +235,23 @@ def test_recipes_may_differ_in_batch_and_say_that_the_order_does(resolve_compari
     assert "not the same order" in dict(describe_compare(plan))["order"]
 
 
+def test_a_budget_buys_samples_where_those_of_a_step_differ(resolve_comparison: Resolve, facts: Facts) -> None:
+    phases = [{"until_fraction": 0.5, "image_sizes": [64, 64], "global_sizes": [512, 256]}]
+    model = {"preset": "vit_tiny_64", "resolutions": phases}
+    run = {**JOB["run"], "model": model}
+    plan = resolve_comparison(**{**SEARCHED, "run": run, "budget": {"samples": 40_000}, "replicates": 3})
+    verdict = plan.trials_of("clip", "verdict")
+    assert len({tuple(trial.batches.size_at(step) for step in range(20)) for trial in verdict}) == 3
+    assert all(40_000 <= trial.samples < 40_256 + 512 for trial in verdict)
+    search = plan.trials_of("clip", "search")[0]
+    assert plan.rung_samples["clip"] == search.batches.start(search.job.evaluation.every_steps)
+    equal = resolve_comparison(budget={"samples": 40_000}).trials_of("clip", "verdict")[0]
+    by_flops = resolve_comparison(run=run, budget={"flops": equal.flops}).trials_of("clip", "verdict")[0]
+    assert by_flops.flops == pytest.approx(equal.flops, rel=0.02)
+    with pytest.raises(PlanError, match="seconds become steps by the time of one, but those of objective 'clip'"):
+        resolve_comparison(run=run, budget={"train_seconds": 60})
+
+
 def test_names_that_become_too_long_are_refused(resolve_comparison: Resolve) -> None:
     with pytest.raises(PlanError, match="shorten 'name' or the label"):
         resolve_comparison(name="w" * 60)
