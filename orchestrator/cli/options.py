@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from orchestrator.runs.evaluate import CheckpointChoice
     from orchestrator.spec.cluster import ClusterSpec
+    from orchestrator.training.checkpoint_folders import CheckpointChoice
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB.yaml", help="Job file: what to run.")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder or URI.")]

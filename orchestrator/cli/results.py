@@ -35,6 +35,7 @@ _EVALUATION_HEADINGS = (
 _LEDGER_COUNTS = (
     "expected",
     "trained_once",
+    "inherited",
     "repeated",
     "skipped",
     "substituted",

@@ -62,6 +62,8 @@ class EpochCounts:
     skipped: Counter[str] = field(default_factory=Counter)
     unannotated: int = 0
     """Rows trained without one of the annotations that the objective reads, substitutes included."""
+    inherited: int = 0
+    """Samples that had their turn in the run that this one started from."""
 
     def add(self, other: "EpochCounts") -> None:
         """Take another part's counts in."""
@@ -71,6 +73,12 @@ class EpochCounts:
         self.left_out += other.left_out
         self.skipped.update(other.skipped)
         self.unannotated += other.unannotated
+        self.inherited += other.inherited
+
+    def as_inherited(self) -> "EpochCounts":
+        """What a run that goes on from here says of what came before: not its own."""
+        had_their_turn = self.trained + self.left_out + sum(self.skipped.values()) + self.inherited
+        return EpochCounts(inherited=had_their_turn)
 
 
 @dataclass
@@ -135,6 +143,10 @@ class Ledger:
             first, stop = share._range(key[0])
             share.bits[key] = EpochBits(first, bits.trained[first:stop].copy(), bits.skipped[first:stop].copy())
         return share
+
+    def inherit(self) -> None:
+        """Make this the ledger of a run that goes on from here: nothing counts as its own, nothing may come again."""
+        self.counts = {key: counts.as_inherited() for key, counts in self.counts.items()}
 
     def to_bytes(self) -> bytes:
         """A Parquet file."""

@@ -16,7 +16,7 @@ _CHUNKS_AT_ONCE = 2**20  # of ten billion samples there are 150 times as many
 class LedgerRow:
     """One epoch of one data set, in samples.
 
-    ``trained_once + left_out + skipped + filtered + missing == expected``.
+    ``trained_once + inherited + left_out + skipped + filtered + missing == expected``.
     Healthy: nothing repeated, missing or unplanned.
     """
 
@@ -41,6 +41,8 @@ class LedgerRow:
     """Trained or skipped before their turn."""
     unannotated: int = 0
     """Rows trained without one of the annotations that the objective reads."""
+    inherited: int = 0
+    """Had their turn in the run that this one started from."""
 
     @property
     def is_healthy(self) -> bool:
@@ -103,6 +105,7 @@ def _row(
         missing=missing,
         unplanned=unplanned,
         unannotated=counts.unannotated,
+        inherited=counts.inherited,
     )
 
 

@@ -12,6 +12,7 @@ _GROUPS = ("all", "named", "unnamed")
 _LEDGER_ORDER = (
     "expected",
     "trained_once",
+    "inherited",
     "repeated",
     "skipped",
     "substituted",

@@ -10,6 +10,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.runs.compare_facts import read_compare_facts
 from orchestrator.runs.folder import check_claim, open_run
 from orchestrator.runs.prepare import data_locations, read_facts, read_shards_facts
+from orchestrator.runs.start import check_start
 from orchestrator.runs.vocabulary import finder_facts
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
@@ -129,6 +130,7 @@ def _look_at_plan(job: PretrainSpec, cluster: ClusterSpec) -> str:
     if isinstance(job.data, SyntheticSpec) or facts.train:
         plan = resolve_plan(job, cluster, facts)
         check_claim(open_store(plan.run_uri, plan.s3), plan)
+        check_start(plan)
         return dict(describe_plan(plan))["batch"]
     resolve_plan(job, cluster, facts.model_copy(update={"train": stand_in_facts(job)}))
     return "job and cluster fit; the number of steps follows from the index"

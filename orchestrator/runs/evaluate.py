@@ -2,13 +2,12 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from orchestrator.env import apply_quiet_env
-from orchestrator.errors import PlanError, RunNotFoundError
+from orchestrator.errors import PlanError
 from orchestrator.evaluation.predictions import write_predictions
 from orchestrator.evaluation.results import ProbeResult
 from orchestrator.runs.folder import open_run, tracking_folder
@@ -20,18 +19,14 @@ from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.spec.job import EvaluateSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.plan import Plan
-from orchestrator.storage.store import Store
 from orchestrator.tracking.mlflow.open import open_tracker
-from orchestrator.training.checkpoint import load_weights
-from orchestrator.training.checkpoint_folders import StoredCheckpoint, best_of, find_stored, list_stored
+from orchestrator.training.checkpoint_folders import CheckpointChoice, find_checkpoint_of
 from orchestrator.training.judge import judge_plan, judged_weights
 from orchestrator.training.parts import block_format, build_plan_objective
 from orchestrator.training.reports import Weights
+from orchestrator.training.stored_tensors import load_weights
 
 logger = logging.getLogger(__name__)
-
-CheckpointChoice = Literal["last", "best"] | int
-"""The newest, that of least held-out loss, or that of a step."""
 
 
 def evaluate_run(
@@ -69,28 +64,6 @@ def evaluate_job(job: EvaluateSpec, cluster: ClusterSpec) -> dict[Weights, list[
         weights: evaluate_run(run_uri, cluster, evaluation=job.evaluation, weights=weights)
         for weights in judged_weights(job.evaluation, has_average=plan.ema is not None)
     }
-
-
-def find_checkpoint_of(store: Store, checkpoint: CheckpointChoice = "last") -> StoredCheckpoint:
-    """The run's newest complete checkpoint, that of least held-out loss, or that of a step.
-
-    Raises:
-        RunNotFoundError: it has none, or not that one.
-    """
-    if checkpoint == "last":
-        stored = find_stored(store)
-    else:
-        complete = list_stored(store)
-        best = best_of(one.record for one in complete) if checkpoint == "best" else None
-        step = best.step if best is not None else checkpoint
-        stored = next((one for one in complete if one.record.step == step), None)
-        if complete and stored is None:
-            steps = ", ".join(f"{one.record.step:,}" for one in reversed(complete))
-            what = "with a held-out loss (data.heldout)" if checkpoint == "best" else f"of step {checkpoint:,}"
-            raise RunNotFoundError(f"{store.uri} has no complete checkpoint {what}; it has those of steps {steps}")
-    if stored is None:
-        raise RunNotFoundError(f"{store.uri} has no complete checkpoint yet; run the job until it has written one")
-    return stored
 
 
 def judge_weights(plan: Plan, state: Mapping[str, Tensor]) -> list[ProbeResult]:

@@ -9,10 +9,10 @@ from orchestrator.data.tokens import save_tokenizer
 from orchestrator.env import apply_quiet_env
 from orchestrator.errors import StorageAccessError
 from orchestrator.models.source import VOCABULARY_FILE
-from orchestrator.runs.evaluate import CheckpointChoice, find_checkpoint_of
 from orchestrator.runs.folder import open_run
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.plan import PLAN_FILE
+from orchestrator.training.checkpoint_folders import CheckpointChoice, find_checkpoint_of
 from orchestrator.training.export import ExportFormat, export_checkpoint
 from orchestrator.training.parts import block_format, build_plan_objective
 from orchestrator.training.reports import Weights

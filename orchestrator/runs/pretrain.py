@@ -14,6 +14,7 @@ from orchestrator.runs.live import LivePost, LiveRecord
 from orchestrator.runs.prepare import prepare_facts
 from orchestrator.runs.progress import OnProgress
 from orchestrator.runs.recorder import OnReport, Recorder
+from orchestrator.runs.start import check_start
 from orchestrator.runs.target import run_target
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
@@ -96,6 +97,7 @@ def run_plan(
     """
     store = open_store(plan.run_uri, plan.s3)
     check_store(store, write=True)
+    check_start(plan)
     with acquire_lease(store, holder_name(), patience_s=patience_s) as lease:
         key = claim_run(store, plan)
         tracker = open_tracker(

@@ -4,14 +4,18 @@ import tempfile
 from pathlib import Path
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.runs.evaluate import CheckpointChoice, find_checkpoint_of
 from orchestrator.runs.export import export_run
 from orchestrator.runs.folder import open_run
 from orchestrator.runs.target import run_target
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.mlflow.promotion import Promoted, register_export
-from orchestrator.training.checkpoint_folders import keep_promoted, release_promoted
+from orchestrator.training.checkpoint_folders import (
+    CheckpointChoice,
+    find_checkpoint_of,
+    keep_promoted,
+    release_promoted,
+)
 from orchestrator.training.reports import Weights
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 from orchestrator.spec.augmentation import AugmentationSpec
+from orchestrator.spec.checkpoint import CheckpointSpec
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import ShardsFacts
 from orchestrator.spec.flops import vision_flops
-from orchestrator.spec.job import CheckpointSpec, EvaluateSpec, PrepareSpec, ShardsSpec
+from orchestrator.spec.job import EvaluateSpec, PrepareSpec, ShardsSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.objective import CatlipSpec
 from orchestrator.spec.plan import Plan
@@ -137,7 +138,12 @@ def _describe_model(plan: Plan) -> str:
 
 
 def _describe_start(plan: Plan) -> str:
-    init = plan.init
+    init, start = plan.init, plan.start
+    if start is not None:
+        return (
+            f"weights, moments and place in the order of {start.run} at step {start.step:,}; of the "
+            f"{_count(plan.steps, 'step')} of the budget, {plan.own_steps:,} are trained here"
+        )
     if init is None:
         return f"random weights of seed {plan.seed.model}"
     return f"{', '.join(init.towers) if init.towers else 'all towers'} from {init.from_}"
@@ -162,7 +168,7 @@ def _describe_batch(plan: Plan) -> str:
     few, some = (f"{least // unit:,} to ", f"{least:,} to ") if least < most else ("", "")
     lines = [
         f"{_count(plan.workers.count, 'worker')} x {few}{_count(most // unit, 'micro batch')} x {batch.micro_size:,} "
-        f"= {some}{most:,} samples a step; {_count(plan.steps, 'step')} = {plan.samples:,} samples "
+        f"= {some}{most:,} samples a step; {_count(plan.own_steps, 'step')} = {plan.samples:,} samples "
         f"= {plan.epochs:,.1f} epochs"
     ]
     for phase in plan.phases if batch.phases else ():
@@ -250,8 +256,12 @@ def _describe_checkpoints(checkpoint: CheckpointSpec) -> str:
         when.append(f"every {_count(checkpoint.every_steps, 'step')}")
     if checkpoint.every_minutes is not None:
         when.append(f"every {checkpoint.every_minutes:g} minutes")
-    best = " and the one with the least held-out loss" if checkpoint.keep_best else ""
-    return f"{', '.join([*when, 'at the end'])}; the newest {checkpoint.keep_last}{best} are kept"
+    steps = f" after {', '.join(f'{step:,}' for step in checkpoint.keep_steps)} steps"
+    kept = [f"the newest {checkpoint.keep_last}"]
+    kept += ["the one with the least held-out loss"] * checkpoint.keep_best
+    kept += [f"those{steps}"] * bool(checkpoint.keep_steps)
+    when += [steps.strip()] * bool(checkpoint.keep_steps)
+    return f"{', '.join([*when, 'at the end'])}; {' and '.join(kept)} are kept"
 
 
 def _describe_evaluation(plan: Plan) -> str:

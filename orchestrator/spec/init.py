@@ -1,4 +1,4 @@
-"""What a run's weights start from."""
+"""What a run starts from: weights, or the whole state of another run."""
 
 from typing import Literal
 
@@ -17,3 +17,15 @@ class InitSpec(Section):
     or folder by its absolute path on every node, or a name on the Hugging Face hub."""
     towers: tuple[Literal["vision", "text"], ...] | None = None
     """Which towers start from there; none: all that both have. What lies in no tower starts from there if it fits."""
+
+
+class StartSpec(Section):
+    """The state of another run: weights, moments, average, and the place in the order of the samples.
+
+    Both runs have the same data, seeds, batch, model, objective and optimizer; budget and schedule are their own.
+    """
+
+    run: str = Field(min_length=1)
+    """Its name or URI."""
+    step: int = Field(ge=1)
+    """Of its checkpoint, and the first that is trained here (counted from 0); ``checkpoint.keep_steps`` keeps one."""

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from orchestrator.spec.augmentation import AugmentationSpec
+from orchestrator.spec.checkpoint import CheckpointSpec, FaultsSpec
 from orchestrator.spec.evaluation import EvaluationSpec
-from orchestrator.spec.init import InitSpec
+from orchestrator.spec.init import InitSpec, StartSpec
 from orchestrator.spec.objective import ConceptsSpec, ObjectiveSpec
 from orchestrator.spec.optimizer import EmaSpec, OptimizerSpec, ScheduleSpec
 from orchestrator.spec.resolution import ResolutionPhase
@@ -212,28 +213,6 @@ class BudgetSpec(Section):
         return self
 
 
-class CheckpointSpec(Section):
-    """When checkpoints are written, and which are kept. The last step always writes one."""
-
-    every_steps: int | None = Field(default=None, ge=1)
-    """Steps between checkpoints; none: by time only."""
-    every_minutes: float | None = Field(default=30.0, gt=0)
-    """Minutes between checkpoints; none: by steps only."""
-    keep_last: int = Field(default=2, ge=1)
-    """Newest complete checkpoints that are kept."""
-    keep_best: bool = True
-    """Also keep the checkpoint with the least held-out loss."""
-
-
-class FaultsSpec(Section):
-    """How much may go wrong before a run gives up."""
-
-    max_attempts: int = Field(default=4, ge=1)
-    """Attempts without a new checkpoint in between; a committed checkpoint refills them."""
-    max_left_out_steps: int = Field(default=20, ge=0)
-    """Steps in a row that may be left out because loss or gradient is not finite, or a spike (optimizer.guard)."""
-
-
 class TrainingSpec(Section):
     """What a run is trained on and how, whatever its objective: what the runs of a comparison share."""
 
@@ -275,6 +254,15 @@ class PretrainSpec(TrainingSpec):
     seed: SeedSpec = SeedSpec()
     objective: ObjectiveSpec
     budget: BudgetSpec
+    """With ``start``, what was trained before counts too: it is what the weights have seen in the end."""
+    start: StartSpec | None = None
+    """Go on from a checkpoint of another run; none: from the first sample."""
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> "PretrainSpec":
+        if self.start is not None and self.init is not None:
+            raise ValueError("both start and init are given; weights come from one of them: leave the other out")
+        return self
 
 
 class EvaluateSpec(Section):

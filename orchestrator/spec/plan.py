@@ -15,17 +15,12 @@ from orchestrator.errors import PlanError
 from orchestrator.spec.annotation import AnnotationPlan
 from orchestrator.spec.augmentation import AugmentationSpec
 from orchestrator.spec.batches import Batches
+from orchestrator.spec.checkpoint import CheckpointSpec, FaultsSpec
 from orchestrator.spec.cluster import CacheSpec, S3Spec
 from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.spec.facts import MachineFacts, ShardsFacts, TokenizerFacts, VocabularyFacts
-from orchestrator.spec.init import InitSpec
-from orchestrator.spec.job import (
-    CheckpointSpec,
-    FaultsSpec,
-    SeedSpec,
-    ShardsSpec,
-    SyntheticSpec,
-)
+from orchestrator.spec.init import InitSpec, StartSpec
+from orchestrator.spec.job import SeedSpec, ShardsSpec, SyntheticSpec
 from orchestrator.spec.objective import ObjectiveSpec
 from orchestrator.spec.optimizer import EmaSpec, OptimizerSpec, ScheduleSpec
 from orchestrator.spec.resolution import ImageSizes, SizePhase
@@ -163,12 +158,14 @@ class Plan(Section):
     model: ModelPlan
     init: InitSpec | None = None
     """Where a run's name stood, its URI."""
+    start: StartSpec | None = None
+    """Likewise."""
     batch: BatchPlan
     workers: WorkersPlan
     machine: MachineFacts
     stream: StreamPlan
     steps: int
-    """Optimizer steps of the whole run."""
+    """Optimizer steps up to the end of the schedule, those of the run that it starts from included."""
     optimizer: OptimizerSpec
     schedule: ScheduleSpec
     precision: Literal["fp32", "bf16", "fp16"]
@@ -189,15 +186,25 @@ class Plan(Section):
 
     @property
     def samples(self) -> int:
-        """Samples that the whole run trains on."""
-        return self.batch.start(self.steps)
+        """Samples that the whole run trains on; what it starts from has seen others before."""
+        return self.batch.start(self.steps) - self.batch.start(self.first_step)
+
+    @property
+    def first_step(self) -> int:
+        """The first that it trains, from 0."""
+        return 0 if self.start is None else self.start.step
+
+    @property
+    def own_steps(self) -> int:
+        """That it trains itself."""
+        return self.steps - self.first_step
 
     @property
     def phases(self) -> tuple[StepPhase, ...]:
-        """The run's parts, one behind the other; empty ones are left out."""
+        """The parts of what it trains itself, one behind the other; empty ones are left out."""
         image_sizes, batch = self.model.image_sizes, self.batch
         last = SizePhase(stop_step=self.steps, image_sizes=(image_sizes.final,))
-        found, start = [], 0
+        found, start = [], self.first_step
         for number, phase in enumerate((*image_sizes.phases, last)):
             if phase.stop_step > start:
                 own = batch.phases[number].global_sizes if number < len(batch.phases) else ()
@@ -249,6 +256,7 @@ class Plan(Section):
             "model.variant": self.model.variant,
             "model.image_size": self.model.image_size,
             "init": self.init.model_dump(mode="json") if self.init else None,
+            "start": self.start.model_dump(mode="json") if self.start else None,
             "model.resolutions": self.model.image_sizes.model_dump(mode="json"),
             "model.patch_dropout": self.model.patch_dropout,
             "text.context": self.model.context,

@@ -12,7 +12,7 @@ from orchestrator.errors import PlanError
 from orchestrator.spec.annotation import AnnotationPlan
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import Facts, MachineFacts
-from orchestrator.spec.init import InitSpec
+from orchestrator.spec.init import InitSpec, StartSpec
 from orchestrator.spec.job import PretrainSpec, ShardsSpec, SyntheticSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.placement import Placement, check_memory, place_workers
@@ -79,6 +79,7 @@ def resolve_plan(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> Plan:
         ),
         model=model,
         init=_resolve_init(job, cluster),
+        start=_resolve_start(job, cluster, steps),
         batch=batch,
         workers=workers,
         machine=machine,
@@ -121,6 +122,17 @@ def _resolve_init(job: PretrainSpec, cluster: ClusterSpec) -> InitSpec | None:
     if job.init is None or "/" in job.init.from_:
         return job.init
     return job.init.model_copy(update={"from_": join_uri(cluster.storage.runs, job.init.from_)})
+
+
+def _resolve_start(job: PretrainSpec, cluster: ClusterSpec, steps: int) -> StartSpec | None:
+    if job.start is None:
+        return None
+    if job.start.step >= steps:
+        raise PlanError(
+            f"start.step is {job.start.step:,}, but the budget ends after {steps:,} steps, those before the start "
+            f"included; raise 'budget', or start earlier"
+        )
+    return job.start.model_copy(update={"run": join_uri(cluster.storage.runs, job.start.run)})
 
 
 def _resolve_sources(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> tuple[SourcePlan, ...]:

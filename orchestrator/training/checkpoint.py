@@ -14,47 +14,37 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from orchestrator.errors import CheckpointError
-from orchestrator.spec.job import CheckpointSpec
+from orchestrator.spec.checkpoint import CheckpointSpec
 from orchestrator.storage.disk import naming_full_disk
-from orchestrator.storage.marker import MarkedFile, download_file, upload_files, write_marker
+from orchestrator.storage.marker import MarkedFile, upload_files, write_marker
 from orchestrator.storage.store import ObjectNotFoundError, Store
 from orchestrator.training.checkpoint_folders import (
+    LAYOUT_FILE,
     STATE_FILE,
     CheckpointRecord,
     EngineState,
     StoredCheckpoint,
     checkpoint_folder,
+    find_checkpoint_of,
     find_stored,
     prune_checkpoints,
 )
 from orchestrator.training.ema import Ema
 from orchestrator.training.engine import DeepSpeedEngine
-from orchestrator.training.fragment_files import (
-    AVERAGE,
-    MASTER,
-    FileLayout,
-    Piece,
-    files_for,
-    pieces_of,
-    read_pieces,
-    write_pieces,
-)
+from orchestrator.training.fragment_files import FileLayout, Piece, pieces_of, write_pieces
+from orchestrator.training.stored_tensors import fetch_pieces
 
 logger = logging.getLogger(__name__)
 
-LAYOUT_FILE = "layout.json"
 _OTHER_RANKS_TIMEOUT_S = 1800.0
 _CLOSING_TIMEOUT_S = 30.0
 
@@ -129,21 +119,19 @@ class Checkpoints:
             CheckpointError: a damaged file, or tensors that are not this model's; names folder and file.
         """
         stored: StoredCheckpoint | None = _from_rank_zero(find_stored(self._store) if self._rank == 0 else None)
-        if stored is None:
-            return None
-        state = stored.record.engine
-        if ema is not None and state.ema_updates is None:
-            raise CheckpointError(
-                f"{stored.record.uri} holds no average of the weights; leave 'ema' out, or start anew"
-            )
-        fetch_pieces(self._store, stored, pieces_of(engine.partition, ema))
-        engine.partition.num_updates = state.num_updates
-        engine.steps_taken = state.steps_taken
-        engine.loss_scale = state.loss_scale
-        engine.guard.restore(state.guard)
-        if ema is not None and state.ema_updates is not None:
-            ema.num_updates = state.ema_updates
-        engine.partition.refresh()
+        if stored is not None:
+            _take_up(self._store, stored, engine, ema)
+        return stored
+
+    def start_from(self, store: Store, step: int, engine: DeepSpeedEngine, ema: Ema | None) -> StoredCheckpoint:
+        """Takes up the checkpoint of that step of another run, whose folder is ``store``; a collective.
+
+        Raises:
+            RunNotFoundError: that run has none of that step.
+            CheckpointError: as ``restore``.
+        """
+        stored: StoredCheckpoint = _from_rank_zero(find_checkpoint_of(store, step) if self._rank == 0 else None)
+        _take_up(store, stored, engine, ema)
         return stored
 
     def close(self) -> None:
@@ -187,7 +175,9 @@ class Checkpoints:
         files = [MarkedFile(**file) for word in words for file in word["files"]]
         write_marker(self._store, record.folder, files + upload_files(self._store, record.folder, common))
         self._completed.append(record)
-        self._removed += prune_checkpoints(self._store, self._spec.keep_last, self._spec.keep_best)
+        self._removed += prune_checkpoints(
+            self._store, self._spec.keep_last, self._spec.keep_best, self._spec.keep_steps
+        )
 
     def _wait_for_words(self, folder: str, names: Sequence[str]) -> list[dict[str, Any]]:
         deadline_s, pause_s = time.monotonic() + _OTHER_RANKS_TIMEOUT_S, 0.02
@@ -224,54 +214,19 @@ def _write_locally(local: Path, name: str, pieces: list[Piece], attachments: Map
         raise
 
 
-def load_weights(store: Store, stored: StoredCheckpoint, average: bool) -> dict[str, Tensor]:
-    """Whole parameters by name, fp32 on the CPU: the raw master weights, or their average.
-
-    Raises:
-        CheckpointError: a damaged file, or no average in this checkpoint.
-    """
-    if average and stored.record.engine.ema_updates is None:
-        raise CheckpointError(f"{stored.record.uri} holds no average of the weights; ask for the raw ones")
-    shapes = stored.record.engine.shapes
-    flat = {name: torch.empty(torch.Size(shape).numel()) for name, shape in shapes.items()}
-    section = AVERAGE if average else MASTER
-    fetch_pieces(store, stored, [Piece(name, 0, {section: tensor}) for name, tensor in flat.items()])
-    return {name: tensor.view(shapes[name]) for name, tensor in flat.items()}
-
-
-def fetch_pieces(store: Store, stored: StoredCheckpoint, pieces: Sequence[Piece]) -> None:
-    """Fills ``pieces`` from a checkpoint, fetching only the files that hold some of them, one at a time.
-
-    Raises:
-        CheckpointError: a file whose checksum differs or that is no safetensors file, or elements that none holds.
-    """
-    folder, uri = stored.marker.folder, stored.record.uri
-    marked = {file.path: file for file in stored.marker.files}
-
-    @contextmanager
-    def fetched(name: str) -> Iterator[Path]:
-        if name not in marked:
-            raise CheckpointError(f"{uri}/{name} is not among the files of its marker")
-        download_file(store, folder, marked[name], local / name)
-        yield local / name
-        (local / name).unlink()
-
-    with tempfile.TemporaryDirectory(prefix="checkpoint-restore-") as folder_name:
-        local = Path(folder_name)
-        with fetched(LAYOUT_FILE) as file:
-            layouts: dict[str, FileLayout] = json.loads(file.read_bytes())
-        num_filled = 0
-        for name in files_for(pieces, layouts):
-            with fetched(name) as file:
-                num_filled += read_pieces(file, layouts[name], pieces)
-    num_wanted = sum(tensor.numel() for piece in pieces for tensor in piece.tensors.values())
-    if num_filled != num_wanted:
-        stored_names = {name for layout in layouts.values() for name in layout}
-        unknown = sorted({piece.name for piece in pieces} - stored_names)
-        raise CheckpointError(
-            f"{uri} holds {num_filled:,} of {num_wanted:,} elements that this model needs; "
-            f"parameters that it does not know: {unknown[:5] or 'none'}"
-        )
+def _take_up(store: Store, stored: StoredCheckpoint, engine: DeepSpeedEngine, ema: Ema | None) -> None:
+    """Whatever world size and ZeRO stage wrote it."""
+    state = stored.record.engine
+    if ema is not None and state.ema_updates is None:
+        raise CheckpointError(f"{stored.record.uri} holds no average of the weights; leave 'ema' out, or start anew")
+    fetch_pieces(store, stored, pieces_of(engine.partition, ema))
+    engine.partition.num_updates = state.num_updates
+    engine.steps_taken = state.steps_taken
+    engine.loss_scale = state.loss_scale
+    engine.guard.restore(state.guard)
+    if ema is not None and state.ema_updates is not None:
+        ema.num_updates = state.ema_updates
+    engine.partition.refresh()
 
 
 def _engine_state(engine: DeepSpeedEngine, ema: Ema | None) -> EngineState:

@@ -15,12 +15,13 @@ import logging
 import math
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
+from orchestrator.errors import RunNotFoundError
 from orchestrator.storage.marker import Marker, delete_marked, download_file, read_marker
 from orchestrator.storage.store import Store
 
@@ -29,7 +30,11 @@ logger = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
 PROMOTED = "promoted"
 STATE_FILE = "state.json"
+LAYOUT_FILE = "layout.json"
 LEDGER_FILE = "ledger.parquet"
+CheckpointChoice = Literal["last", "best"] | int
+"""The newest, that of least held-out loss, or that of a step."""
+
 _FOLDER = re.compile(rf"{CHECKPOINTS}/step-(\d{{8,}})(?=/)")
 _VERSION = 1
 
@@ -131,17 +136,40 @@ def find_checkpoint(store: Store) -> CheckpointRecord | None:
     return stored.record if stored else None
 
 
+def find_checkpoint_of(store: Store, checkpoint: CheckpointChoice = "last") -> StoredCheckpoint:
+    """The run's newest complete checkpoint, that of least held-out loss, or that of a step.
+
+    Raises:
+        RunNotFoundError: it has none, or not that one.
+    """
+    if checkpoint == "last":
+        stored = find_stored(store)
+    else:
+        complete = list_stored(store)
+        best = best_of(one.record for one in complete) if checkpoint == "best" else None
+        step = best.step if best is not None else checkpoint
+        stored = next((one for one in complete if one.record.step == step), None)
+        if complete and stored is None:
+            steps = ", ".join(f"{one.record.step:,}" for one in reversed(complete))
+            what = "with a held-out loss (data.heldout)" if checkpoint == "best" else f"of step {checkpoint:,}"
+            raise RunNotFoundError(f"{store.uri} has no complete checkpoint {what}; it has those of steps {steps}")
+    if stored is None:
+        raise RunNotFoundError(f"{store.uri} has no complete checkpoint yet; run the job until it has written one")
+    return stored
+
+
 def best_of(records: Iterable[CheckpointRecord]) -> CheckpointRecord | None:
     """The one of least score, of equals the first; None where none has a score."""
     scored = [record for record in records if record.score is not None and math.isfinite(record.score)]
     return min(scored, key=lambda record: (record.score or 0.0, record.step), default=None)
 
 
-def prune_checkpoints(store: Store, keep_last: int, keep_best: bool) -> list[str]:
+def prune_checkpoints(store: Store, keep_last: int, keep_best: bool, keep_steps: Sequence[int] = ()) -> list[str]:
     """Deletes all but the newest ``keep_last`` complete checkpoints and, with ``keep_best``, the one of least score.
 
-    Those that an alias of the model registry names stay. Folders before the newest complete one that never became
-    complete go too; what is newer is left alone. Returns the URIs of complete ones that went.
+    Those of ``keep_steps`` stay, and those that an alias of the model registry names. Folders before the newest
+    complete one that never became complete go too; what is newer is left alone. Returns the URIs of complete ones that
+    went.
     """
     assert keep_last >= 1, "the newest complete checkpoint is never deleted"
     found = list(_newest_first(store))
@@ -149,7 +177,7 @@ def prune_checkpoints(store: Store, keep_last: int, keep_best: bool) -> list[str
     kept = {record.folder for record in complete[:keep_last]}
     if keep_best and (best := best_of(complete)) is not None:
         kept.add(best.folder)
-    kept |= {checkpoint_folder(step) for step in _promoted_steps(store)}
+    kept |= {checkpoint_folder(step) for step in (*keep_steps, *_promoted_steps(store))}
     newest = complete[0].folder if complete else ""
     removed = []
     for stored in found:

@@ -22,8 +22,8 @@ from orchestrator.objectives.objective import Export, Objective
 from orchestrator.spec.plan import ModelPlan
 from orchestrator.spec.presets import VARIANTS, PixelStatistics
 from orchestrator.storage.store import Store
-from orchestrator.training.checkpoint import load_weights
 from orchestrator.training.checkpoint_folders import StoredCheckpoint
+from orchestrator.training.stored_tensors import load_weights
 
 ExportFormat = Literal["huggingface", "open_clip"]
 

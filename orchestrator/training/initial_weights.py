@@ -16,8 +16,8 @@ from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.init import InitSpec
 from orchestrator.spec.plan import Plan, load_plan
 from orchestrator.storage.store import ObjectNotFoundError, open_store
-from orchestrator.training.checkpoint import load_weights
 from orchestrator.training.checkpoint_folders import find_stored
+from orchestrator.training.stored_tensors import load_weights
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from orchestrator.errors import CheckpointError
 from orchestrator.storage.marker import download_file, upload_files, write_marker
 from orchestrator.storage.store import Store
-from orchestrator.training.checkpoint import LAYOUT_FILE
 from orchestrator.training.checkpoint_folders import (
+    LAYOUT_FILE,
     STATE_FILE,
     CheckpointRecord,
     EngineState,

@@ -75,6 +75,6 @@ class RunLedger:
         counts = [total_rows(row for row in rows if row.dataset == number) for number in range(len(tables))]
         return LedgerProof({LEDGER_FILE: merged.ledger.to_bytes()}, counts, notes)
 
-    def restore(self, data: bytes, source: str) -> None:
-        """Take up a stored ledger, whatever number of ranks stored it."""
-        self._shared.restore(data, source)
+    def restore(self, data: bytes, source: str, *, inherited: bool = False) -> None:
+        """Take up a stored ledger, whatever number of ranks stored it: this run's, or that of what it starts from."""
+        self._shared.restore(data, source, inherited=inherited)

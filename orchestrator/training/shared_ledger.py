@@ -88,10 +88,16 @@ class SharedLedger:
         self._part.close(closed[0])
         return merged
 
-    def restore(self, data: bytes, source: str) -> None:
-        """Take up this rank's part of a stored ledger, whatever number of ranks stored it."""
+    def restore(self, data: bytes, source: str, *, inherited: bool = False) -> None:
+        """Take up this rank's part of a stored ledger, whatever number of ranks stored it.
+
+        Args:
+            inherited: it is of the run that this one starts from.
+        """
         self._waiting.clear()
         whole = Ledger.from_bytes(data, self._num_chunks, source)
+        if inherited:
+            whole.inherit()
         self._part = whole.take_part(self._rank, self._world_size)
 
     def _gather(self, value: Any) -> list[Any] | None:

@@ -108,10 +108,10 @@ class _Run:
         self._checkpoint_s = 0.0
 
     def restore(self) -> int:
-        """Take up the last complete checkpoint, if there is one; returns the first step to do."""
+        """Take up the last complete checkpoint, or what the plan starts from; returns the first step to do."""
         stored = self._checkpoints.restore(self._engine, self._ema)
         if stored is None:
-            return 0
+            return self._start()
         record = stored.record
         ledger = read_attachment(self._store, stored, LEDGER_FILE)
         if ledger is not None:
@@ -120,6 +120,18 @@ class _Run:
         change = f" ({workers} workers then, {self._world_size} now)" if workers != self._world_size else ""
         self._send(NoteReport(f"resumed from {record.uri} at step {record.step:,}{change}"))
         return record.step
+
+    def _start(self) -> int:
+        """Begin; with the state of another run where the plan says so."""
+        start = self._plan.start
+        if start is not None:
+            store = open_store(start.run, self._plan.s3)
+            stored = self._checkpoints.start_from(store, start.step, self._engine, self._ema)
+            ledger = read_attachment(store, stored, LEDGER_FILE)
+            if ledger is not None:
+                self._ledger.restore(ledger, f"{stored.record.uri}/{LEDGER_FILE}", inherited=True)
+            self._send(NoteReport(f"started from {stored.record.uri}"))
+        return self._plan.first_step
 
     def train(self, first_step: int) -> WorkerResult:
         """The loop: steps [first_step, plan.steps), unless the driver asks to stop."""
@@ -172,7 +184,8 @@ class _Run:
         if decision.stop:
             return True
         evaluate = _is_multiple(done, plan.evaluation.every_steps) and bool(plan.evaluation.sets)
-        if decision.checkpoint or evaluate or _is_multiple(done, plan.checkpoint.every_steps):
+        is_planned = _is_multiple(done, plan.checkpoint.every_steps) or done in plan.checkpoint.keep_steps
+        if decision.checkpoint or evaluate or is_planned:
             with self._meter.paused():
                 self._save(done, wait=evaluate)
                 if evaluate:
@@ -211,7 +224,7 @@ class _Run:
             metrics.CHECKPOINT_S: self._checkpoint_s,
         }
         self._send(StepReport(done, values, num_steps))
-        self._check_skipped(samples_seen, skipped)
+        self._check_skipped(samples_seen - self._plan.batch.start(self._plan.first_step), skipped)
 
     def _save(self, step: int, wait: bool) -> CheckpointRecord:
         """Write a checkpoint; its upload goes on in the background unless ``wait``."""
@@ -295,12 +308,12 @@ class _Run:
         store = open_store(data.heldout.uri, self._plan.s3)
         return read_heldout_batches(store, data.spec, self._format, self._plan.batch.worker_size)
 
-    def _check_skipped(self, samples_seen: int, reasons: dict[str, int]) -> None:
+    def _check_skipped(self, num_samples: int, reasons: dict[str, int]) -> None:
         num_skipped = sum(count for reason, count in reasons.items() if reason != columns.NO_CONCEPT)
         limit = self._plan.data.spec.max_skipped_fraction if isinstance(self._plan.data.spec, ShardsSpec) else 1.0
-        if num_skipped > max(limit * samples_seen, _SKIPS_BEFORE_LIMIT * limit):
+        if num_skipped > max(limit * num_samples, _SKIPS_BEFORE_LIMIT * limit):
             raise BadSampleLimitError(
-                f"{num_skipped:,} of {samples_seen:,} samples had to be skipped, more than data.max_skipped_fraction "
+                f"{num_skipped:,} of {num_samples:,} samples had to be skipped, more than data.max_skipped_fraction "
                 f"({limit:.2%}): " + ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items()))
             )
 

@@ -23,16 +23,17 @@ from orchestrator.data.blocks import BlockFormat
 from orchestrator.models.pixels import normalize_pixels
 from orchestrator.objectives.clip import ClipObjective
 from orchestrator.objectives.objective import Objective
-from orchestrator.spec.job import CheckpointSpec
+from orchestrator.spec.checkpoint import CheckpointSpec
 from orchestrator.spec.optimizer import FreezeSpec, OptimizerSpec, ScheduleSpec
 from orchestrator.storage.store import Store, open_store
-from orchestrator.training.checkpoint import Checkpoints, load_weights
+from orchestrator.training.checkpoint import Checkpoints
 from orchestrator.training.checkpoint_folders import StoredCheckpoint, find_stored
 from orchestrator.training.ema import Ema
 from orchestrator.training.engine import DeepSpeedEngine, Precision
 from orchestrator.training.export import HEAD_FILE, export_checkpoint
 from orchestrator.training.judge import JudgedObjective
 from orchestrator.training.step import train_step
+from orchestrator.training.stored_tensors import load_weights
 from ranks import Stage, build_engine, leave_record, micro_batches, process_group, set_up_deepspeed
 from tiny import NUM_CONCEPTS, TINY_PLAN, build_tiny, global_batch
 
@@ -137,15 +138,29 @@ def record_straight(folder: Path, precision: Precision, stage: Stage) -> Record:
         resumed, features_resumed = run.weights(), run.features()
         run.checkpoints.save(run.engine, run.ema, NUM_STEPS, {}, wait=True)
         completed = [saved.step for saved in run.checkpoints.take_completed()]
+        branched = record_branch(run, store, store_of(folder, "branch", precision, stage))
     return {
         "straight": straight,
         "resumed": resumed,
+        "branched": branched,
         "features": features,
         "features_of_copy": features_of_copy,
         "features_resumed": features_resumed,
         "found": (record.step, record.state, record.score, blocked_s >= 0),
         "completed": completed,
     }
+
+
+def record_branch(run: Run, trunk: Store, own: Store) -> Record:
+    """The same three steps as another run that starts from the first checkpoint, and not from the newest."""
+    for fragment in run.engine.partition.fragments:
+        fragment.master.zero_()
+    branch = Checkpoints(own, SPEC, dist.get_rank(), dist.get_world_size())
+    assert branch.restore(run.engine, run.ema) is None
+    first = branch.start_from(trunk, SAVED_STEP, run.engine, run.ema).record.step
+    run.train(first, NUM_STEPS)
+    branch.close()
+    return run.weights()
 
 
 def record_rising(folder: Path, precision: Precision, stage: Stage) -> Record:
@@ -242,12 +257,15 @@ every_precision = pytest.mark.parametrize("precision", PRECISIONS)
 
 @every_stage
 @every_precision
-def test_going_on_from_a_checkpoint_gives_the_same_bits_as_not_stopping(written, stage, precision):
+def test_going_on_from_a_checkpoint_here_or_in_another_run_gives_the_same_bits_as_not_stopping(
+    written, stage, precision
+):
     for of_rank in written.records:
         record = of_rank["straight", stage, precision]
-        assert record["straight"].keys() == record["resumed"].keys()
-        for key, expected in record["straight"].items():
-            torch.testing.assert_close(record["resumed"][key], expected, rtol=0, atol=0)
+        for again in (record["resumed"], record["branched"]):
+            assert record["straight"].keys() == again.keys()
+            for key, expected in record["straight"].items():
+                torch.testing.assert_close(again[key], expected, rtol=0, atol=0)
         assert torch.equal(record["features"], record["features_resumed"])
         assert record["found"] == (SAVED_STEP, {"note": "kept"}, 0.5, True)
         assert record["completed"] == ([NUM_STEPS] if of_rank is written.records[0] else [])

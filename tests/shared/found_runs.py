@@ -6,8 +6,8 @@ import torch
 from orchestrator.runs.pretrain import PretrainResult
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.storage.store import open_store
-from orchestrator.training.checkpoint import load_weights
 from orchestrator.training.checkpoint_folders import find_stored
+from orchestrator.training.stored_tensors import load_weights
 
 
 def weights_of(result: PretrainResult, s3: S3Spec | None = None) -> dict[str, torch.Tensor]:

@@ -14,9 +14,9 @@ from foreign import CAPTIONS, CONTEXT, noise_images
 from orchestrator.objectives.objective import ZeroShotObjective
 from orchestrator.runs.folder import open_run
 from orchestrator.spec.cluster import ClusterSpec
-from orchestrator.training.checkpoint import load_weights
 from orchestrator.training.checkpoint_folders import find_stored
 from orchestrator.training.parts import block_format, build_plan_objective
+from orchestrator.training.stored_tensors import load_weights
 
 ROOT = Path(__file__).parents[2]
 PEERS = os.environ.get("VLO_PEERS_PYTHON", str(ROOT / ".venv-peers/bin/python"))

@@ -64,6 +64,24 @@ def test_a_run_that_nothing_happened_to_is_healthy(stop: int) -> None:
     assert total_rows(rows)["trained_once"] == total_rows(rows)["expected"] == stop
 
 
+@pytest.mark.parametrize("start", [16, 96, 480, 1600])
+def test_a_run_that_starts_from_another_counts_its_own_rows_alone(start: int) -> None:
+    order, stop = build_order(), start + 160
+    trunk = empty_ledger(order)
+    train(trunk, order, 0, start)
+    trunk.close(trunk.whole_epochs(order.epoch_masks))
+    stored = trunk.to_bytes()
+    branch = Ledger.from_bytes(stored, [dataset.table.num_chunks for dataset in order.datasets], "trunk")
+    branch.inherit()
+    train(branch, order, start, stop)
+    rows = report_ledger(branch, order, stop)
+    totals = total_rows(rows)
+    assert all(row.is_healthy for row in rows)
+    assert (totals["trained_once"], totals["inherited"], totals["expected"]) == (160, start, stop)
+    train(branch, order, 0, BLOCK)
+    assert total_rows(report_ledger(branch, order, stop))["repeated"] == BLOCK
+
+
 @pytest.mark.parametrize("stop", [16, 96, 480, 1600])
 def test_what_was_drawn_again_with_replacement_is_no_repetition(stop: int) -> None:
     order = build_order(with_replacement=True)
@@ -140,6 +158,10 @@ def test_rows_of_a_step_that_was_left_out_are_counted_as_such_and_not_missing() 
     assert all(row.is_healthy for row in report)
     counts = {"expected": 64, "trained_once": 48, "left_out": 15, "skipped": 1, "substituted": 0}
     assert total_rows(report) | counts == total_rows(report)
+    started_here = Ledger.from_bytes(ledger.to_bytes(), ledger._num_chunks, "here")
+    started_here.inherit()
+    totals = total_rows(report_ledger(started_here, order, 64))
+    assert {name: number for name, number in totals.items() if number} == {"expected": 64, "inherited": 64}
     ledger.add(block_events(block, first_chunks, left_out=True))
     assert total_rows(report_ledger(ledger, order, 64))["repeated"] == 16
 

@@ -26,9 +26,9 @@ from orchestrator.spec.targets import TARGETS_FILE
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.store import open_store
 from orchestrator.training.average import Shares, best_trial, greedy_soup, interpolate, mean_tensors
-from orchestrator.training.checkpoint import load_weights
 from orchestrator.training.checkpoint_folders import StoredCheckpoint, find_stored, list_stored
 from orchestrator.training.made_checkpoint import open_tensors, write_checkpoint
+from orchestrator.training.stored_tensors import load_weights
 
 ZERO_SHOT = EvaluationSpec(sets=("scenes/eval",), probes=("zero_shot",))
 Weights = dict[str, torch.Tensor]

@@ -15,13 +15,12 @@ from transformers import AutoTokenizer, CLIPModel
 
 from foreign import CAPTIONS, noise_images
 from orchestrator.errors import RunNotFoundError, TrackingError
-from orchestrator.runs.evaluate import find_checkpoint_of
 from orchestrator.runs.folder import open_run
 from orchestrator.runs.import_weights import import_weights
 from orchestrator.runs.promote import promote_run
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.storage.store import open_store
-from orchestrator.training.checkpoint_folders import PROMOTED, keep_promoted
+from orchestrator.training.checkpoint_folders import PROMOTED, find_checkpoint_of, keep_promoted
 
 
 def test_a_promoted_run_opens_in_mlflow_and_in_transformers(

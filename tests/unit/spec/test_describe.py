@@ -47,6 +47,20 @@ def test_several_captions_of_an_image_are_said_and_take_their_room(resolve: Reso
     assert two.identity["data.captions_per_image"] == 2
 
 
+def test_what_a_run_starts_from_and_what_is_kept_for_others_is_said(resolve: Resolve) -> None:
+    branch = resolve({"start": {"run": "trunk", "step": 300}, "checkpoint": {"keep_steps": [310, 1200]}})
+    said = dict(describe_plan(branch))
+    assert said["start"] == (
+        "weights, moments and place in the order of file:///runs/trunk at step 300; of the 391 steps of the budget, "
+        "91 are trained here"
+    )
+    assert "91 steps = 23,296 samples" in said["batch"]
+    assert said["checkpoints"] == (
+        "every 30 minutes, after 310, 1,200 steps, at the end; the newest 2 and the one with the least held-out loss "
+        "and those after 310, 1,200 steps are kept"
+    )
+
+
 def test_what_is_not_known_yet_is_said(resolve: Resolve) -> None:
     assert "trained when the job runs, at most 4,096 tokens" in dict(describe_plan(resolve()))["model"]
     catlip = dict(describe_plan(resolve({"objective": {"name": "catlip"}})))

@@ -44,6 +44,19 @@ def test_every_form_of_budget_rounds_up_to_whole_steps(resolve: Resolve, budget:
     assert resolve({"budget": budget}).steps == 391
 
 
+def test_a_run_that_starts_from_another_trains_the_rest_of_its_budget(resolve: Resolve) -> None:
+    plan = resolve({"start": {"run": "trunk", "step": 300}})
+    assert (plan.steps, plan.first_step, plan.own_steps, plan.samples) == (391, 300, 91, 91 * 256)
+    assert plan.start is not None
+    assert plan.start.run == "file:///runs/trunk"
+    assert compare_identities(plan.identity, resolve().identity) == [
+        "start: None -> {'run': 'file:///runs/trunk', 'step': 300}"
+    ]
+    assert load_plan(plan.model_dump_json(), "here") == plan
+    with pytest.raises(ValueError, match="both start and init are given"):
+        resolve({"start": {"run": "trunk", "step": 300}, "init": {"from": "other"}})
+
+
 @pytest.mark.parametrize(("window", "resolved"), [(2048, 2048), (2049, 2304), (256, 256), (100, 128), (1, 1)])
 def test_windows_tile_global_batches(resolve: Resolve, window: int, resolved: int) -> None:
     plan = resolve({"data": {"kind": "shards", "train": "scenes/train", "shuffle_window": window}})
@@ -56,6 +69,11 @@ def test_windows_tile_global_batches(resolve: Resolve, window: int, resolved: in
     [
         ({"batch": {"global_size": 255}}, {}, ["255 does not divide by 2 workers", "use 254 or 256", "workers: 1"]),
         ({"batch": {"global_size": 1}}, {}, ["1 does not divide by 2 workers", "use 2, or workers: 1"]),
+        (
+            {"start": {"run": "trunk", "step": 391}},
+            {},
+            ["start.step is 391", "ends after 391 steps", "raise 'budget', or start earlier"],
+        ),
         ({"workers": 3}, {}, ["workers is 3", "cluster 'laptop' offers 2"]),
         ({"batch": {"global_size": 4096}}, {}, ["batch.global_size is 4,096", "holds 4,000 samples"]),
         ({}, {"ray": {"num_cpus": 2}}, ["2 workers x 1 CPUs take all", "raise 'ray.num_cpus'"]),

@@ -17,15 +17,15 @@ import torch
 from torch import nn
 
 from orchestrator.errors import CheckpointError, RunNotFoundError, StorageAccessError
-from orchestrator.runs.evaluate import find_checkpoint_of
-from orchestrator.spec.job import CheckpointSpec
+from orchestrator.spec.checkpoint import CheckpointSpec
 from orchestrator.spec.optimizer import GuardSpec
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.store import Store
 from orchestrator.training import checkpoint as checkpoint_module
-from orchestrator.training.checkpoint import Checkpoints, load_weights
+from orchestrator.training.checkpoint import Checkpoints
 from orchestrator.training.checkpoint_folders import (
     find_checkpoint,
+    find_checkpoint_of,
     find_stored,
     keep_promoted,
     read_attachment,
@@ -34,6 +34,7 @@ from orchestrator.training.checkpoint_folders import (
 from orchestrator.training.ema import Ema
 from orchestrator.training.guard import StepGuard
 from orchestrator.training.partition import ReplicatedPartition
+from orchestrator.training.stored_tensors import load_weights
 
 
 class PlainEngine:
@@ -186,6 +187,24 @@ def test_the_newest_and_the_best_are_kept(store, engine):
     assert steps_in(store) == [2, 5, 6]
     save_steps(store, engine, {7: 0.5}, keep_last=1, keep_best=False)
     assert steps_in(store) == [7]
+
+
+def test_those_of_named_steps_are_kept_for_other_runs(store, engine):
+    scores = dict.fromkeys(range(1, 6))
+    save_steps(store, engine, scores, keep_last=1, keep_best=False, keep_steps=(2, 3, 9))
+    assert steps_in(store) == [2, 3, 5]
+
+
+def test_a_run_starts_from_a_step_of_another_and_goes_on_from_its_own(store, engine, tmp_path):
+    save_steps(store, engine, {2: None, 4: None}, keep_last=9)
+    own = LocalStore(str(tmp_path / "branch"))
+    with pytest.raises(RunNotFoundError, match=r"of step 3; it has those of steps 2, 4$"):
+        opened(own).start_from(store, 3, engine, None)
+    assert opened(own).start_from(store, 2, engine, None).record.step == 2
+    assert {float(part.master.mean()) for part in engine.partition.fragments} == {2.0}
+    assert engine.steps_taken == 2
+    save_steps(own, engine, {3: None})
+    assert opened(own).restore(engine, None).record.step == 3
 
 
 def test_a_checkpoint_is_chosen_by_name_or_step(store, engine):
