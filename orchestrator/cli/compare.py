@@ -77,7 +77,9 @@ def print_compare(outcome: CompareOutcome, contents: Contents) -> None:
     result = outcome.result
     terminal.out.print(f"{result.primary_metric}, {result.budget}, {result.mode}", style="bold", markup=False)
     terminal.print_table(_HEADINGS, [_row(result, entry.label) for entry in result.objectives])
-    terminal.out.print("\nspread: standard deviation over replicates; times are sums over them", markup=False)
+    terminal.out.print(
+        "\nspread: standard deviation over replicates; costs are sums over them and their cooldowns", markup=False
+    )
     for trial in result.trials:
         if trial.reason:
             terminal.out.print(f"{trial.run}: {trial.status}: {trial.reason}", markup=False, soft_wrap=True)
@@ -105,6 +107,7 @@ def print_verdict(contents: Contents) -> None:
 def _row(result: ComparisonResult, label: str) -> tuple[str, ...]:
     scores = result.primary_scores(label)
     trials = [trial for trial in result.trials if (trial.objective, trial.phase) == (label, "verdict")]
+    charged = [*trials, *(cooldown for trial in trials for cooldown in result.cooldowns_of(trial))]
     entry = next(entry for entry in result.objectives if entry.label == label)
     chosen = ", ".join(f"{key} {_short(value)}" for key, value in entry.chosen.items())
     return (
@@ -113,8 +116,8 @@ def _row(result: ComparisonResult, label: str) -> tuple[str, ...]:
         f"{sum(scores) / len(scores):.4f}" if scores else "-",
         f"{_deviation(scores):.4f}" if len(scores) > 1 else "-",
         _speed(trials),
-        *(f"{sum(getattr(trial.cost, key) for trial in trials):,.0f}" for key in _SECONDS),
-        f"{sum(trial.cost.flops for trial in trials):.3g}",
+        *(f"{sum(getattr(trial.cost, key) for trial in charged):,.0f}" for key in _SECONDS),
+        f"{sum(trial.cost.flops for trial in charged):.3g}",
         chosen or ("default" if entry.tuned else "untuned"),
     )
 

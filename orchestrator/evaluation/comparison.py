@@ -53,8 +53,9 @@ class TrialResult(Section):
 
     objective: str
     """Label of the objective in the comparison's file."""
-    phase: Literal["search", "verdict"]
-    """``search``: looks for settings, judged on validation rows; ``verdict``: a replicate, judged on test rows."""
+    phase: Literal["search", "verdict", "cooldown"]
+    """``search``: looks for settings, judged on validation rows; ``verdict``: a replicate, judged on test rows;
+    ``cooldown``: branched off a replicate, for a point of its curve."""
     replicate: int
     """Replicates with the same number saw the same data in the same order."""
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -67,9 +68,9 @@ class TrialResult(Section):
     reason: str = ""
     """Why it stopped or failed."""
     steps: int
-    """Of the whole budget."""
+    """Up to the end of its schedule; a cooldown trains the last of them."""
     step: int = 0
-    """That were trained."""
+    """That its weights have seen."""
     cost: TrialCost = TrialCost()
     scores: dict[str, float] = Field(default_factory=dict)
     """At its end, by full metric name."""
@@ -113,6 +114,14 @@ class ComparisonResult(Section):
     """The resolved comparison, as ``plan --json`` shows it."""
     baselines: tuple[TrialResult, ...] = ()
     """Runs that were not trained here (imported weights), as rows without a part in the verdict."""
+
+    def cooldowns_of(self, replicate: TrialResult) -> tuple[TrialResult, ...]:
+        """The runs that were branched off a replicate."""
+        return tuple(
+            trial
+            for trial in self.trials
+            if (trial.objective, trial.replicate, trial.phase) == (replicate.objective, replicate.replicate, "cooldown")
+        )
 
     def primary_scores(self, label: str) -> list[float]:
         """The primary metric of an objective's finished replicates, in their order."""

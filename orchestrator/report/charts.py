@@ -119,6 +119,7 @@ def draw_cost(comparison: ComparisonResult, trials: Sequence[TrialResult]) -> Ch
             "steps": _mean([cost.step_s for cost in own]),
             "data wait": _mean([cost.data_wait_s for cost in own]),
             "evaluation": _mean([cost.evaluation_s for cost in own]),
+            **_cooldown_part(comparison, [trial for trial in trials if trial.objective == one.label]),
             "own preparation": one.prepare_s,
         }
         rows += [
@@ -147,6 +148,14 @@ def draw_cost(comparison: ComparisonResult, trials: Sequence[TrialResult]) -> Ch
     )
 
 
+def _cooldown_part(comparison: ComparisonResult, replicates: Sequence[TrialResult]) -> dict[str, float]:
+    """Seconds of the cooldowns of a replicate (mean), evaluation included; nothing where there are none."""
+    costs = [[cooldown.cost for cooldown in comparison.cooldowns_of(trial)] for trial in replicates]
+    if not any(costs):
+        return {}
+    return {"cooldowns": _mean([sum(one.step_s + one.data_wait_s + one.evaluation_s for one in own) for own in costs])}
+
+
 def draw_throughput(comparison: ComparisonResult, trials: Sequence[TrialResult]) -> Chart | None:
     """Samples per second in training, of each objective's replicates on the mean."""
     rows = [
@@ -172,21 +181,25 @@ def _speed(trial: TrialResult) -> float:
 
 
 def _curve_rows(comparison: ComparisonResult, trials: Sequence[TrialResult], key: str) -> Iterator[Row]:
-    """One for each point of a replicate, and one for the mean of those at the same step."""
+    """One for each point of a replicate, and one for the mean of those at the same step.
+
+    Where cooldowns end at rungs, lines join what has ended; points in mid-schedule stand apart.
+    """
     metric = comparison.primary_metric
     for label, own in groupby(sorted(trials, key=lambda trial: trial.objective), key=lambda trial: trial.objective):
-        by_step: dict[int, list[Row]] = {}
+        by_step: dict[tuple[int, bool], list[Row]] = {}
         for trial in own:
-            for point in trial.curve:
+            cooldowns = comparison.cooldowns_of(trial)
+            for point in (*trial.curve, *(point for cooldown in cooldowns for point in cooldown.curve)):
                 if metric in point.scores:
-                    x = float(getattr(point, key))
-                    row = {"x": x, "y": point.scores[metric], "ended": point.schedule_ended, "objective": label}
-                    by_step.setdefault(point.step, []).append(row)
+                    x, ended = float(getattr(point, key)), point.schedule_ended
+                    row = {"x": x, "y": point.scores[metric], "ended": ended, "objective": label}
+                    row |= {"joined": ended or not cooldowns}
+                    by_step.setdefault((point.step, ended), []).append(row)
                     yield {**row, "line": f"{label} {trial.replicate}", "mean": False}
         for rows in by_step.values():
-            x, y = (_mean([row[axis] for row in rows]) for axis in ("x", "y"))
-            ended = all(row["ended"] for row in rows)
-            yield {"x": x, "y": y, "ended": ended, "objective": label, "line": label, "mean": True}
+            means = {axis: _mean([row[axis] for row in rows]) for axis in ("x", "y")}
+            yield {**rows[0], **means, "line": label, "mean": True}
 
 
 def _draw_curve(comparison: ComparisonResult, rows: list[Row], title: str) -> Chart:
@@ -195,13 +208,16 @@ def _draw_curve(comparison: ComparisonResult, rows: list[Row], title: str) -> Ch
     x = alt.X("x:Q", title=None, axis=alt.Axis(format="~s", tickCount=4), scale=alt.Scale(padding=6))
     y = alt.Y("y:Q", title=None, axis=_score_axis(comparison), scale=alt.Scale(zero=False))
     means = [row for row in rows if row["mean"]]
-    of_trials, of_means = (alt.Data(values=part) for part in ([row for row in rows if not row["mean"]], means))
+    of_trials, joined = (
+        alt.Data(values=[row for row in rows if row["joined"] and row["mean"] == mean]) for mean in (False, True)
+    )
     thin = alt.Chart(of_trials).mark_line(strokeWidth=1, opacity=0.3).encode(x=x, y=y, color=color, detail="line:N")
-    bold = alt.Chart(of_means).mark_line(strokeWidth=2.25).encode(x=x, y=y, color=color)
+    bold = alt.Chart(joined).mark_line(strokeWidth=2.25).encode(x=x, y=y, color=color)
     fill = alt.condition("datum.ended", color, alt.value(_PAPER))
-    points = alt.Chart(of_means).mark_point(size=46, strokeWidth=1.75, opacity=1)
+    points = alt.Chart(alt.Data(values=means)).mark_point(size=46, strokeWidth=1.75, opacity=1)
     points = points.encode(x=x, y=y, stroke=color, fill=fill)
-    ends = _spread_labels([max((row for row in means if row["objective"] == one), key=_x) for one in order])
+    span = max(row["y"] for row in rows) - min(row["y"] for row in rows) or 1.0
+    ends = _spread_labels([max((row for row in means if row["objective"] == one), key=_x) for one in order], span)
     names = alt.Chart(alt.Data(values=ends)).mark_text(align="left", dx=9, fontWeight=600, fontSize=12)
     names = names.encode(x=x, y="label_y:Q", text="objective:N", color=color)
     description = "; ".join(f"{row['objective']}: {_say(comparison, row['y'])} after {row['x']:,.3g}" for row in ends)
@@ -210,10 +226,9 @@ def _draw_curve(comparison: ComparisonResult, rows: list[Row], title: str) -> Ch
     return Chart(title[0].upper() + title[1:], description, _draw(layers, 210, NARROW, margin=margin))
 
 
-def _spread_labels(ends: list[Row]) -> list[Row]:
-    """The ends of lines with heights for their labels, which keep a distance."""
+def _spread_labels(ends: list[Row], span: float) -> list[Row]:
+    """The ends of lines with heights for their labels, which keep a distance: a share of what the chart spans."""
     ends = sorted(ends, key=lambda row: row["y"])
-    span = max(row["y"] for row in ends) - min(row["y"] for row in ends) or 1.0
     placed: list[Row] = []
     for row in ends:
         least = placed[-1]["label_y"] + _LABEL_GAP * span if placed else row["y"]

@@ -30,6 +30,11 @@ class Contents:
     """Why there are no pictures; empty where there are."""
 
     @property
+    def cooldowns(self) -> list[TrialResult]:
+        """What was branched off the replicates, in their order."""
+        return [cooldown for trial in self.replicates for cooldown in self.comparison.cooldowns_of(trial)]
+
+    @property
     def replicates(self) -> list[TrialResult]:
         """The trials that count, in the comparison's order of objectives."""
         order = [one.label for one in self.comparison.objectives]

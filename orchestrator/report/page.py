@@ -17,6 +17,7 @@ _TEMPLATES = "templates"
 def render_page(contents: Contents) -> str:
     """The whole page."""
     comparison, verdict, trials = contents.comparison, contents.verdict, contents.replicates
+    cooldowns = contents.cooldowns
     searched = [trial for trial in comparison.trials if trial.phase == "search"]
     environment = Environment(
         loader=PackageLoader("orchestrator.report", _TEMPLATES),
@@ -46,12 +47,13 @@ def render_page(contents: Contents) -> str:
         scores=score_table(comparison, trials),
         search=search_table(comparison),
         bought=trial_table(comparison, trials),
+        cooled=trial_table(comparison, cooldowns) if cooldowns else None,
         searched=trial_table(comparison, searched) if searched else None,
         duplicates=say_duplicates(comparison, trials),
-        ledger=ledger_table([*trials, *searched]),
+        ledger=ledger_table([*trials, *cooldowns, *searched]),
         sheet=contents.sheet,
         without_sheet=contents.without_sheet,
-        runs=[(trial, _mlflow_page(comparison, trial)) for trial in (*trials, *searched)],
+        runs=[(trial, _mlflow_page(comparison, trial)) for trial in (*trials, *cooldowns, *searched)],
         parent_page=_run_page(comparison.tracking_uri, comparison.mlflow_run_id),
         is_server=_is_server(comparison.tracking_uri),
         plan=plan_text(comparison) if comparison.plan else "",

@@ -1,6 +1,6 @@
 """Which trial of a comparison may start next, and what the search chose. Decides only; ``tuning.py`` acts.
 
-The replicates of an objective wait for its own search trials and for no others.
+The replicates of an objective wait for its own search trials and for no others, a cooldown for its replicate.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ class Agenda:
     def take(self) -> TrialPlan | None:
         """The next trial that may start; None while all that are left must wait."""
         for trial in self._left:
-            if trial.phase == "search" or self._is_searched(trial.objective):
+            if self._may_start(trial):
                 self._left.remove(trial)
                 return trial
         return None
@@ -49,6 +49,11 @@ class Agenda:
         best = max(judged, key=lambda trial: trial.scores[self._plan.search_metric or ""])
         self._record.choose(label, best.settings)
         return best.settings
+
+    def _may_start(self, trial: TrialPlan) -> bool:
+        if trial.job.start is not None:
+            return self._record.trial(trial.job.start.run).status in _ENDED
+        return trial.phase == "search" or self._is_searched(trial.objective)
 
     def _is_searched(self, label: str) -> bool:
         return all(trial.status in _ENDED for trial in self._searched(label))

@@ -138,13 +138,17 @@ class TrialMeter:
         weights: Literal["raw", "ema"],
         batches: Batches,
         num_workers: int,
+        trunk: TrialPlan | None = None,
     ) -> None:
+        """``trunk``: what a cooldown is branched off; it has ended."""
         self._record, self._trial, self._weights, self._num_workers = record, trial, weights, num_workers
         self._batches = batches
-        self._flops_per_sample = trial.flops / batches.start(trial.steps)
+        self._first_sample = batches.start(trial.first_step)
+        self._flops_per_sample = trial.flops / (batches.start(trial.steps) - self._first_sample)
         before = record.trial(trial.run)
         self._cost, self._curve, self._duplicates = before.cost, list(before.curve), before.duplicate_caption_fraction
         self._attempts_before = before.cost.attempts
+        self._s_before, self._flops_before = (0.0, 0.0) if trunk is None else self._spent_before(trunk)
 
     @property
     def is_judged(self) -> bool:
@@ -174,8 +178,8 @@ class TrialMeter:
         point = CurvePoint(
             step=step,
             samples=self._batches.start(step),
-            train_s=self._cost.step_s + self._cost.data_wait_s,
-            flops=self._batches.start(step) * self._flops_per_sample,
+            train_s=self._s_before + self._cost.step_s + self._cost.data_wait_s,
+            flops=self._flops_before + (self._batches.start(step) - self._first_sample) * self._flops_per_sample,
             scores=scores,
             schedule_ended=step == self._trial.steps and self._trial.job.schedule.kind != "constant",
         )
@@ -191,13 +195,20 @@ class TrialMeter:
         """Close the record with what the run's end says of it."""
         self._keep(**values)
 
+    def _spent_before(self, trunk: TrialPlan) -> tuple[float, float]:
+        """Seconds (at the trunk's mean speed) and FLOPs that the trunk had taken where this run starts."""
+        cost = self._record.trial(trunk.run).cost
+        seconds = (cost.step_s + cost.data_wait_s) / max(cost.samples, 1)
+        return seconds * self._first_sample, trunk.flops * self._first_sample / trunk.samples
+
     def _keep(self, **values: Any) -> None:
         values |= {"cost": self._cost, "duplicate_caption_fraction": self._duplicates}
         self._record.change(self._trial.run, **values)
 
     def _add_steps(self, report: StepReport) -> None:
         # Steps below a checkpoint that a killed driver did not get to record: they count as long as those measured now.
-        unrecorded = max(0, report.step - report.num_steps - self._batches.step_at(self._cost.samples))
+        recorded = self._batches.step_at(self._first_sample + self._cost.samples)
+        unrecorded = max(0, report.step - report.num_steps - recorded)
         num_steps = report.num_steps + unrecorded
         samples = self._batches.start(report.step) - self._batches.start(report.step - num_steps)
         seconds = report.metrics[metrics.STEP_S] * num_steps
@@ -222,7 +233,7 @@ class TrialMeter:
 
 def scores_of(results: Sequence[ProbeResult], phase: Phase) -> dict[str, float]:
     """Scores by full metric name; of a search trial only those of validation rows, so that no test row chooses."""
-    if phase == "verdict":
+    if phase != "search":
         return {name: value for result in results for name, value in result.metrics().items()} | summarise(results)
     scores: dict[str, float] = {}
     groups: dict[str, list[float]] = {}

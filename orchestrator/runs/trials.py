@@ -98,11 +98,12 @@ class TrialRunner:
     def _train(self, trial: TrialPlan) -> None:
         spec, record = self._of.spec, self._of.record
         settings = record.trial(trial.run).settings
-        if trial.phase == "verdict":
+        if trial.phase != "search":
             settings = self._of.agenda.chosen(trial.objective)
             record.change(trial.run, settings=settings)
         plan = self._resolve(trial, trial_job(spec, trial, settings), settings)
-        meter = TrialMeter(record, trial, spec.weights, plan.batch, plan.workers.count)
+        trunk = None if trial.job.start is None else self._trials[trial.job.start.run]
+        meter = TrialMeter(record, trial, spec.weights, plan.batch, plan.workers.count, trunk)
         onlookers = Onlookers(
             on_progress=partial(self._show, trial.run) if self._of.on_progress else None,
             on_metrics=partial(self._of.on_metrics, run=trial.run) if self._of.on_metrics else None,

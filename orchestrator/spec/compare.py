@@ -92,6 +92,10 @@ class CompareSpec(Section):
     """Which weights are judged, of all objectives alike."""
     search: SearchSpec | None = None
     """How the objectives' search spaces are searched before the runs that count; none: nothing is searched."""
+    rungs: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None
+    """Shares of the budget at which every replicate's curve has a point whose schedule ended there: a cooldown is
+    branched off it, and the schedule is ``wsd`` where it is not given. None: where the search ends trials early, at
+    its rungs, unless a schedule is given or batches change with the image size; an empty list: nowhere."""
     trials_at_once: int | None = Field(default=None, ge=1)
     """Most runs side by side; none: as many as the cluster holds."""
 
@@ -104,6 +108,25 @@ class CompareSpec(Section):
     def search_seed(self) -> int:
         """Of all search trials: none of the replicates', so that nothing is chosen for the luck of one of them."""
         return max(self.seeds) + 1
+
+    @property
+    def cooldown_rungs(self) -> tuple[float, ...]:
+        """Shares of the budget at which cooldowns end."""
+        if self.rungs is not None:
+            return self.rungs
+        has_own_batches = any(phase.global_sizes for phase in self.run.model.resolutions)
+        return () if self.search is None or self._says_schedule or has_own_batches else self.search.rungs
+
+    @property
+    def training(self) -> TrainingSpec:
+        """``run`` with what follows from the rest of the job: cooldowns branch off a constant rate."""
+        if self._says_schedule or not self.cooldown_rungs:
+            return self.run
+        return self.run.model_copy(update={"schedule": self.run.schedule.model_copy(update={"kind": "wsd"})})
+
+    @property
+    def _says_schedule(self) -> bool:
+        return "kind" in self.run.schedule.model_fields_set
 
     @model_validator(mode="after")
     def _distinct(self) -> "CompareSpec":
@@ -147,7 +170,26 @@ class CompareSpec(Section):
             if self.mode == "controlled":
                 _check_controlled(entry)
             _check_buildable(self.run, entry)
+            if self.cooldown_rungs:
+                _check_constant_rate(self, entry)
+        if list(self.rungs or ()) != sorted(set(self.rungs or ())):
+            raise ValueError(f"rungs are {list(self.rungs or ())}; wanted rising shares of the budget")
         return self
+
+
+def _check_constant_rate(spec: CompareSpec, entry: ObjectiveEntrySpec) -> None:
+    """Where there are cooldowns, every replicate has a rate that stays, and no trial chooses how long."""
+    kind = entry.overrides.get("schedule.kind", spec.training.schedule.kind)
+    if kind != "wsd":
+        raise ValueError(
+            f"objective '{entry.label}': schedule.kind is '{kind}', but the cooldowns of 'rungs' branch off a constant "
+            f"rate; set schedule.kind: wsd, or rungs: [] for none"
+        )
+    if searched := [key for key in entry.search if key.startswith("schedule.")]:
+        raise ValueError(
+            f"objective '{entry.label}' searches {searched[0]}, but 'rungs' fixes where cooldowns begin; leave it out, "
+            f"or set rungs: [] for none"
+        )
 
 
 def _is_free(key: str, mode: Mode) -> bool:

@@ -14,7 +14,7 @@ from orchestrator.spec.resolve_batch import resolve_batches
 from orchestrator.spec.search import DomainSpec, SearchSpec
 from orchestrator.spec.section import Section
 
-Phase = Literal["search", "verdict"]
+Phase = Literal["search", "verdict", "cooldown"]
 
 
 class TrialPlan(Section):
@@ -23,17 +23,19 @@ class TrialPlan(Section):
     objective: str
     """Label of the objective."""
     phase: Phase
-    """``search``: looks for settings, judged on validation rows; ``verdict``: a replicate, judged on test rows."""
+    """``search``: looks for settings, judged on validation rows; ``verdict``: a replicate, judged on test rows;
+    ``cooldown``: branched off a replicate, for a point of its curve."""
     replicate: int
-    """Of the verdict, its number; those of all objectives with the same number see the same data in the same order.
-    Search trials all share one seed, that of no replicate."""
+    """Of the verdict and its cooldowns, its number; those of all objectives with the same number see the same data in
+    the same order. Search trials all share one seed, that of no replicate."""
     settings: dict[str, Any]
     """What it tries, by key of a job file; a verdict's come from the search, and a search's may from earlier trials."""
     job: PretrainSpec
     """Without the settings that it is given later."""
     steps: int
+    """Up to the end of its schedule."""
     flops: float
-    """Of the whole run."""
+    """Of the steps that it trains itself."""
 
     @property
     def run(self) -> str:
@@ -41,9 +43,19 @@ class TrialPlan(Section):
         return self.job.name
 
     @property
+    def first_step(self) -> int:
+        """The first that it trains, from 0."""
+        return 0 if self.job.start is None else self.job.start.step
+
+    @property
+    def own_steps(self) -> int:
+        """That it trains itself."""
+        return self.steps - self.first_step
+
+    @property
     def samples(self) -> int:
-        """That it trains on."""
-        return self.batches.start(self.steps)
+        """That it trains on itself."""
+        return self.batches.start(self.steps) - self.batches.start(self.first_step)
 
     @property
     def batches(self) -> Batches:
@@ -90,7 +102,9 @@ class ComparePlan(Section):
     labels: tuple[str, ...]
     """Of the objectives."""
     trials: tuple[TrialPlan, ...]
-    """Search first."""
+    """Search first, cooldowns last."""
+    rungs: tuple[float, ...] = ()
+    """Shares of the budget at which the cooldowns of each replicate end."""
     same_order: bool
     """Whether replicate i shows the same samples in the same order to every objective, or only the same number."""
     share: SharePlan
@@ -107,6 +121,7 @@ class ComparePlan(Section):
             "primary_metric": self.primary_metric,
             "weights": self.weights,
             "search": self.search.model_dump(mode="json") if self.search else None,
+            "rungs": list(self.rungs),
             "replicates": sorted({trial.job.seed.data for trial in verdict}),
             "objectives": list(self.labels),
             "spaces": {label: _plain(space) for label, space in self.spaces.items()},

@@ -13,6 +13,7 @@ def describe_compare(plan: ComparePlan) -> list[tuple[str, str]]:
         ("budget", "\n".join(_describe_budget(plan))),
         ("order", _describe_order(plan)),
         ("search", "\n".join(_describe_search(plan))),
+        ("rungs", "\n".join(_describe_rungs(plan))),
         ("trials", "\n".join(_describe_trials(plan))),
         ("side by side", _describe_share(plan)),
         ("places", f"folder: {plan.run_uri}\nMLflow: {plan.tracking.uri}, experiment {plan.tracking.experiment}"),
@@ -62,8 +63,23 @@ def _describe_search(plan: ComparePlan) -> Iterator[str]:
         yield f"{search.scheduler} ends trials early, within one objective, from {search.first_rung:.0%} of a budget"
 
 
+def _describe_rungs(plan: ComparePlan) -> Iterator[str]:
+    if not plan.rungs:
+        yield "none: points of a curve before its end are in mid-schedule"
+        return
+    rungs = ", ".join(f"{rung:.3g}" for rung in plan.rungs)
+    yield f"{rungs} of the budget: each replicate has a cooldown that ends there, branched off it once it has ended"
+    for label in plan.labels:
+        trials = [trial for trial in plan.trials_of(label, "cooldown") if trial.replicate == 0]
+        if trials:
+            steps = ", ".join(f"{trial.first_step:,} to {trial.steps:,}" for trial in trials)
+            budget = plan.trials_of(label, "verdict")[0].samples
+            extra = sum(trial.samples for trial in trials) / budget
+            yield f"{label}: steps {steps}; {extra:.1%} beside the budget"
+
+
 def _describe_trials(plan: ComparePlan) -> Iterator[str]:
-    for phase, what in (("search", "search"), ("verdict", "that count")):
+    for phase, what in (("search", "search"), ("verdict", "that count"), ("cooldown", "cooldowns")):
         trials = [trial for trial in plan.trials if trial.phase == phase]
         if trials:
             samples = sum(trial.samples for trial in trials)

@@ -12,7 +12,6 @@ from orchestrator.errors import PlanError
 from orchestrator.spec.annotation import AnnotationPlan
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import Facts, MachineFacts
-from orchestrator.spec.init import InitSpec, StartSpec
 from orchestrator.spec.job import PretrainSpec, ShardsSpec, SyntheticSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.placement import Placement, check_memory, place_workers
@@ -34,6 +33,7 @@ from orchestrator.spec.resolve_batch import (
     resolve_window,
 )
 from orchestrator.spec.resolve_model import check_dense_annotations, resolve_model
+from orchestrator.spec.resolve_start import check_keep_steps, resolve_init, resolve_start
 
 MAX_BLOCK_BYTES = 64 * 2**20  # a block is one micro batch; larger ones stall the splitter
 STORE_BLOCKS_PER_WORKER = 8  # below that the measured block rate falls three- to sevenfold
@@ -56,6 +56,7 @@ def resolve_plan(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> Plan:
     workers = _resolve_workers(job, cluster, machine)
     batch, steps = resolve_batch(job, workers.count, num_samples)
     _check_precision(job, workers)
+    check_keep_steps(job, steps)
     model = resolve_model(job, facts, batch, steps)
     annotations = resolve_annotations(job, facts.train, facts.heldout)
     check_dense_annotations(model, annotations)
@@ -78,8 +79,8 @@ def resolve_plan(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> Plan:
             annotations=annotations,
         ),
         model=model,
-        init=_resolve_init(job, cluster),
-        start=_resolve_start(job, cluster, steps),
+        init=resolve_init(job, cluster),
+        start=resolve_start(job, cluster, steps),
         batch=batch,
         workers=workers,
         machine=machine,
@@ -115,24 +116,6 @@ def resolve_tracking_uri(cluster: ClusterSpec) -> str:
         )
     folder = unquote(cluster.storage.runs.removeprefix("file://")).rstrip("/")
     return f"sqlite:///{folder}/mlflow.db"
-
-
-def _resolve_init(job: PretrainSpec, cluster: ClusterSpec) -> InitSpec | None:
-    """A run's name becomes its URI; a path or the name of a hub's repository has a slash."""
-    if job.init is None or "/" in job.init.from_:
-        return job.init
-    return job.init.model_copy(update={"from_": join_uri(cluster.storage.runs, job.init.from_)})
-
-
-def _resolve_start(job: PretrainSpec, cluster: ClusterSpec, steps: int) -> StartSpec | None:
-    if job.start is None:
-        return None
-    if job.start.step >= steps:
-        raise PlanError(
-            f"start.step is {job.start.step:,}, but the budget ends after {steps:,} steps, those before the start "
-            f"included; raise 'budget', or start earlier"
-        )
-    return job.start.model_copy(update={"run": join_uri(cluster.storage.runs, job.start.run)})
 
 
 def _resolve_sources(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> tuple[SourcePlan, ...]:

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.errors import PlanError
+from orchestrator.spec.checkpoint import CheckpointSpec
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec, ObjectiveEntrySpec
+from orchestrator.spec.compare_cooldowns import Fork, cooldown_job, resolve_forks
 from orchestrator.spec.compare_metric import resolve_metric, search_metric
 from orchestrator.spec.compare_plan import ComparePlan, Phase, SharePlan, TrialPlan
 from orchestrator.spec.compare_share import resolve_share, share_cluster, share_facts
@@ -60,6 +62,7 @@ def resolve_compare(spec: CompareSpec, cluster: ClusterSpec, facts: CompareFacts
         search += resolver.search_trials(entry)
     for replicate, seed in enumerate(spec.seeds):
         verdict += [resolver.verdict_trial(entry, replicate, seed) for entry in spec.objectives]
+    cooldowns = [cooldown for trunk in verdict for cooldown in resolver.cooldowns(trunk)]
     plans = {trial.objective: resolver.plan(trial.objective, trial.job) for trial in verdict[: len(spec.objectives)]}
     return ComparePlan(
         name=spec.name,
@@ -76,7 +79,8 @@ def resolve_compare(spec: CompareSpec, cluster: ClusterSpec, facts: CompareFacts
         seconds_per_step=dict(facts.seconds_per_step),
         calibrated=not spec.budget.seconds or bool(facts.seconds_per_step),
         labels=tuple(entry.label for entry in spec.objectives),
-        trials=(*search, *verdict),
+        trials=(*search, *verdict, *cooldowns),
+        rungs=spec.cooldown_rungs,
         same_order=len({_order_key(plan) for plan in plans.values()}) == 1,
         share=share,
         tracking=TrackingPlan(uri=resolve_tracking_uri(cluster), experiment=spec.experiment),
@@ -88,13 +92,14 @@ def trial_job(spec: CompareSpec, trial: TrialPlan, settings: Mapping[str, Any]) 
     """The job of a trial with settings that the plan did not know."""
     entry = next(entry for entry in spec.objectives if entry.label == trial.objective)
     return build_job(
-        trial_training(spec, trial.job.evaluation),
+        trial_training(spec, trial.job.evaluation, trial.job.checkpoint),
         entry.objective,
         {**entry.overrides, **settings},
         name=trial.run,
         experiment=spec.experiment,
         seed=trial.job.seed,
         budget=trial.job.budget,
+        start=trial.job.start,
     )
 
 
@@ -111,9 +116,16 @@ def probe_job(spec: CompareSpec, entry: ObjectiveEntrySpec, steps: int, name: st
     )
 
 
-def trial_training(spec: CompareSpec, evaluation: EvaluationSpec) -> TrainingSpec:
-    """The shared block with an evaluation of the comparison's weights."""
-    return spec.run.model_copy(update={"evaluation": evaluation.model_copy(update={"weights": spec.weights})})
+def trial_training(
+    spec: CompareSpec, evaluation: EvaluationSpec, checkpoint: CheckpointSpec | None = None
+) -> TrainingSpec:
+    """The shared block with an evaluation of the comparison's weights, and checkpoints of a trial's own.
+
+    What has none of its own is shorter than a replicate, whose steps ``keep_steps`` counts.
+    """
+    own = checkpoint or spec.run.checkpoint.model_copy(update={"keep_steps": ()})
+    judges = evaluation.model_copy(update={"weights": spec.weights})
+    return spec.training.model_copy(update={"evaluation": judges, "checkpoint": own})
 
 
 class _Resolver:
@@ -145,7 +157,33 @@ class _Resolver:
     def verdict_trial(self, entry: ObjectiveEntrySpec, replicate: int, seed: int) -> TrialPlan:
         """One replicate, before the search has chosen its settings."""
         budget, evaluation = self._budgets[entry.label], self._spec.run.evaluation
-        return self._trial(entry, "verdict", replicate, seed, {}, budget, evaluation)
+        trial = self._trial(entry, "verdict", replicate, seed, {}, budget, evaluation)
+        keep_steps = sorted({*self._spec.run.checkpoint.keep_steps, *(fork.start for fork in self._forks(trial))})
+        if not keep_steps:
+            return trial
+        checkpoint = trial.job.checkpoint.model_copy(update={"keep_steps": tuple(keep_steps)})
+        return trial.model_copy(update={"job": trial.job.model_copy(update={"checkpoint": checkpoint})})
+
+    def cooldowns(self, trunk: TrialPlan) -> list[TrialPlan]:
+        """The runs that are branched off a replicate."""
+        found = []
+        for fork in self._forks(trunk):
+            job = cooldown_job(trunk.job, fork)
+            trial = trunk.model_copy(update={"phase": "cooldown", "job": job, "steps": fork.end})
+            flops = training_flops(self.plan(trunk.objective, job)) * trial.samples
+            found.append(trial.model_copy(update={"flops": flops}))
+        return found
+
+    def _forks(self, trunk: TrialPlan) -> list[Fork]:
+        if self._spec.budget.seconds and trunk.objective not in self._facts.seconds_per_step:
+            return []  # its steps are not known before it is measured
+        rungs = self._spec.cooldown_rungs
+        if rungs and trunk.batches.phases:
+            raise PlanError(
+                f"rungs: batches of objective '{trunk.objective}' change with the image size (global_sizes of "
+                f"model.resolutions), so a shorter run takes other samples in each step; set rungs: [] for none"
+            )
+        return resolve_forks(trunk.objective, trunk.job.schedule, trunk.steps, rungs)
 
     def _trial(
         self,

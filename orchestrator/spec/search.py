@@ -74,6 +74,14 @@ class SearchSpec(Section):
             raise ValueError("trials says how many are tried; a grid has as many as its choices combine to")
         return self
 
+    @property
+    def rungs(self) -> tuple[float, ...]:
+        """Shares of a budget at which trials are ended early, rising; none where no scheduler ends them."""
+        if self.scheduler == "none":
+            return ()
+        number = math.ceil(-math.log(self.first_rung, self.reduction_factor) - 1e-9)
+        return tuple(self.first_rung * self.reduction_factor**power for power in range(number))
+
     def num_trials(self, space: SearchSpace) -> int:
         """How many settings of ``space`` are tried."""
         return self.trials or math.prod(len(domain.ends) for domain in space.values())

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from orchestrator.spec.init import StartSpec
 from orchestrator.spec.job import BudgetSpec, PretrainSpec, SeedSpec, TrainingSpec
 from orchestrator.spec.objective import ObjectiveSection
 
@@ -18,6 +19,7 @@ def build_job(
     experiment: str,
     seed: SeedSpec,
     budget: BudgetSpec,
+    start: StartSpec | None = None,
 ) -> PretrainSpec:
     """The job of one run; ``settings`` by dotted key of a job file (``optimizer.learning_rate``), the last word.
 
@@ -32,6 +34,7 @@ def build_job(
         "seed": seed.model_dump(),
         "objective": objective.model_dump(mode="json", exclude_unset=True),
         "budget": budget.model_dump(exclude_unset=True),
+        "start": start.model_dump() if start else None,
     }
     for key, value in settings.items():
         _assign(document, key, value)

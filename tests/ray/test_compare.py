@@ -27,6 +27,7 @@ from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.load import load_job
 from orchestrator.storage.lease import acquire_lease
 from orchestrator.storage.store import Store, open_store
+from orchestrator.training.checkpoint_folders import list_stored
 from orchestrator.training.data_parts import chunk_tables, load_indexes, sample_order
 from ray_processes import ray_processes
 
@@ -81,7 +82,8 @@ def test_every_trial_ends_and_is_kept(outcome: CompareOutcome) -> None:
     result = kept(outcome)
     assert result == outcome.result
     runs = [trial.run.removeprefix("smoke-compare-scenes--") for trial in result.trials]
-    assert runs == ["clip-s0", "clip-s1", "clip-r0", "catlip-r0"]
+    cooldowns = ["clip-r0-cooldown-20", "catlip-r0-cooldown-20"]
+    assert runs == ["clip-s0", "clip-s1", "clip-r0", "catlip-r0", *cooldowns]
     verdict = [trial for trial in result.trials if trial.phase == "verdict"]
     assert all(trial.status == "finished" and trial.step == 40 for trial in verdict)
     assert all(result.primary_metric in trial.scores for trial in verdict)
@@ -89,6 +91,29 @@ def test_every_trial_ends_and_is_kept(outcome: CompareOutcome) -> None:
     assert all(trial.curve[-1].schedule_ended and trial.cost.samples == 40 * 32 for trial in verdict)
     assert all(trial.cost.attempts == 1 for trial in result.trials)
     assert {trial.objective for trial in verdict if trial.duplicate_caption_fraction is not None} == {"clip"}
+
+
+def test_the_point_of_a_rung_comes_from_a_cooldown_off_the_replicate(outcome: CompareOutcome) -> None:
+    result = outcome.result
+    (trunk,) = (trial for trial in result.trials if trial.run.endswith("clip-r0") and trial.objective == "clip")
+    for cooldown in (trial for trial in result.trials if trial.phase == "cooldown"):
+        assert (cooldown.status, cooldown.step, cooldown.cost.samples) == ("finished", 20, 4 * 32)
+        counts = {"expected": 20 * 32, "inherited": 16 * 32, "trained_once": 4 * 32, "missing": 0, "repeated": 0}
+        assert cooldown.ledger | counts == cooldown.ledger
+        (point,) = cooldown.curve
+        assert point.schedule_ended
+        assert point.samples == 20 * 32
+        assert result.primary_metric in point.scores
+    (cooldown,) = result.cooldowns_of(trunk)
+    assert cooldown.settings == trunk.settings
+    assert 0 < cooldown.curve[0].train_s < trunk.curve[-1].train_s
+    store, plan, _ = open_run(trunk.run_uri, S3Spec())
+    assert [one.record.step for one in list_stored(store)] == [40, 20, 16]
+    client = mlflow.MlflowClient(result.tracking_uri)
+    assert cooldown.mlflow_run_id is not None
+    rates = client.get_metric_history(cooldown.mlflow_run_id, "train/learning_rate")
+    shares = {rate.step: rate.value / plan.optimizer.learning_rate for rate in rates}
+    assert shares == pytest.approx({18: 0.625, 20: 0.125})  # of a decay over four steps
 
 
 def test_nothing_of_it_is_left_in_ray(outcome: CompareOutcome) -> None:

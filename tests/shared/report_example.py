@@ -85,7 +85,7 @@ def write_example(folder: Path, num_rows: int = 40, num_replicates: int = 3, **f
             ObjectiveEntry(label="siglip", tuned=True, num_search_trials=2, chosen={"optimizer.learning_rate": 1e-3}),
             ObjectiveEntry(label="catlip", tuned=False, prepare_s=6.4),
         ),
-        "trials": (*trials, *searched),
+        "trials": (*trials, *searched, *(_cooldown(trial, rng) for trial in trials)),
         "mlflow_run_id": None,
         "tracking_uri": "http://mlflow.example:5000",
         "plan": {"budget": {"samples": 38400}, "steps": _STEPS, "replicates": list(range(num_replicates))},
@@ -144,6 +144,24 @@ def _replicate(
         curve=tuple(points),
         duplicate_caption_fraction=None if label == "catlip" else 0.034,
         ledger={"expected": _STEPS * _BATCH, "trained_once": _STEPS * _BATCH - 3, "skipped": 3, "substituted": 3},
+    )
+
+
+def _cooldown(replicate: TrialResult, rng: np.random.Generator) -> TrialResult:
+    """Of half the budget; a little better than the replicate there."""
+    (before,) = (point for point in replicate.curve if point.step == _STEPS // 2)
+    scores = {**before.scores, METRIC: before.scores[METRIC] + 0.01}
+    return replicate.model_copy(
+        update={
+            "phase": "cooldown",
+            "run": f"{replicate.run}-cooldown-{before.step}",
+            "steps": before.step,
+            "step": before.step,
+            "cost": _cost(rng, 0.1),
+            "scores": scores,
+            "curve": (before.model_copy(update={"scores": scores, "schedule_ended": True}),),
+            "ledger": {"expected": before.samples, "inherited": before.samples * 4 // 5},
+        }
     )
 
 

@@ -4,9 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from comparisons import comparison, trial
+from orchestrator.cli.compare import print_compare
 from orchestrator.cli.results import print_pretrain
 from orchestrator.evaluation.bootstrap import Estimate
+from orchestrator.evaluation.comparison import TrialCost
 from orchestrator.evaluation.results import ProbeResult
+from orchestrator.evaluation.verdict import find_verdict
+from orchestrator.report.contents import Contents
+from orchestrator.runs.compare import CompareOutcome
 from orchestrator.runs.pretrain import PretrainResult
 from orchestrator.spec.facts import Facts, MachineFacts
 from orchestrator.spec.job import PretrainSpec
@@ -67,3 +73,15 @@ def test_a_stopped_run_says_where_it_stopped(plan: Plan, capsys: pytest.CaptureF
     said = summary(plan, capsys, status="stopped", step=3)
     assert (said["run"], said["steps"]) == ("smoke-synthetic: stopped", "3 of 8")
     assert said["samples/s"] == "nothing was trained"
+
+
+def test_a_comparison_s_costs_are_those_of_replicates_and_their_cooldowns(capsys: pytest.CaptureFixture[str]) -> None:
+    costs = {"verdict": TrialCost(step_s=4000.0, flops=2e15), "cooldown": TrialCost(step_s=321.0, flops=5e14)}
+    trials = [trial("clip", 0, 0.5, phase=phase, cost=cost) for phase, cost in costs.items()]
+    made = comparison({"clip": [0.5]}, trials=tuple(trials))
+    outcome = CompareOutcome("finished", made, "/runs/which")
+    print_compare(outcome, Contents(made, find_verdict(made, {}), None, ""))
+    said = capsys.readouterr().out
+    assert "4,321" in said
+    assert "2.5e+15" in said
+    assert "1 of 1" in said

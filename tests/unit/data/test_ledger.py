@@ -71,9 +71,12 @@ def test_a_run_that_starts_from_another_counts_its_own_rows_alone(start: int) ->
     train(trunk, order, 0, start)
     trunk.close(trunk.whole_epochs(order.epoch_masks))
     stored = trunk.to_bytes()
-    branch = Ledger.from_bytes(stored, [dataset.table.num_chunks for dataset in order.datasets], "trunk")
+    num_chunks = [dataset.table.num_chunks for dataset in order.datasets]
+    branch = Ledger.from_bytes(stored, num_chunks, "trunk")
     branch.inherit()
-    train(branch, order, start, stop)
+    train(branch, order, start, start + 80)
+    branch = Ledger.from_bytes(branch.to_bytes(), num_chunks, "branch")  # it is resumed as any run
+    train(branch, order, start + 80, stop)
     rows = report_ledger(branch, order, stop)
     totals = total_rows(rows)
     assert all(row.is_healthy for row in rows)

@@ -15,6 +15,7 @@ from orchestrator.cli.main import app
 from orchestrator.errors import RunNotFoundError, TrackingError
 from orchestrator.evaluation.comparison import COMPARISON_FILE, ObjectiveEntry
 from orchestrator.evaluation.verdict import find_verdict
+from orchestrator.report.charts import draw_cost, draw_curves
 from orchestrator.report.contents import Contents, read_contents
 from orchestrator.report.page import render_page
 from orchestrator.report.tables import score_table
@@ -74,7 +75,26 @@ def test_the_page_says_verdict_numbers_and_places(example: str, page_file: Path)
     assert "too (mean): clip 3.4 %, siglip 3.4 %." in text
     assert "stopped: below the median of its rung" in text
     assert "38,397" in text  # of the ledger
+    assert "9 cooldowns" in text
+    assert "example-clip-0-cooldown-300" in text
     assert "http://mlflow.example:5000/#/runs/clip0" in text.links
+
+
+def test_points_of_cooldowns_are_filled_and_joined_and_those_in_mid_schedule_stand_apart(example: str) -> None:
+    contents = read_contents(example, S3Spec())
+    whole = contents.comparison
+    without = whole.model_copy(update={"trials": tuple(one for one in whole.trials if one.phase != "cooldown")})
+    found = []
+    for made in (whole, without):
+        (drawing,) = draw_curves(made, contents.replicates)[0].drawings
+        points = re.findall(r'<path aria-label="[^"]*" role="graphics-symbol" [^>]*fill="([^"]*)"', drawing)
+        lines = re.findall(r'aria-roledescription="line mark" d="([^"]*)"', drawing)
+        found.append((points.count("var(--paper)"), len(points), sorted({line.count("L") for line in lines})))
+    # Of each objective: three points in mid-schedule, and its end; with a cooldown one more that has ended.
+    assert found == [(9, 15, [1]), (9, 12, [3])]
+    (of_cost,) = draw_cost(whole, contents.replicates).drawings[:1]
+    assert "cooldowns" in of_cost
+    assert "cooldowns" not in draw_cost(without, contents.replicates).drawings[0]
 
 
 def test_pictures_come_with_captions_and_what_each_objective_took_them_for(example: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.errors import RunConflictError, WorkError
 from orchestrator.evaluation.bootstrap import Estimate
-from orchestrator.evaluation.comparison import ComparisonResult
+from orchestrator.evaluation.comparison import ComparisonResult, TrialCost
 from orchestrator.evaluation.results import EMBEDDING, POOLED, ProbeResult
 from orchestrator.runs.agenda import Agenda
 from orchestrator.runs.compare_folder import claim_comparison, load_comparison
@@ -243,6 +243,45 @@ def test_a_constant_rate_never_ends_its_schedule(cluster: ClusterSpec, store: St
     ended = [point.schedule_ended for point in record.trial(trial.run).curve]
     assert ended == [False, kind != "constant"]
     assert meter.is_judged
+
+
+def test_a_cooldown_waits_for_its_replicate_however_that_ended(cluster: ClusterSpec, store: Store) -> None:
+    plan = plan_of(cluster, rungs=[0.5])
+    record = ComparisonRecord(store, start(plan, cluster, None))
+    for run in ("which--clip-s0", "which--clip-s1"):
+        record.change(run, status="finished", scores={METRIC: 0.4})
+    agenda = Agenda(plan, record)
+    assert [trial.run for trial in (agenda.take(), agenda.take()) if trial] == ["which--clip-r0", "which--siglip-r0"]
+    assert agenda.take() is None
+    record.change("which--siglip-r0", status="failed")  # past the cooldown's start, or not: looking tells
+    freed = agenda.take()
+    assert freed is not None
+    assert freed.run == "which--siglip-r0-cooldown-4"
+    assert agenda.take() is None
+    assert record.trial(freed.run).phase == "cooldown"
+
+
+def test_a_cooldown_costs_its_own_steps_and_its_point_stands_at_the_whole_budget(
+    cluster: ClusterSpec, store: Store
+) -> None:
+    plan = plan_of(cluster, rungs=[0.5], run={**JOB["run"], "schedule": {"kind": "wsd", "decay_fraction": 0.5}})
+    record = ComparisonRecord(store, start(plan, cluster, None))
+    (trunk,), (trial,) = plan.trials_of("siglip", "verdict"), plan.trials_of("siglip", "cooldown")
+    record.change(trunk.run, cost=TrialCost(step_s=15.0, data_wait_s=5.0, samples=10 * 32))  # two steps came again
+    facts = resolve_plan(trial.job, cluster, FACTS)
+    assert (facts.first_step, facts.steps) == (2, 4)
+    meter = TrialMeter(record, trial, "raw", trial.batches, 1, trunk)
+    recorder = Recorder(facts, NullTracker(), None, meter.take)
+    judged = [probe("shape", 0.0).to_dict()]
+    recorder.record([steps(4, 2), CheckpointReport(4, "at-4", {}), EvaluationReport(4, "raw", judged, 3.0)])
+    found = record.trial(trial.run)
+    assert (found.cost.samples, found.cost.flops) == (2 * 32, pytest.approx(trial.flops))
+    (point,) = found.curve
+    assert (point.step, point.samples, point.train_s, point.schedule_ended) == (4, 128, 2 * 2.0 + 4.0, True)
+    assert point.flops == pytest.approx(trunk.flops / 2)
+    assert found.scores["eval/scenes-eval/linear_probe/shape/accuracy"] == 0.5
+    assert record.result.cooldowns_of(record.trial(trunk.run)) == (found,)
+    assert record.result.primary_scores("siglip") == []
 
 
 def test_a_later_start_adds_to_what_an_earlier_one_cost(

@@ -108,6 +108,24 @@ RANGE = {"log_uniform": [1e-4, 1e-2]}
         ({"objectives.1.objective": {"name": "catlip", "no_concept": "resample"}}, r"no_concept: keep"),
         ({"replicates": [1, 1]}, r"each once"),
         ({"weights": "ema"}, r"add run.ema.decay"),
+        ({"rungs": [0.5, 0.25]}, r"rungs are \[0.5, 0.25\]; wanted rising shares"),
+        ({"rungs": [1.0]}, r"less than 1"),
+        (
+            {"rungs": [0.5], "run.schedule": {"kind": "constant"}},
+            r"schedule.kind is 'constant', but the cooldowns of 'rungs' branch off .*rungs: \[\] for none",
+        ),
+        (
+            {"rungs": [0.5], "mode": "recipe", "objectives.1.overrides": {"schedule.kind": "cosine"}},
+            r"'catlip': schedule.kind is 'cosine'",
+        ),
+        (
+            {
+                "objectives.0.search": {"schedule.decay_fraction": {"choice": [0.1, 0.2]}},
+                "search": {"trials": 2, "scheduler": "median"},
+                "mode": "recipe",
+            },
+            r"'clip' searches schedule.decay_fraction, but 'rungs' fixes where cooldowns begin",
+        ),
         ({"budget": {"steps": 5, "flops": 1e9}}, r"wanted exactly one of .*flops; given: \['steps', 'flops'\]"),
     ],
 )

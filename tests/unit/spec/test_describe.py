@@ -48,7 +48,7 @@ def test_several_captions_of_an_image_are_said_and_take_their_room(resolve: Reso
 
 
 def test_what_a_run_starts_from_and_what_is_kept_for_others_is_said(resolve: Resolve) -> None:
-    branch = resolve({"start": {"run": "trunk", "step": 300}, "checkpoint": {"keep_steps": [310, 1200]}})
+    branch = resolve({"start": {"run": "trunk", "step": 300}, "checkpoint": {"keep_steps": [310, 391]}})
     said = dict(describe_plan(branch))
     assert said["start"] == (
         "weights, moments and place in the order of file:///runs/trunk at step 300; of the 391 steps of the budget, "
@@ -56,8 +56,8 @@ def test_what_a_run_starts_from_and_what_is_kept_for_others_is_said(resolve: Res
     )
     assert "91 steps = 23,296 samples" in said["batch"]
     assert said["checkpoints"] == (
-        "every 30 minutes, after 310, 1,200 steps, at the end; the newest 2 and the one with the least held-out loss "
-        "and those after 310, 1,200 steps are kept"
+        "every 30 minutes, after 310, 391 steps, at the end; the newest 2 and the one with the least held-out loss "
+        "and those after 310, 391 steps are kept"
     )
 
 

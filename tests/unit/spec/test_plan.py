@@ -74,6 +74,7 @@ def test_windows_tile_global_batches(resolve: Resolve, window: int, resolved: in
             {},
             ["start.step is 391", "ends after 391 steps", "raise 'budget', or start earlier"],
         ),
+        ({"checkpoint": {"keep_steps": [9, 392]}}, {}, ["keep_steps names step 392", "the run ends after 391"]),
         ({"workers": 3}, {}, ["workers is 3", "cluster 'laptop' offers 2"]),
         ({"batch": {"global_size": 4096}}, {}, ["batch.global_size is 4,096", "holds 4,000 samples"]),
         ({}, {"ray": {"num_cpus": 2}}, ["2 workers x 1 CPUs take all", "raise 'ray.num_cpus'"]),

@@ -1,19 +1,24 @@
 """A comparison on a cluster: which runs there are, what each of them has to itself, and what is refused."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from orchestrator.errors import PlanError
+from orchestrator.spec.batches import Batches
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
+from orchestrator.spec.compare_cooldowns import resolve_forks
 from orchestrator.spec.compare_plan import ComparePlan
 from orchestrator.spec.describe_compare import describe_compare
 from orchestrator.spec.facts import Facts, MachineFacts, VocabularyFacts
 from orchestrator.spec.flops import text_flops, training_flops, vision_flops
+from orchestrator.spec.optimizer import ScheduleSpec
 from orchestrator.spec.presets import PRESETS
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare, trial_job
+from orchestrator.training.schedule import learning_rate_factor
 
 RUN: dict[str, Any] = {
     "data": {"kind": "shards", "train": "scenes/train"},
@@ -36,6 +41,8 @@ JOB: dict[str, Any] = {
     "budget": {"samples": 10_000},
     "primary_metric": "eval/scenes-eval/linear_probe/all/mean_accuracy",
 }
+SHORT_WARMUP = {"kind": "wsd", "warmup_fraction": 0.01}
+GROWING = [{"until_fraction": 0.5, "image_sizes": [32], "global_sizes": [512]}]
 TARGETS = {"scenes-eval": ("shape", "color")}
 SEARCHED = {
     "objectives": [
@@ -222,6 +229,88 @@ def test_objectives_with_text_towers_may_be_compared_by_ranks(resolve_comparison
 def test_a_budget_that_is_too_small_for_one_rung_is_refused(resolve_comparison: Resolve) -> None:
     with pytest.raises(PlanError, match=r"first rung of objective 'clip' is 0.25 of 3 steps, less than one"):
         resolve_comparison(**{**SEARCHED, "budget": {"steps": 3}})
+
+
+def test_each_rung_has_a_cooldown_that_is_the_replicate_with_a_smaller_budget(resolve_comparison: Resolve) -> None:
+    change = {"rungs": [0.25, 0.5], "budget": {"steps": 400}, "run": {**RUN, "checkpoint": {"keep_steps": [7]}}}
+    plan, spec = resolve_comparison(**change), spec_of(**change)
+    assert [trial.run for trial in plan.trials if trial.phase == "cooldown"][:3] == [
+        "which--clip-r0-cooldown-100",
+        "which--clip-r0-cooldown-200",
+        "which--catlip-r0-cooldown-100",
+    ]
+    trunk, first = plan.trials_of("clip", "verdict")[1], plan.trials_of("clip", "cooldown")[2]
+    assert (first.replicate, first.first_step, first.steps, first.samples) == (1, 80, 100, 20 * 256)
+    assert first.flops / first.own_steps == pytest.approx(trunk.flops / trunk.steps)
+    assert trunk.job.checkpoint.keep_steps == (7, 80, 160)
+    job = trial_job(spec, first, {})
+    assert job == first.job
+    assert job.start is not None
+    assert (job.start.run, job.checkpoint.keep_steps, job.schedule) == (trunk.run, (), trunk.job.schedule)
+    assert trial_job(spec, trunk, {}) == trunk.job
+    said = dict(describe_compare(plan))
+    assert "clip: steps 80 to 100, 160 to 200; 15.0% beside the budget" in said["rungs"]
+    assert f"8 cooldowns: {4 * 60 * 256:,} samples" in said["trials"]
+    assert said["rungs"] != dict(describe_compare(resolve_comparison()))["rungs"]
+
+
+def test_the_rate_is_constant_where_a_cooldown_leaves_and_falls_from_there_on() -> None:
+    schedule = ScheduleSpec(kind="wsd", warmup_fraction=0.05, decay_fraction=0.15)
+    batches = Batches(global_size=8)
+
+    def factor(step: int, steps: int) -> float:
+        return learning_rate_factor(schedule, batches.progress(step, steps))
+
+    for steps in (40, 97, 400, 12_345):
+        for start, end in resolve_forks("clip", schedule, steps, (0.25, 0.5, 0.75)):
+            assert factor(start - 1, steps) == factor(start, steps) == factor(start - 1, end) == 1
+            assert factor(min(start + 1, end - 1), end) < 1
+            assert end - start <= math.ceil(0.15 * end)
+
+
+def test_where_the_search_ends_trials_early_the_curve_has_cooldowns_at_its_rungs(resolve_comparison: Resolve) -> None:
+    plan = resolve_comparison(**SEARCHED)
+    assert plan.rungs == (0.25, 0.5)
+    assert {trial.job.schedule.kind for trial in plan.trials} == {"wsd"}
+    assert len(plan.trials_of("catlip", "cooldown")) == 2 * 2
+    for change in ({"rungs": []}, {"run": {**RUN, "schedule": {"kind": "cosine"}}}):
+        without = resolve_comparison(**SEARCHED, **change)
+        assert not without.rungs
+        assert {trial.phase for trial in without.trials} == {"search", "verdict"}
+        assert {trial.job.schedule.kind for trial in without.trials} == {"cosine"}
+        assert "in mid-schedule" in dict(describe_compare(without))["rungs"]
+        assert without.digest != plan.digest
+    grown = resolve_comparison(**{**SEARCHED, "search": {**SEARCHED["search"], "first_rung": 0.1}})
+    assert grown.rungs == pytest.approx((0.1, 0.2, 0.4, 0.8))
+    partly = resolve_comparison(**SEARCHED, run={**RUN, "schedule": {"warmup_fraction": 0.1}})
+    assert {(one.job.schedule.kind, one.job.schedule.warmup_fraction) for one in partly.trials} == {("wsd", 0.1)}
+
+
+def test_cooldowns_of_a_budget_in_seconds_wait_for_a_calibration(resolve_comparison: Resolve) -> None:
+    change = {"budget": {"train_seconds": 60}, "rungs": [0.02]}
+    assert not [trial for trial in resolve_comparison(**change).trials if trial.phase == "cooldown"]
+    plan = resolve_comparison(**change, seconds={"clip": 0.1, "catlip": 0.05}, run={**RUN, "schedule": SHORT_WARMUP})
+    assert [trial.steps for trial in plan.trials_of("clip", "cooldown")] == [12, 12]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rungs": [0.05]}, r"ends at 0\.05 of 40 steps would begin after 1, but the rate is constant from step 2 on"),
+        ({"rungs": [0.5, 0.501]}, r"end after \[20, 20, 40\] steps; wanted each after others"),
+        (
+            {"rungs": [0.5], "run": {**RUN, "model": {"preset": "vit_tiny_64", "resolutions": GROWING}}},
+            r"batches of objective 'clip' change with the image size .*set rungs: \[\] for none",
+        ),
+        ({"rungs": [0.99]}, r"end after \[40, 40\] steps"),
+        ({"rungs": [0.5], "name": "w" * 45}, r"a run would be called w+--clip-r0-cooldown-20, which is too long"),
+    ],
+)
+def test_rungs_that_no_cooldown_can_end_at_are_refused(
+    resolve_comparison: Resolve, change: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(PlanError, match=said):
+        resolve_comparison(**change)
 
 
 def test_recipes_may_differ_in_batch_and_say_that_the_order_does(resolve_comparison: Resolve) -> None:
