@@ -14,13 +14,23 @@ from orchestrator.data.index import load_index
 from orchestrator.errors import DatasetError
 from orchestrator.objectives.objective import Objective
 from orchestrator.spec.job import ShardsSpec
-from orchestrator.storage.store import Store
+from orchestrator.spec.plan import Plan
+from orchestrator.storage.store import Store, open_store
 from orchestrator.training.step import to_device
 
 MAX_ROWS = 8192
 """Rows that are read, over all ranks: enough for a loss to two digits, and they stay in memory."""
 
 Arrays = dict[str, npt.NDArray[np.generic]]
+
+
+def read_plan_heldout(plan: Plan, format: BlockFormat) -> list[Arrays]:
+    """This rank's batches of the plan's held-out set; none where the plan has none."""
+    data = plan.data
+    if data.heldout is None or not isinstance(data.spec, ShardsSpec):
+        return []
+    store = open_store(data.heldout.uri, plan.s3)
+    return read_heldout_batches(store, data.spec, format, plan.batch.worker_size)
 
 
 def read_heldout_batches(store: Store, spec: ShardsSpec, format: BlockFormat, worker_size: int) -> list[Arrays]:

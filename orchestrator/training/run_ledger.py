@@ -9,13 +9,20 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator import columns
 from orchestrator.data.ledger_report import report_ledger, total_rows
 from orchestrator.data.order import SampleOrder
 from orchestrator.data.quarantine import write_quarantine
+from orchestrator.errors import BadSampleLimitError
 from orchestrator.spec.batches import Batches
+from orchestrator.spec.job import ShardsSpec
+from orchestrator.spec.plan import DataPlan
 from orchestrator.storage.store import Store
+from orchestrator.tracking import metrics
 from orchestrator.training.checkpoint_folders import LEDGER_FILE
 from orchestrator.training.shared_ledger import SharedLedger
+
+_SKIPS_BEFORE_LIMIT = 100  # a share of a handful of samples says nothing
 
 
 @dataclass(frozen=True)
@@ -78,3 +85,27 @@ class RunLedger:
     def restore(self, data: bytes, source: str, *, inherited: bool = False) -> None:
         """Take up a stored ledger, whatever number of ranks stored it: this run's, or that of what it starts from."""
         self._shared.restore(data, source, inherited=inherited)
+
+
+def ledger_metrics(data: DataPlan, counts: Sequence[Mapping[str, int]]) -> dict[str, float]:
+    """The proof's counts under the names that MLflow shows."""
+    return {
+        metrics.ledger_count(source.name, count): float(number)
+        for source, of_dataset in zip(data.sources, counts, strict=False)  # no counts but on rank 0
+        for count, number in of_dataset.items()
+    }
+
+
+def check_skipped(data: DataPlan, num_samples: int, reasons: Mapping[str, int]) -> None:
+    """``reasons``: how many of ``num_samples`` were skipped, and why.
+
+    Raises:
+        BadSampleLimitError: more than ``data.max_skipped_fraction``.
+    """
+    num_skipped = sum(count for reason, count in reasons.items() if reason != columns.NO_CONCEPT)
+    limit = data.spec.max_skipped_fraction if isinstance(data.spec, ShardsSpec) else 1.0
+    if num_skipped > max(limit * num_samples, _SKIPS_BEFORE_LIMIT * limit):
+        raise BadSampleLimitError(
+            f"{num_skipped:,} of {num_samples:,} samples had to be skipped, more than data.max_skipped_fraction "
+            f"({limit:.2%}): " + ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items()))
+        )

@@ -15,14 +15,11 @@ import ray
 import ray.train
 import torch
 
-from orchestrator import columns
 from orchestrator.data.blocks import unpack_block
 from orchestrator.data.order import BlockLayout, SampleOrder
 from orchestrator.data.stream import BlockStream
 from orchestrator.env import setup_logging
-from orchestrator.errors import BadSampleLimitError
 from orchestrator.evaluation.predictions import write_predictions
-from orchestrator.spec.job import ShardsSpec
 from orchestrator.spec.plan import Plan, load_plan
 from orchestrator.storage.store import open_store
 from orchestrator.tracking import metrics
@@ -33,7 +30,7 @@ from orchestrator.training.checkpoint_folders import LEDGER_FILE, CheckpointReco
 from orchestrator.training.data_parts import block_reader, chunk_tables, load_indexes, sample_order
 from orchestrator.training.ema import Ema
 from orchestrator.training.feed import Arrays, Feed
-from orchestrator.training.heldout import heldout_loss, read_heldout_batches
+from orchestrator.training.heldout import heldout_loss, read_plan_heldout
 from orchestrator.training.initial_weights import initialize_from
 from orchestrator.training.judge import judge_plan, judged_weights
 from orchestrator.training.meter import Meter, memory_bytes
@@ -51,13 +48,11 @@ from orchestrator.training.reports import (
     Weights,
     WorkerResult,
 )
-from orchestrator.training.run_ledger import RunLedger
+from orchestrator.training.run_ledger import RunLedger, check_skipped, ledger_metrics
 from orchestrator.training.shared_ledger import SharedLedger
 from orchestrator.training.step import StepResult, train_step
 
 logger = logging.getLogger(__name__)
-
-_SKIPS_BEFORE_LIMIT = 100  # a share of a handful of samples says nothing
 
 
 def run_worker(plan_json: str, link: DriverLink) -> WorkerResult:
@@ -101,7 +96,7 @@ class _Run:
         self._order, self._ledger = self._build_ledger()
         self._meter = Meter()
         self._agreement = Agreement(plan.checkpoint.every_minutes, plan.log_every_steps, self._device)
-        self._heldout = self._read_heldout()
+        self._heldout = read_plan_heldout(plan, self._format)
         self._evaluation: dict[Weights, list[dict[str, Any]]] = {}
         self._last_clipped = 0
         self._samples_per_s = 0.0
@@ -224,12 +219,12 @@ class _Run:
             metrics.CHECKPOINT_S: self._checkpoint_s,
         }
         self._send(StepReport(done, values, num_steps))
-        self._check_skipped(samples_seen - self._plan.batch.start(self._plan.first_step), skipped)
+        check_skipped(self._plan.data, samples_seen - self._plan.batch.start(self._plan.first_step), skipped)
 
     def _save(self, step: int, wait: bool) -> CheckpointRecord:
         """Write a checkpoint; its upload goes on in the background unless ``wait``."""
         losses, proof = self._heldout_losses(), self._ledger.prove(step)
-        counts = self._ledger_metrics(proof.counts)
+        counts = ledger_metrics(self._plan.data, proof.counts)
         if losses or counts:
             self._send(StepReport(step, losses | counts))
         for note in proof.notes:
@@ -293,29 +288,6 @@ class _Run:
         shards = [[f"{index.uri}/{path}" for path in index.shards.paths] for index in indexes]
         proof = order if self._rank == 0 else None
         return order, RunLedger(shared, proof, self._store, shards, self._plan.batch)
-
-    def _ledger_metrics(self, counts: list[dict[str, int]]) -> dict[str, float]:
-        return {
-            metrics.ledger_count(source.name, count): float(number)
-            for source, of_dataset in zip(self._plan.data.sources, counts, strict=False)
-            for count, number in of_dataset.items()
-        }
-
-    def _read_heldout(self) -> list[dict[str, Any]]:
-        data = self._plan.data
-        if data.heldout is None or not isinstance(data.spec, ShardsSpec):
-            return []
-        store = open_store(data.heldout.uri, self._plan.s3)
-        return read_heldout_batches(store, data.spec, self._format, self._plan.batch.worker_size)
-
-    def _check_skipped(self, num_samples: int, reasons: dict[str, int]) -> None:
-        num_skipped = sum(count for reason, count in reasons.items() if reason != columns.NO_CONCEPT)
-        limit = self._plan.data.spec.max_skipped_fraction if isinstance(self._plan.data.spec, ShardsSpec) else 1.0
-        if num_skipped > max(limit * num_samples, _SKIPS_BEFORE_LIMIT * limit):
-            raise BadSampleLimitError(
-                f"{num_skipped:,} of {num_samples:,} samples had to be skipped, more than data.max_skipped_fraction "
-                f"({limit:.2%}): " + ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items()))
-            )
 
     def _send(self, report: Report) -> None:
         if self._rank == 0:
