@@ -26,6 +26,7 @@ from orchestrator.data.quarantine import write_quarantine
 from orchestrator.data.readers import read_chunk
 from orchestrator.data.shards_reader import ShardsBlockReader
 from orchestrator.data.verify_shard import ShardTask, verify_shard
+from orchestrator.spec.batches import Batches
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.storage.store import Store, open_store
 
@@ -139,7 +140,8 @@ def test_a_run_skips_the_sample_and_its_quarantine_names_it(maker: Any) -> None:
     order = SampleOrder([DatasetOrder(table, 0)], WindowShuffle(NUM_SAMPLES, 0))
     source, spec = ShardsSource.now(store, index.digest), ShardsSpec(kind="shards", train="x")
     format = BlockFormat((columns.IMAGE,), SIZE, 8, 4, None, None)
-    reader = ShardsBlockReader((source,), spec, order.shuffle, BlockLayout(NUM_SAMPLES, 1, 1), format)
+    layout = BlockLayout(Batches(global_size=NUM_SAMPLES), NUM_SAMPLES, 1)
+    reader = ShardsBlockReader((source,), spec, order.shuffle, layout, format)
     (packed,) = reader.read_blocks(BlockTask((0,), order.window_visits(0, NUM_SAMPLES)))
     block = unpack_block(packed, SIZE)
     assert BAD not in block[columns.INDEX]
