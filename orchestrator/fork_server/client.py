@@ -1,4 +1,4 @@
-"""Stands in for one worker process of Ray; a program by itself (``python -IS client.py PROGRAM ARGUMENT ...``).
+"""Stands in for one worker process of Ray: the program that Ray runs to set up a worker (``setup_worker.py``).
 
 Imports nothing but the standard library, since every worker pays for it. Hands arguments, environment, folder and the
 three standard files to the server, and ends as the worker ends.
@@ -16,15 +16,19 @@ from contextlib import suppress
 
 _START_S = 60.0
 _RAYLET = "--raylet-name="
+_CONTEXT = "--serialized-runtime-env-context="
+_LANGUAGE = "--language="
 
 
 def main() -> None:
-    """Without a server the worker's own program takes this process over."""
-    program = sys.argv[1:]
-    connection = _connected(_socket_path(program))
-    if connection is None:
-        os.execv(sys.executable, [sys.executable, *program])
-    request = {"arguments": program, "environment": dict(os.environ), "folder": os.getcwd()}
+    """Without a server, or for a worker that is no plain Python, Ray's own set-up takes this process over."""
+    program, variables = sys.argv[1:], _variables(sys.argv[1:])
+    connection = None if variables is None else _connected(_value(program, _RAYLET) + ".fork")
+    if connection is None or variables is None:
+        usual = os.path.join(os.path.dirname(program[0]), "setup_worker.py")
+        os.execv(sys.executable, [sys.executable, usual, *program])
+    own = [argument for argument in program if not argument.startswith((_CONTEXT, _LANGUAGE))]
+    request = {"arguments": own, "environment": {**os.environ, **variables}, "folder": os.getcwd()}
     body = json.dumps(request).encode()
     socket.send_fds(connection, [len(body).to_bytes(4)], [0, 1, 2])
     connection.sendall(body)
@@ -36,10 +40,18 @@ def main() -> None:
     sys.exit(code)
 
 
-def _socket_path(program: list[str]) -> str:
-    """Beside the raylet's own, in Ray's folder for this session."""
-    raylet = next(argument for argument in program if argument.startswith(_RAYLET))
-    return raylet.removeprefix(_RAYLET) + ".fork"
+def _value(program: list[str], name: str) -> str:
+    return next((argument.removeprefix(name) for argument in program if argument.startswith(name)), "")
+
+
+def _variables(program: list[str]) -> dict[str, str] | None:
+    """What the job's runtime environment sets; None where it asks for more than variables."""
+    context = json.loads(_value(program, _CONTEXT) or "{}")
+    variables: dict[str, str] = context.pop("env_vars", None) or {}
+    if context.get("py_executable") == sys.executable:
+        del context["py_executable"]
+    is_plain = program[0].endswith(".py") and _value(program, _LANGUAGE) in ("", "PYTHON") and not any(context.values())
+    return variables if is_plain else None
 
 
 def _connected(path: str) -> socket.socket | None:

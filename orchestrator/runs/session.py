@@ -3,12 +3,13 @@
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import ray
+from ray._private import ray_constants
 
 from orchestrator.errors import PlanError
-from orchestrator.fork_server import CAN_FORK, WORKER_PROGRAM
+from orchestrator.fork_server import CAN_FORK, CLIENT
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import MachineFacts
 
@@ -40,15 +41,29 @@ def ray_session(cluster: ClusterSpec, machine: MachineFacts) -> Iterator[None]:
 
 def start_local_ray(num_cpus: int, object_store_bytes: int, forked: bool) -> None:
     """A Ray of this process alone; ``forked``: its workers start by a fork (not for CUDA)."""
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        object_store_memory=object_store_bytes,
-        include_dashboard=False,
-        _node_ip_address="127.0.0.1",  # nothing outside this machine has any business here
-        runtime_env={"py_executable": WORKER_PROGRAM} if forked else None,
-        **_QUIET,
-    )
+    with forked_workers() if forked else nullcontext():
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            object_store_memory=object_store_bytes,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",  # nothing outside this machine has any business here
+            **_QUIET,
+        )
+
+
+@contextmanager
+def forked_workers() -> Iterator[None]:
+    """Raylets that are started within start their workers by a fork.
+
+    Ray offers no setting for the program; held by a test of the pinned release.
+    """
+    usual = ray_constants.SETUP_WORKER_FILENAME
+    ray_constants.SETUP_WORKER_FILENAME = str(CLIENT)
+    try:
+        yield
+    finally:
+        ray_constants.SETUP_WORKER_FILENAME = usual
 
 
 def _start(cluster: ClusterSpec, machine: MachineFacts) -> None:

@@ -131,6 +131,7 @@ def test_the_command_prints_the_ledger(whole: PretrainResult, scenes: Path, tmp_
     document = json.loads(shown.stdout)
     total = {
         "expected": 768,
+        "inherited": 0,
         "trained_once": 768,
         "repeated": 0,
         "skipped": 0,

@@ -20,9 +20,12 @@ def run_cluster(folder: Path) -> None:
     from node_rank import Rank  # a module that the ranks can import too
     from ray.cluster_utils import Cluster
 
+    from orchestrator.runs.session import forked_workers
+
     cluster = Cluster()
-    for _ in range(NUM_RANKS // RANKS_PER_NODE):
-        cluster.add_node(num_cpus=4, resources={"trainer": RANKS_PER_NODE}, object_store_memory=100 * 2**20)
+    with forked_workers():
+        for _ in range(NUM_RANKS // RANKS_PER_NODE):
+            cluster.add_node(num_cpus=4, resources={"trainer": RANKS_PER_NODE}, object_store_memory=100 * 2**20)
     ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
     rank_actor = ray.remote(num_cpus=1, resources={"trainer": 1})(Rank)
     ranks = [rank_actor.remote() for _ in range(NUM_RANKS)]

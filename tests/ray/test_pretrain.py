@@ -155,7 +155,18 @@ def test_another_world_size_and_zero_stage_may_go_on(
     assert second.mlflow_run_id == first.mlflow_run_id
     assert total_rows(report_run_ledger(second.run_folder, cluster).rows) == {
         **dict.fromkeys(
-            ("repeated", "skipped", "substituted", "left_out", "filtered", "missing", "unplanned", "unannotated"), 0
+            [
+                "inherited",
+                "repeated",
+                "skipped",
+                "substituted",
+                "left_out",
+                "filtered",
+                "missing",
+                "unplanned",
+                "unannotated",
+            ],
+            0,
         ),
         **dict.fromkeys(("expected", "trained_once"), 80 * second.plan.batch.global_size),
     }

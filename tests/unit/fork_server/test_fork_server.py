@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.fork_server import CAN_FORK, WORKER_PROGRAM
+from orchestrator.fork_server import CAN_FORK, CLIENT
 
 pytestmark = [pytest.mark.skipif(not CAN_FORK, reason="workers are forked on Linux alone"), pytest.mark.timeout(300)]
 
@@ -26,6 +26,13 @@ print(json.dumps({
     "name": __name__, "open": len(os.listdir("/proc/self/fd")),
 }))
 sys.stdout.flush()
+"""
+
+SETUP = """
+import runpy, sys
+del sys.argv[0]
+print("as Ray does", flush=True)
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -44,15 +51,14 @@ def raylet() -> Iterator[subprocess.Popen[bytes]]:
 def start(raylet: subprocess.Popen[bytes], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """``start(program, *arguments, **environment)``: a worker as Ray starts one, by way of the client."""
     folder = tmp_path_factory.mktemp("session")
+    (folder / "setup_worker.py").write_text(SETUP)
 
     def start(program: str, *arguments: str, raylet_name: str = "raylet", **environment: str) -> subprocess.Popen[str]:
         script = folder / f"{abs(hash(program))}.py"
         script.write_text(program)
-        command = f"{WORKER_PROGRAM} {script} --raylet-name={folder / raylet_name} {' '.join(arguments)}"
+        command = [sys.executable, CLIENT, script, f"--raylet-name={folder / raylet_name}", *arguments]
         variables = {**os.environ, "RAY_RAYLET_PID": str(raylet.pid), **environment}
-        return subprocess.Popen(
-            ["bash", "-c", f"exec {command}"], env=variables, cwd=folder, stdout=subprocess.PIPE, text=True
-        )
+        return subprocess.Popen(command, env=variables, cwd=folder, stdout=subprocess.PIPE, text=True)
 
     yield start
     raylet.kill()
@@ -95,10 +101,27 @@ def test_a_worker_dies_with_its_client(start: Start) -> None:
     assert worker.wait(timeout=60) is None  # no child of ours: gone is all that can be told
 
 
-def test_without_a_server_a_worker_starts_by_itself(start: Start) -> None:
+def test_without_a_server_a_worker_starts_as_ray_starts_it(start: Start) -> None:
     lonely = start("import os; print(os.getpid())", raylet_name="other", RAY_RAYLET_PID="no number")
-    assert int(lonely.communicate()[0]) == lonely.pid
+    assert lonely.communicate()[0].split("\n")[:2] == ["as Ray does", str(lonely.pid)]
     assert lonely.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("context", "is_forked"),
+    [
+        ({"env_vars": {"TOLD": "by the job"}, "py_executable": sys.executable, "command_prefix": []}, True),
+        ({"env_vars": {"TOLD": "by the job"}, "command_prefix": ["cd", "/", "&&"]}, False),
+        ({"py_executable": "/elsewhere/python"}, False),
+    ],
+)
+def test_what_asks_for_more_than_variables_is_set_up_by_ray(
+    start: Start, context: dict[str, object], is_forked: bool
+) -> None:
+    arguments = ["--language=PYTHON", f"--serialized-runtime-env-context={json.dumps(context)}"]
+    process = start("import os, sys; print(os.environ.get('TOLD'), len(sys.argv))", *arguments)
+    shown = process.communicate()[0].splitlines()
+    assert shown == (["by the job 2"] if is_forked else ["as Ray does", "None 4"])
 
 
 def test_the_server_ends_with_its_raylet(start: Start, raylet: subprocess.Popen[bytes]) -> None:
