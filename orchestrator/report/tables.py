@@ -1,6 +1,7 @@
 """A comparison's tables, as text that is ready to be shown."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,12 +75,17 @@ def score_table(comparison: ComparisonResult, replicates: Sequence[TrialResult])
     primary = comparison.primary_metric
     rows = [
         ScoreRow(describe_metric(name), name, name == primary, tuple(_score_cell(name, runs) for _, runs in columns))
-        for name in sorted(names, key=lambda name: (name != primary, name))
+        for name in sorted(names, key=lambda name: (name != primary, _by_number(name)))
     ]
     split = [row for row in rows if split_part(row.metric)[1]]
     main = [row for row in rows if row not in split and (row.is_primary or _is_main(row.metric))]
     rest = [row for row in rows if row not in split and row not in main]
     return ScoreTable(tuple(label for label, _ in columns), tuple(main), tuple(split), tuple(rest))
+
+
+def _by_number(name: str) -> list[str | int]:
+    """A key that puts recall at 5 before recall at 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def trial_table(comparison: ComparisonResult, trials: Sequence[TrialResult]) -> Table:

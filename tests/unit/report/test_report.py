@@ -147,6 +147,17 @@ def test_scores_are_told_apart_by_what_the_vocabulary_holds(example: str) -> Non
     assert "Classes that the concept vocabulary holds" in Text(render_page(contents))
 
 
+def test_metrics_are_sorted_by_their_numbers(example: str) -> None:
+    contents = read_contents(example, S3Spec())
+    recalls = [f"eval/scenes-eval/retrieval/image_to_text/recall_at_{k}" for k in (10, 5, 1)]
+    replicates = [
+        run.model_copy(update={"scores": {**run.scores, **dict.fromkeys(recalls, 0.5)}}) for run in contents.replicates
+    ]
+    found = score_table(contents.comparison, replicates)
+    names = [row.metric for row in (*found.main, *found.rest)]
+    assert [name for name in names if name in recalls] == recalls[::-1]
+
+
 def test_a_comparison_that_goes_on_has_a_page(page_file: Path) -> None:
     made = comparison({"clip": [0.5], "catlip": [0.6]})
     made = made.model_copy(update={"trials": (*made.trials, trial("clip", 1, None, status="running"))})
