@@ -1,20 +1,28 @@
 """How fast one device takes a training step, and what share of its peak that is.
 
-    python benchmarks/step.py --objective clip --model vit_b16 --batch 512 [--device cuda] [--precision bf16]
+    python benchmarks/step.py --objective clip catlip --model vit_b16 --batch 512 [--compile] [--open-clip]
 
 Random data that lies on the device already; torch and transformers only (no Ray, no DeepSpeed, no process group).
-Prints one line of JSON. ``peak_fraction`` is the arithmetic that the model needs (three forward passes: one forward,
-two for the gradients of weights and activations) over what the device could do in the same time: its published dense
-peak where we know it, else the rate of a large matrix product measured here.
+Each side has a process of its own and prints one line of JSON; a last line has the rates as ratios to the first side.
+``peak_fraction`` is the arithmetic that the model needs (three forward passes: one forward, two for the gradients of
+weights and activations) over what the device could do in the same time: its published dense peak where we know it,
+else the rate of a large matrix product measured here. ``--open-clip`` adds open_clip's own model, loss and step, where
+open_clip_torch is installed.
 """
 
 import argparse
 import json
+import multiprocessing
+import resource
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
 
+from orchestrator.models.compilation import compile_layers
 from orchestrator.models.towers import ModelBuild, TokenLayout
 from orchestrator.objectives.objective import Objective
 from orchestrator.objectives.table import build_objective
@@ -29,27 +37,40 @@ from orchestrator.training.step import BareEngine, Batch, to_device, train_step
 CONTEXT, NUM_TOKENS, NUM_CONCEPTS = 77, 49408, 24320
 """Of CLIP's tokenizer and of CatLIP's largest vocabulary."""
 BEGIN_ID, END_ID, PAD_ID = 49406, 49407, 0
+OPEN_CLIP = "open_clip"
+OPEN_CLIP_NAMES = {"vit_b32": "ViT-B-32", "vit_b16": "ViT-B-16", "vit_l14": "ViT-L-14"}
 
 
 def main() -> None:
     arguments = parse_arguments()
-    device = torch.device(arguments.device)
-    objective, forward_flops = build(arguments.objective, arguments.model, arguments.activation_checkpointing)
-    objective.to(device)
-    optimizer = OptimizerSpec(learning_rate=1e-4)
-    num_steps = arguments.warmup + arguments.steps
-    engine = BareEngine(objective, optimizer, ScheduleSpec(), num_steps, arguments.precision)
-    batch = random_batch(objective, PRESETS[arguments.model].image_size, arguments.batch, device)
-    seconds = [time_step(engine, batch, device) for _ in range(num_steps)][arguments.warmup :]
+    results = []
+    for side in [*arguments.objective, *([OPEN_CLIP] if arguments.open_clip else [])]:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            results.append(process.submit(measure, side, arguments).result())
+        print(json.dumps(results[-1]), flush=True)
+    first = results[0]
+    ratios = {
+        f"{one['objective']}_over_{first['objective']}": round(one["samples_per_s"] / first["samples_per_s"], 3)
+        for one in results[1:]
+    }
+    if ratios:
+        print(json.dumps(ratios))
 
+
+def measure(side: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One objective, or open_clip, in a process that has done nothing else."""
+    device = torch.device(arguments.device)
+    take_step, forward_flops = (open_clip_step if side == OPEN_CLIP else own_step)(side, arguments, device)
+    seconds = [time_step(take_step, device) for _ in range(arguments.warmup + arguments.steps)][arguments.warmup :]
     step_s = float(np.median(seconds))
     rate = 3 * forward_flops * arguments.batch / step_s
     peak, source = peak_flops(device, arguments.precision)
-    result = {
-        "objective": arguments.objective,
+    return {
+        "objective": side,
         "model": arguments.model,
         "batch": arguments.batch,
         "precision": arguments.precision,
+        "compile": arguments.compile,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "steps": arguments.steps,
@@ -60,14 +81,13 @@ def main() -> None:
         "peak_tflops_per_s": round(peak / 1e12, 4),
         "peak_source": source,
         "peak_fraction": round(rate / peak, 4),
-        "memory_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 2) if device.type == "cuda" else None,
+        "memory_gib": round(peak_memory_bytes(device) / 2**30, 2),
     }
-    print(json.dumps(result))
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--objective", choices=own_names(), default="clip")
+    parser.add_argument("--objective", choices=own_names(), nargs="+", default=["clip"])
     parser.add_argument("--model", choices=list(PRESETS), default="vit_b16")
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--steps", type=int, default=10, help="steps that are measured (the median counts)")
@@ -75,7 +95,48 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
     parser.add_argument("--activation-checkpointing", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, for open_clip too")
+    parser.add_argument(
+        "--open-clip", action="store_true", help=f"also open_clip's step ({', '.join(OPEN_CLIP_NAMES)})"
+    )
     return parser.parse_args()
+
+
+def own_step(name: str, arguments: argparse.Namespace, device: torch.device) -> tuple[Callable[[], Any], int]:
+    """A step of ours on the same batch again and again, and the operations of its forward pass for one sample."""
+    objective, forward_flops = build(name, arguments.model, arguments.activation_checkpointing)
+    objective.to(device)
+    if arguments.compile:
+        compile_layers(objective, arguments.device)
+    num_steps = arguments.warmup + arguments.steps
+    engine = BareEngine(objective, OptimizerSpec(learning_rate=1e-4), ScheduleSpec(), num_steps, arguments.precision)
+    batch = random_batch(objective, PRESETS[arguments.model].image_size, arguments.batch, device)
+    return lambda: train_step(engine, [batch]), forward_flops
+
+
+def open_clip_step(name: str, arguments: argparse.Namespace, device: torch.device) -> tuple[Callable[[], Any], int]:
+    """The same of open_clip: its model, its loss, AdamW, and autocast as its training does it."""
+    import open_clip
+
+    model = open_clip.create_model(OPEN_CLIP_NAMES[arguments.model], device=device).train()
+    trained = torch.compile(model) if arguments.compile else model
+    loss_of = open_clip.ClipLoss()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.2, fused=device.type == "cuda")
+    size = PRESETS[arguments.model]
+    image = torch.randn(arguments.batch, 3, size.image_size, size.image_size, device=device)
+    text = torch.randint(1, BEGIN_ID, (arguments.batch, CONTEXT), device=device)
+    text[:, 0], text[:, -1] = BEGIN_ID, END_ID
+
+    def take_step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
+            loss_of(*trained(image, text)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, float(np.log(100)))
+
+    return take_step, vision_flops(size, size.image_size, projection=True) + text_flops(size, CONTEXT)
 
 
 def build(name: str, preset: str, activation_checkpointing: bool) -> tuple[Objective, int]:
@@ -100,12 +161,19 @@ def random_batch(objective: Objective, image_size: int, size: int, device: torch
     return to_device({"image": image, "tokens": tokens, "concepts": concepts}, objective.columns, device)
 
 
-def time_step(engine: BareEngine, batch: Batch, device: torch.device) -> float:
+def time_step(take_step: Callable[[], Any], device: torch.device) -> float:
     start = time.perf_counter()
-    train_step(engine, [batch])
+    take_step()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Of the device; on a CPU, of the process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def peak_flops(device: torch.device, precision: str) -> tuple[float, str]:
