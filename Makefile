@@ -59,7 +59,7 @@ bench: install
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/loader.py --s3
 	$(BIN)/python benchmarks/border.py
-	$(BIN)/python benchmarks/step.py --objective clip --model vit_tiny_64 --batch 128
+	$(BIN)/python benchmarks/step.py --objective clip siglip catlip --model vit_tiny_64 --batch 128
 	$(BIN)/python benchmarks/concepts.py
 	$(BIN)/python benchmarks/tracking.py
 	$(BIN)/python benchmarks/compare.py
