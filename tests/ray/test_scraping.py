@@ -11,6 +11,8 @@ from orchestrator.runs.pretrain import run_pretrain
 from orchestrator.runs.progress import Progress
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
+from orchestrator.tracking.metrics import METRICS
+from orchestrator.tracking.prometheus import prometheus_name
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(300)]
 
@@ -31,3 +33,5 @@ def test_a_run_is_scraped_while_it_trains(cluster: ClusterSpec, smoke_job: Calla
     values = dict(re.findall(r'^(\w+)\{[^}]*run="scraped"[^}]*\} (\S+)$', pages[-1], re.MULTILINE))
     assert any("samples_per_s" in name and float(value) > 0 for name, value in values.items()), pages[-1]
     assert any("loss" in name for name in values)
+    shown = {name for name in values if name.startswith("orchestrator_")}
+    assert shown & {prometheus_name(row) for row in METRICS}, "the names that the dashboard's queries are held against"
