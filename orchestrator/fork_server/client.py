@@ -72,7 +72,7 @@ def _start(path: str) -> socket.socket | None:
         connection = _connect(path)
         if connection is not None:
             return connection
-        time.sleep(0.05)
+        time.sleep(0.05)  # it imports for seconds before it listens
     server.kill()
     return None
 

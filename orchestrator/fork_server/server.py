@@ -56,7 +56,6 @@ class ForkServer:
 
     def __init__(self, path: str, raylet_pid: int) -> None:
         self.events = selectors.DefaultSelector()
-        self.workers: dict[int, _Worker] = {}
         self.listener = _listen(path)
         self._watch(self.listener, self._fork)
         self._watch(os.pidfd_open(raylet_pid), lambda: sys.exit(0))
@@ -65,7 +64,7 @@ class ForkServer:
         """Until the raylet ends."""
         while True:
             for key, _ in self.events.select():
-                if key.fd in self.events.get_map():  # not closed by an event before it
+                if self.events.get_map().get(key.fd) is key:  # not closed by an event before it, nor its number reused
                     key.data()
 
     def _watch(self, file: Any, react: Callable[[], None]) -> None:
@@ -84,7 +83,6 @@ class ForkServer:
             client.close()
             return
         worker = _Worker(pid, os.pidfd_open(pid), client)
-        self.workers[pid] = worker
         self._watch(worker.pidfd, lambda: self._ended(worker))
         self._watch(client, lambda: self._abandoned(worker))
 
@@ -99,7 +97,6 @@ class ForkServer:
         self.events.unregister(worker.client)
 
     def _release(self, worker: _Worker) -> None:
-        del self.workers[worker.pid]
         self.events.unregister(worker.pidfd)
         os.close(worker.pidfd)
         if worker.client.fileno() in self.events.get_map():

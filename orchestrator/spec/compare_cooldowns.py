@@ -13,23 +13,23 @@ from orchestrator.spec.init import StartSpec
 from orchestrator.spec.job import BudgetSpec, PretrainSpec
 from orchestrator.spec.optimizer import ScheduleSpec
 
-_LONGEST_NAME = 63
+_LONGEST_NAME = 63  # of a job (spec/job.py)
 
 
-class Fork(NamedTuple):
+class Branch(NamedTuple):
     """Where a cooldown leaves the replicate, and where it ends: steps of the budget."""
 
     start: int
     end: int
 
 
-def resolve_forks(label: str, schedule: ScheduleSpec, steps: int, rungs: Sequence[float]) -> list[Fork]:
+def resolve_branches(label: str, schedule: ScheduleSpec, steps: int, rungs: Sequence[float]) -> list[Branch]:
     """One for each rung of a run of ``steps`` steps; at least one step each.
 
     Raises:
         PlanError: a rung that would leave the run before its rate is constant, or that shares its step with the next.
     """
-    warmup, forks = math.ceil(schedule.warmup_fraction * steps), list[Fork]()
+    warmup, branches = math.ceil(schedule.warmup_fraction * steps), list[Branch]()
     for rung in rungs:
         end = round(rung * steps)
         start = min(math.floor(end * (1 - schedule.decay_fraction) + 1e-9), end - 1)
@@ -39,30 +39,30 @@ def resolve_forks(label: str, schedule: ScheduleSpec, steps: int, rungs: Sequenc
                 f"after {max(start, 0):,}, but the rate is constant from step {max(warmup, 1):,} on; raise 'budget', "
                 f"or set 'rungs' (an empty list: none)"
             )
-        forks.append(Fork(start, end))
-    ends = [*(fork.end for fork in forks), steps]
-    if forks and len(set(ends)) < len(ends):
+        branches.append(Branch(start, end))
+    ends = [*(branch.end for branch in branches), steps]
+    if branches and len(set(ends)) < len(ends):
         raise PlanError(
             f"rungs: those of objective '{label}' end after {ends} steps; wanted each after others: raise 'budget', or "
             f"name fewer rungs"
         )
-    return forks
+    return branches
 
 
-def cooldown_job(trunk: PretrainSpec, fork: Fork) -> PretrainSpec:
+def cooldown_job(trunk: PretrainSpec, branch: Branch) -> PretrainSpec:
     """The job of a cooldown of a replicate's.
 
     Raises:
         PlanError: its name becomes too long.
     """
-    name = f"{trunk.name}-cooldown-{fork.end}"
+    name = f"{trunk.name}-cooldown-{branch.end}"
     if len(name) > _LONGEST_NAME:
         raise PlanError(f"a run would be called {name}, which is too long; shorten 'name' or the label")
     return trunk.model_copy(
         update={
             "name": name,
-            "budget": BudgetSpec(steps=fork.end),
-            "start": StartSpec(run=trunk.name, step=fork.start),
+            "budget": BudgetSpec(steps=branch.end),
+            "start": StartSpec(run=trunk.name, step=branch.start),
             "evaluation": trunk.evaluation.model_copy(update={"every_steps": None}),
             "checkpoint": trunk.checkpoint.model_copy(update={"keep_steps": ()}),
         }

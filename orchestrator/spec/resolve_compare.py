@@ -9,7 +9,7 @@ from orchestrator.errors import PlanError
 from orchestrator.spec.checkpoint import CheckpointSpec
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec, ObjectiveEntrySpec
-from orchestrator.spec.compare_cooldowns import Fork, cooldown_job, resolve_forks
+from orchestrator.spec.compare_cooldowns import Branch, cooldown_job, resolve_branches
 from orchestrator.spec.compare_metric import resolve_metric, search_metric
 from orchestrator.spec.compare_plan import ComparePlan, Phase, SharePlan, TrialPlan
 from orchestrator.spec.compare_share import resolve_share, share_cluster, share_facts
@@ -158,7 +158,9 @@ class _Resolver:
         """One replicate, before the search has chosen its settings."""
         budget, evaluation = self._budgets[entry.label], self._spec.run.evaluation
         trial = self._trial(entry, "verdict", replicate, seed, {}, budget, evaluation)
-        keep_steps = sorted({*self._spec.run.checkpoint.keep_steps, *(fork.start for fork in self._forks(trial))})
+        keep_steps = sorted(
+            {*self._spec.run.checkpoint.keep_steps, *(branch.start for branch in self._branches(trial))}
+        )
         if not keep_steps:
             return trial
         checkpoint = trial.job.checkpoint.model_copy(update={"keep_steps": tuple(keep_steps)})
@@ -167,14 +169,14 @@ class _Resolver:
     def cooldowns(self, trunk: TrialPlan) -> list[TrialPlan]:
         """The runs that are branched off a replicate."""
         found = []
-        for fork in self._forks(trunk):
-            job = cooldown_job(trunk.job, fork)
-            trial = trunk.model_copy(update={"phase": "cooldown", "job": job, "steps": fork.end})
+        for branch in self._branches(trunk):
+            job = cooldown_job(trunk.job, branch)
+            trial = trunk.model_copy(update={"phase": "cooldown", "job": job, "steps": branch.end})
             flops = training_flops(self.plan(trunk.objective, job)) * trial.samples
             found.append(trial.model_copy(update={"flops": flops}))
         return found
 
-    def _forks(self, trunk: TrialPlan) -> list[Fork]:
+    def _branches(self, trunk: TrialPlan) -> list[Branch]:
         if self._spec.budget.seconds and trunk.objective not in self._facts.seconds_per_step:
             return []  # its steps are not known before it is measured
         rungs = self._spec.cooldown_rungs
@@ -183,7 +185,7 @@ class _Resolver:
                 f"rungs: batches of objective '{trunk.objective}' change with the image size (global_sizes of "
                 f"model.resolutions), so a shorter run takes other samples in each step; set rungs: [] for none"
             )
-        return resolve_forks(trunk.objective, trunk.job.schedule, trunk.steps, rungs)
+        return resolve_branches(trunk.objective, trunk.job.schedule, trunk.steps, rungs)
 
     def _trial(
         self,

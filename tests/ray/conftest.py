@@ -1,6 +1,8 @@
 """One Ray for all tests of this tier, small scenes, and jobs that finish in seconds."""
 
 import os
+import socket
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ apply_quiet_env()
 
 from orchestrator.data.scenes.write import write_scenes
 from orchestrator.runs.pretrain import PretrainResult, run_pretrain
+from orchestrator.runs.progress import Progress
 from orchestrator.runs.session import start_local_ray
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
@@ -88,11 +91,33 @@ def smoke_job() -> Callable[..., PretrainSpec]:
 
 
 @pytest.fixture(scope="session")
+def clip_pages() -> list[str]:
+    """What Prometheus found at ``clip_result`` while it trained."""
+    return []
+
+
+@pytest.fixture(scope="session")
 def clip_result(
-    ray_local: None, scenes: Path, smoke_job: Callable[..., PretrainSpec], tmp_path_factory: pytest.TempPathFactory
+    ray_local: None,
+    scenes: Path,
+    smoke_job: Callable[..., PretrainSpec],
+    tmp_path_factory: pytest.TempPathFactory,
+    clip_pages: list[str],
 ) -> PretrainResult:
     """A CLIP run that nothing happens to, for tests that look at it or compare with it."""
-    return run_pretrain(smoke_job("clip", ema__decay=0.9), _local_cluster(scenes, tmp_path_factory.mktemp("runs")))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    cluster = _local_cluster(scenes, tmp_path_factory.mktemp("runs"))
+    tracking = cluster.tracking.model_copy(update={"metrics_address": address})
+
+    def scrape(progress: Progress) -> None:
+        if progress.activity == "train" and progress.done:
+            with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+                clip_pages.append(answer.read().decode())
+
+    job = smoke_job("clip", ema__decay=0.9)
+    return run_pretrain(job, cluster.model_copy(update={"tracking": tracking}), on_progress=scrape)
 
 
 @pytest.fixture(scope="session")

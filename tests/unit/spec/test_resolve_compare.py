@@ -10,7 +10,7 @@ from orchestrator.errors import PlanError
 from orchestrator.spec.batches import Batches
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
-from orchestrator.spec.compare_cooldowns import resolve_forks
+from orchestrator.spec.compare_cooldowns import resolve_branches
 from orchestrator.spec.compare_plan import ComparePlan
 from orchestrator.spec.describe_compare import describe_compare
 from orchestrator.spec.facts import Facts, MachineFacts, VocabularyFacts
@@ -262,7 +262,7 @@ def test_the_rate_is_constant_where_a_cooldown_leaves_and_falls_from_there_on() 
         return learning_rate_factor(schedule, batches.progress(step, steps))
 
     for steps in (40, 97, 400, 12_345):
-        for start, end in resolve_forks("clip", schedule, steps, (0.25, 0.5, 0.75)):
+        for start, end in resolve_branches("clip", schedule, steps, (0.25, 0.5, 0.75)):
             assert factor(start - 1, steps) == factor(start, steps) == factor(start - 1, end) == 1
             assert factor(min(start + 1, end - 1), end) < 1
             assert end - start <= math.ceil(0.15 * end)
