@@ -1,6 +1,8 @@
 # Everything sets itself up: `make demo` and `make test` work on a machine with Python 3.11, pip, make and git.
 
 PYTHON ?= python3
+# The interpreter behind a version manager's shim: pyenv's locks its folder after each `pip install`, and fails where that lock was left behind.
+INTERPRETER = $(shell $(PYTHON) -c 'import sys; print(sys.executable)')
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -14,8 +16,8 @@ install: $(STAMP)
 # Without ensurepip (Debian keeps it in a package of its own) the system's pip fills the new environment.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --without-pip $(VENV)
-	$(PYTHON) -m pip --python $(BIN)/python install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(INTERPRETER) -m pip --python $(BIN)/python install --quiet --upgrade pip
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'  # setuptools warns of every editable package
 	$(BIN)/python -m compileall -q orchestrator  # pip leaves an editable package to be compiled by each process anew
 	touch $@
 
