@@ -111,7 +111,7 @@ class FusedBlocks(IterableDataset[dict[str, torch.Tensor]]):
         index = load_index(store)
         assert index is not None, "the shards have just been indexed"
         self.layout, self.image_size = BlockLayout(Batches(global_size=batch), batch, 1), size
-        shuffle = WindowShuffle(4 * batch, seed=0)
+        shuffle = WindowShuffle(4 * batch, 0, Batches(global_size=batch))
         table = ChunkTable(index.shards.num_samples)
         self.order = SampleOrder([DatasetOrder(table, shuffle.seed)], shuffle)
         format = BlockFormat((columns.IMAGE,), size, 32, 32, None, None)

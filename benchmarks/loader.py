@@ -57,11 +57,10 @@ from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.spec.plan import StreamPlan
 from orchestrator.spec.resolve import (
-    MAX_BLOCKS_PER_TASK,
     MAX_TASKS_PER_EXECUTION,
-    MIN_BLOCKS_PER_TASK,
     stream_store_bytes,
 )
+from orchestrator.spec.stream_reads import blocks_per_task
 from orchestrator.storage.store import open_store
 
 
@@ -182,17 +181,17 @@ def build_stream(folder: str, setting: dict[str, Any], s3: S3Spec) -> tuple[Bloc
     assert index is not None
     size, pixels = setting["batch"], setting["image_size"]
     layout = BlockLayout(Batches(global_size=size), size, 1)
-    shuffle = WindowShuffle(math.ceil(setting["window"] / size) * size, seed=0)
+    shuffle = WindowShuffle(math.ceil(setting["window"] / size) * size, 0, layout.batches)
     format = BlockFormat((columns.IMAGE,), pixels, 32, 32, None, None)
     spec = ShardsSpec(kind="shards", train=folder, decode=setting["decode"])
     reader = ShardsBlockReader((ShardsSource.now(store, index.digest),), spec, shuffle, layout, format)
     order = SampleOrder([DatasetOrder(ChunkTable(index.shards.num_samples), shuffle.seed)], shuffle)
     block_bytes = size * (3 * pixels**2 + 64)
-    blocks_per_task = min(MAX_BLOCKS_PER_TASK, max(MIN_BLOCKS_PER_TASK, shuffle.size // size))
-    store_bytes = stream_store_bytes(1, setting["processes"], blocks_per_task, block_bytes, setting["store_bytes"])
+    task_blocks = blocks_per_task(shuffle.size, size, 1)
+    store_bytes = stream_store_bytes(1, setting["processes"], task_blocks, block_bytes, setting["store_bytes"])
     plan = StreamPlan(
         block_bytes=block_bytes,
-        blocks_per_task=blocks_per_task,
+        blocks_per_task=task_blocks,
         tasks_per_execution=setting["tasks_per_execution"],
         ingest_cpus=setting["processes"],
         object_store_bytes=store_bytes,

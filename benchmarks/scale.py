@@ -92,10 +92,11 @@ def measure(folder: str, num_samples: int) -> dict[str, Any]:
     index = timed(found, "index_s", lambda: load_index(open_store(folder), verify=False, chunk_tables=False))
     timed(found, "digest_s", lambda index=index: index.digest)
     table = ChunkTable(index.shards.num_samples)
-    order = SampleOrder([DatasetOrder(table, 0)], WindowShuffle(WINDOW, 0))
-    timed(found, "order_s", lambda: order.window_visits(0, WINDOW))
     world_size = NUM_NODES * RANKS_PER_NODE
     layout = BlockLayout(Batches(global_size=MICRO_SIZE * world_size), MICRO_SIZE, world_size)
+    shuffle = WindowShuffle(WINDOW, 0, layout.batches)
+    order = SampleOrder([DatasetOrder(table, 0)], shuffle)
+    timed(found, "order_s", lambda: order.window_visits(0, WINDOW))
     plan = StreamPlan(
         block_bytes=1,
         blocks_per_task=8,
@@ -119,7 +120,7 @@ def measure(folder: str, num_samples: int) -> dict[str, Any]:
     rows = timed(found, "ledger_report_s", lambda: report_ledger(again, order, half))
     assert all(row.is_healthy for row in rows), rows
     found["peak_mb"] = peak_mb() - before_mb
-    drawn = SampleOrder([DatasetOrder(table, 0, with_replacement=True)], WindowShuffle(WINDOW, 0))
+    drawn = SampleOrder([DatasetOrder(table, 0, with_replacement=True)], shuffle)
     timed(found, "with_replacement_s", lambda: drawn.window_visits(0, WINDOW))
     return found
 

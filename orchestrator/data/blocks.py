@@ -29,7 +29,7 @@ IntArray = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class BlockTask:
-    """What one read task makes: some blocks, out of ``visits``, the chunks of all windows that they touch."""
+    """What one read task makes: some blocks, out of ``visits``, the chunks of their samples and of the substitutes."""
 
     blocks: tuple[int, ...]
     visits: VisitRows

@@ -28,7 +28,7 @@ Masks = npt.NDArray[np.uint64]
 VisitRows = npt.NDArray[np.uint64]
 """[visits, fields of ``ChunkVisit``]: a plan has too many for objects, and masks need all 64 bits."""
 
-CHUNK_STREAM, WINDOW_STREAM = 0, 1  # keep the two uses of a seed apart
+CHUNK_STREAM, WINDOW_STREAM, MIXTURE_STREAM = 0, 1, 2  # keep the uses of a seed apart
 _WHOLE = np.uint64(2**64 - 1)
 ROUNDS_PER_PASS = 16  # with replacement: the smaller a round, the less its samples exclude one another
 _RANKS_PER_MARK = 4096  # chunks whose sizes are summed up again to find a position: keeping all sums costs 8 bytes each
@@ -65,6 +65,15 @@ NO_VISITS: VisitRows = np.empty((0, _NUM_FIELDS), dtype=np.uint64)
 def unpack_visits(rows: VisitRows) -> list[ChunkVisit]:
     """Rows as visits."""
     return [ChunkVisit(*row) for row in rows.tolist()]
+
+
+def visits_within(rows: VisitRows, ranges: Sequence[tuple[int, int]]) -> VisitRows:
+    """Those of some visits, rising, that have a position in one of the ranges [start, stop)."""
+    chosen = np.zeros(len(rows), dtype=bool)
+    for start, stop in set(ranges):
+        first = np.searchsorted(rows[:, -1], start, side="right")
+        chosen[first : np.searchsorted(rows[:, -2], stop)] = True
+    return rows[chosen]
 
 
 class ChunkTable:

@@ -1,11 +1,12 @@
 """The read task of image-text shards: ranged reads of chunks, annotations joined, images decoded, captions chosen.
 
-A sample with bad content is replaced by the next good one of its window, a function of the plan alone, and both are
-named in the block. Faults of input or output are not content: they are retried by the storage and then raised. No Ray
-here: ``stream.py`` runs the task.
+A sample with bad content is replaced by the next good one among its neighbours (``order.py``), a function of the plan
+alone, and both are named in the block. Faults of input or output are not content: they are retried by the storage and
+then raised. No Ray here: ``stream.py`` runs the task.
 """
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from orchestrator.errors import BadSampleLimitError
 from orchestrator.spec.job import ShardsSpec
 
 _READ_THREADS = 8  # ranged reads wait on the storage, not on a core
+_CHUNKS_AHEAD = 2 * _READ_THREADS  # read before their first row is decoded: a bound on what a task holds
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,16 @@ class ShardsBlockReader:
 
         Raises:
             ShardReadError, ShardDamagedError: a shard does not give what its index promises.
-            BadSampleLimitError: a whole window holds no good sample.
+            BadSampleLimitError: all neighbours of a sample are bad, too.
         """
         indexes = [open_index(source) for source in self.sources]
         positions = [self.shuffle.positions(*self.layout.positions(block)).tolist() for block in task.blocks]
         with ThreadPoolExecutor(_READ_THREADS) as pool:
-            window = _WindowReader(self, indexes, unpack_visits(task.visits), pool)
-            window.prefetch(chain.from_iterable(positions))
+            rows_of = _RowReader(self, indexes, unpack_visits(task.visits), pool, chain.from_iterable(positions))
             for block, places in zip(task.blocks, positions, strict=True):
                 stamp = self.layout.stamp(block)
                 images_BHWC = self.format.empty_images(len(places), self.format.size_at(stamp[0]))
-                rows = [window.read_row(place, image_HWC) for place, image_HWC in zip(places, images_BHWC, strict=True)]
+                rows = [rows_of.read(place, image_HWC) for place, image_HWC in zip(places, images_BHWC, strict=True)]
                 yield self.format.pack(images_BHWC, rows, stamp)
 
 
@@ -71,8 +72,8 @@ class _Chunk(NamedTuple):
     concepts: Future[ChunkConcepts] | None
 
 
-class _WindowReader:
-    """Rows of one task by unpermuted position; each chunk is read once."""
+class _RowReader:
+    """Rows of one task by unpermuted position; each chunk is read once, ahead of its rows, and let go behind them."""
 
     def __init__(
         self,
@@ -80,7 +81,9 @@ class _WindowReader:
         indexes: Sequence[DatasetIndex],
         visits: Sequence[ChunkVisit],
         pool: ThreadPoolExecutor,
+        positions: Iterable[int],
     ) -> None:
+        """``positions``: of all rows, in the order in which they will be read."""
         self._reader = reader
         self._indexes = indexes
         self._visits = visits
@@ -88,62 +91,74 @@ class _WindowReader:
         self._places = [visit.indices() for visit in visits]
         self._pool = pool
         self._fields = {*reader.spec.image_fields, *reader.spec.caption_fields}
-        self._chunks: dict[tuple[int, int, int], _Chunk] = {}
+        self._chunks: dict[int, _Chunk] = {}
+        self._rows_left = Counter(map(self._visit_at, positions))
+        self._by_need = list(self._rows_left)  # in the order of their first rows
+        self._need = {at: number for number, at in enumerate(self._by_need)}
+        self._num_begun = 0
 
-    def prefetch(self, positions: Iterable[int]) -> None:
-        """Start reading every chunk that ``positions`` need."""
-        for position in positions:
-            self._chunk(self._visits[self._visit_at(position)])
+    def read(self, position: int, image_HWC: Uint8Array) -> Row:
+        """The row at ``position``, or the next good one of its neighbours if it is bad; fills ``image_HWC``."""
+        at = self._visit_at(position)
+        self._read_ahead(self._need[at] + 1 + _CHUNKS_AHEAD)
+        row = self._good_row(position, image_HWC)
+        self._rows_left[at] -= 1
+        if not self._rows_left[at]:
+            del self._chunks[at]
+        return row
 
-    def read_row(self, position: int, image_HWC: Uint8Array) -> Row:
-        """The row at ``position``, or the next good one of its window if its content is bad; fills ``image_HWC``."""
+    def _read_ahead(self, num_chunks: int) -> None:
+        """Have begun to read that many of the chunks that are needed first."""
+        for at in self._by_need[self._num_begun : num_chunks]:
+            self._chunk(at)
+        self._num_begun = max(self._num_begun, num_chunks)
+
+    def _good_row(self, position: int, image_HWC: Uint8Array) -> Row:
         skipped = NOTHING_SKIPPED
         for candidate in self._candidates(position):
             at = self._visit_at(candidate)
             visit = self._visits[at]
             index = self._places[at][candidate - visit.start]
             try:
-                return self._decode(visit, index, skipped, image_HWC)
+                return self._decode(at, index, skipped, image_HWC)
             except BadSampleError as error:
                 if skipped == NOTHING_SKIPPED:
                     skipped = (visit.dataset, visit.epoch, visit.shard, index, error.code)
+        low, high = self._reader.shuffle.neighbours(position)
         raise BadSampleLimitError(
-            f"{', '.join(source.store.uri for source in self._reader.sources)}: no sample of the "
-            f"{self._visits[-1].stop - self._visits[0].start} in the window around position {position} has a usable "
-            f"image and caption (last reason: {columns.SKIP_REASONS[skipped[-1]]}); check data.image_fields and "
-            f"data.caption_fields"
+            f"{', '.join(source.store.uri for source in self._reader.sources)}: no sample of the {high - low} around "
+            f"position {position} has a usable image and caption "
+            f"(last reason: {columns.SKIP_REASONS[skipped[-1]]}); check data.image_fields and data.caption_fields"
         )
 
     def _candidates(self, position: int) -> Iterator[int]:
-        low, high = self._reader.shuffle.bounds(position, position + 1)
+        low, high = self._reader.shuffle.neighbours(position)
         for step in range(high - low):
             yield low + (position - low + step) % (high - low)
 
     def _visit_at(self, position: int) -> int:
         return bisect_right(self._starts, position) - 1
 
-    def _chunk(self, visit: ChunkVisit) -> _Chunk:
-        key = (visit.dataset, visit.shard, visit.chunk)
-        if key not in self._chunks:
+    def _chunk(self, at: int) -> _Chunk:
+        if at not in self._chunks:
+            visit = self._visits[at]
             store = self._reader.sources[visit.dataset].store
             shard = self._indexes[visit.dataset].shards[visit.shard]
             plans = self._reader.format.annotations
             labeller = self._reader.format.labeller
             digests = [plan.digests[visit.dataset] for plan in plans]
-            self._chunks[key] = _Chunk(
+            self._chunks[at] = _Chunk(
                 self._pool.submit(read_chunk, store, shard, visit.chunk, self._fields),
                 self._pool.submit(read_chunk_annotations, store, shard, visit.chunk, plans, digests),
                 self._pool.submit(read_chunk_concepts, store, shard, visit.chunk, labeller.stored)
                 if labeller and labeller.stored
                 else None,
             )
-        return self._chunks[key]
+        return self._chunks[at]
 
-    def _decode(
-        self, visit: ChunkVisit, index: int, skipped: tuple[int, int, int, int, int], image_HWC: Uint8Array
-    ) -> Row:
+    def _decode(self, at: int, index: int, skipped: tuple[int, int, int, int, int], image_HWC: Uint8Array) -> Row:
         spec, size = self._reader.spec, len(image_HWC)
-        chunk = self._chunk(visit)
+        visit, chunk = self._visits[at], self._chunk(at)
         samples, annotations = chunk.samples.result(), chunk.annotations.result()
         sample = samples[index - samples[0].index]
         sample.require_members()

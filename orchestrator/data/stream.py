@@ -1,24 +1,26 @@
 """The stream: one rank's blocks of one micro batch, in order, checked against the plan.
 
 One stream a node: its lowest rank builds it, its ranks share it, and its tasks run there (or on nodes with the labels
-of ``StreamPlan.ingest_labels``), so that a chunk is read by one node and a block does not cross the network. A stream
-is a chain of bounded executions (``execution.py``), since planning costs time and memory by the task; each is planned
-in a thread while the one before it runs and started before that one ends, so that no step waits at a border.
+of ``StreamPlan.ingest_labels``), so that a chunk is read by one node and a block does not cross the network. A task
+makes all blocks of a window that its node's ranks get, or as many as it may hold: a chunk is then read by one task.
+A stream is a chain of bounded executions (``execution.py``), since planning costs time and memory by the task; each is
+planned in a thread while the one before it runs and started before that one ends, so that no step waits at a border.
 """
 
 import logging
+import math
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import pyarrow as pa
 from ray.data import DataIterator
 
 from orchestrator import columns
 from orchestrator.data.blocks import BlockReader, BlockTask
-from orchestrator.data.dataset_order import NO_VISITS
+from orchestrator.data.dataset_order import NO_VISITS, visits_within
 from orchestrator.data.execution import ReadAhead, build_execution
 from orchestrator.data.order import BlockLayout, SampleOrder
 from orchestrator.errors import StreamOrderError
@@ -116,9 +118,14 @@ class BlockStream:
 
     def _executions(self, first_step: int, stop_step: int) -> list[tuple[int, int]]:
         """Step ranges of at most ``tasks_per_execution`` tasks a node, or of one step."""
-        layout, batches = self._layout, self._layout.batches
-        micro_batches = self._plan.tasks_per_execution * self._plan.blocks_per_task // len(self._place.node_ranks)
-        size, ranges, start = micro_batches * layout.micro_size * layout.world_size, [], first_step
+        layout, batches, plan = self._layout, self._layout.batches, self._plan
+        micro_step = layout.micro_size * layout.world_size
+        stretch = max(plan.window // micro_step, 1)  # micro batches that tasks do not go beyond
+        num_tasks = math.ceil(stretch * len(self._place.node_ranks) / plan.blocks_per_task)
+        if plan.window < micro_step:
+            num_tasks = len(self._place.node_ranks)
+        size = max(plan.tasks_per_execution // num_tasks, 1) * stretch * micro_step
+        ranges, start = [], first_step
         while start < stop_step:
             stop = min(max(start + 1, batches.step_at(batches.start(start) + size)), stop_step)
             ranges.append((start, stop))
@@ -140,13 +147,21 @@ class BlockStream:
 def plan_tasks(
     order: SampleOrder | None, layout: BlockLayout, plan: StreamPlan, steps: range, ranks: Sequence[int]
 ) -> list[BlockTask]:
-    """Read tasks of the blocks that some steps bring to some ranks; no task spans more windows than a block does."""
+    """Read tasks of the blocks that some steps bring to some ranks.
+
+    Those of a window are dealt evenly to as few tasks as may be; no task spans more windows than a block does.
+    """
     tasks = []
     for _, of_window in groupby(layout.blocks(steps, ranks), lambda block: layout.positions(block)[0] // plan.window):
         blocks = tuple(of_window)
-        for at in range(0, len(blocks), plan.blocks_per_task):
-            group = blocks[at : at + plan.blocks_per_task]
-            low, high = layout.positions(group[0])[0], layout.positions(group[-1])[1]
-            visits = order.window_visits(low, high) if order else NO_VISITS
-            tasks.append(BlockTask(group, visits))
+        num_tasks = math.ceil(len(blocks) / plan.blocks_per_task)
+        bounds = [len(blocks) * number // num_tasks for number in range(num_tasks + 1)]
+        groups = [blocks[start:stop] for start, stop in pairwise(bounds)]
+        if order is None:
+            tasks += [BlockTask(group, NO_VISITS) for group in groups]
+            continue
+        visits = order.window_visits(layout.positions(blocks[0])[0], layout.positions(blocks[-1])[1])
+        for group in groups:
+            reach = [bounds for block in group for bounds in order.shuffle.reach(*layout.positions(block))]
+            tasks.append(BlockTask(group, visits_within(visits, reach)))
     return tasks

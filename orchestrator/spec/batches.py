@@ -37,6 +37,11 @@ class Batches(Section):
         """Every size that may come, rising."""
         return tuple(sorted({self.global_size, *chain.from_iterable(phase.global_sizes for phase in self.phases)}))
 
+    @property
+    def num_phased_steps(self) -> int:
+        """Steps of all phases; those behind them have ``global_size`` samples."""
+        return len(_phase_starts(self)) - 1
+
     def size_at(self, step: int) -> int:
         """Samples of ``step`` (from 0) over all workers."""
         return self.start(step + 1) - self.start(step)

@@ -65,6 +65,8 @@ class WorkersSpec(Section):
 
     count: int = Field(ge=1)
     """One worker per device."""
+    per_node: int | None = Field(default=None, ge=1)
+    """How many a node of a Ray that runs already holds; none: one holds all. Nodes under ``launch`` say it there."""
     accelerator: Literal["cpu", "cuda"]
     """What a worker computes on; it also decides the collectives (gloo, NCCL)."""
     cpus: int = Field(default=1, ge=1)

@@ -14,6 +14,7 @@ from orchestrator.spec.plan import Plan
 from orchestrator.spec.presets import PRESETS
 from orchestrator.spec.stream_reads import reads_per_chunk
 
+_MANY_READS = 1.5  # of a chunk: worth a word
 _DEVICE_IMAGES_PER_S = 4500  # what a fast device takes of 224 pixel images, the order of magnitude
 
 
@@ -194,16 +195,15 @@ def _describe_workers(plan: Plan) -> str:
 
 def _describe_stream(plan: Plan) -> str:
     stream = plan.stream
-    task_samples = min(stream.blocks_per_task * plan.batch.micro_size, stream.window)
     lines = [
-        f"blocks of {plan.batch.micro_size:,} rows, {_bytes(stream.block_bytes)}; {stream.blocks_per_task} blocks "
-        f"a read task; {stream.window:,} samples mixed with one another",
+        f"blocks of {plan.batch.micro_size:,} rows, {_bytes(stream.block_bytes)}; up to "
+        f"{_count(stream.blocks_per_task, 'block')} a read task; {stream.window:,} samples mixed with one another",
         f"object store: {_bytes(stream.object_store_bytes)} of blocks on their way at most",
     ]
-    if (times := reads_per_chunk(plan)) > 1.05:
+    if (times := reads_per_chunk(plan)) > _MANY_READS:
         lines.append(
-            f"each chunk is read about {times:.1f} times, by the {stream.window / task_samples:.0f} tasks of a window; "
-            f"storage.cache or a smaller data.shuffle_window would spare a bucket that"
+            f"each chunk is read about {times:.1f} times, since several tasks of a node make the batches of a window; "
+            f"a data.shuffle_window of {plan.batch.global_size:,} would have it read once, storage.cache from disk"
         )
     if stream.ingest_labels:
         labels = ", ".join(f"{key}={value}" for key, value in stream.ingest_labels.items())

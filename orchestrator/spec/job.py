@@ -75,7 +75,10 @@ class ShardsSpec(Section):
     max_skipped_fraction: float = Field(default=0.01, ge=0, le=1)
     """The run stops by name once a greater share of its samples had to be skipped."""
     shuffle_window: int = Field(default=2048, ge=1)
-    """Samples that are mixed with one another, gathered from chunks of many shards (data/order.py)."""
+    """Samples that are mixed with one another, gathered from chunks of many shards (data/order.py).
+
+    Rounded up to whole global batches; what a node gets of it should fit into one read task (``plan`` says if not).
+    """
 
     @property
     def sources(self) -> tuple[SourceSpec, ...]:

@@ -80,6 +80,9 @@ class StreamPlan(Section):
 
     block_bytes: int
     blocks_per_task: int
+    """At most; a read task makes what a node gets of one window, or an even part of it."""
+    num_nodes: int = 1
+    """Nodes of workers, each with a stream of its own, as far as the cluster file tells."""
     tasks_per_execution: int
     """Of one node; the stream is a chain of executions."""
     ingest_cpus: int
@@ -246,6 +249,7 @@ class Plan(Section):
             "data.decoder": self.data.decoder,
             "data.decode": shards.decode if shards else None,
             "seed": self.seed.model_dump(mode="json"),
+            "order": 2,  # of data/order.py; another one would give the rest of a run other samples
             "window": self.stream.window,
             "batch.global_size": self.batch.global_size,
             **({"model.resolutions: global_sizes": own_sizes} if own_sizes else {}),

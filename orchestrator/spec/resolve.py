@@ -34,10 +34,10 @@ from orchestrator.spec.resolve_batch import (
 )
 from orchestrator.spec.resolve_model import check_dense_annotations, resolve_model
 from orchestrator.spec.resolve_start import check_keep_steps, resolve_init, resolve_start
+from orchestrator.spec.stream_reads import blocks_per_task
 
 MAX_BLOCK_BYTES = 64 * 2**20  # a block is one micro batch; larger ones stall the splitter
 STORE_BLOCKS_PER_WORKER = 8  # below that the measured block rate falls three- to sevenfold
-MIN_BLOCKS_PER_TASK, MAX_BLOCKS_PER_TASK = 2, 8
 MAX_TASKS_PER_EXECUTION = 20_000  # planning costs 0.7 ms and 13 kB a task on the driver
 _CONCEPTS_PER_ROW = 32
 _ROW_OVERHEAD_BYTES = 64  # provenance, stamp and Arrow offsets
@@ -52,7 +52,7 @@ def resolve_plan(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> Plan:
     sources = _resolve_sources(job, cluster, facts)
     num_samples = _num_samples(job, sources)
     placement = place_workers(_num_workers(job, cluster), cluster)
-    machine = placement.machine(facts.machine.decoder) if placement else facts.machine
+    machine = placement.machine(facts.machine.decoder) if placement else _taken(facts.machine, job, cluster)
     workers = _resolve_workers(job, cluster, machine)
     batch, steps = resolve_batch(job, workers.count, num_samples)
     _check_precision(job, workers)
@@ -163,6 +163,20 @@ def _num_workers(job: PretrainSpec, cluster: ClusterSpec) -> int:
     return count
 
 
+def _nodes(num_workers: int, cluster: ClusterSpec) -> tuple[int, Fraction]:
+    """Nodes that so many workers stand on in a Ray that runs already, and their share of what it offers."""
+    per_node = cluster.workers.per_node or cluster.workers.count
+    taken, offered = (math.ceil(count / per_node) for count in (num_workers, cluster.workers.count))
+    return taken, Fraction(1) if cluster.ray.ingest_labels else Fraction(taken, offered)
+
+
+def _taken(machine: MachineFacts, job: PretrainSpec, cluster: ClusterSpec) -> MachineFacts:
+    """The nodes of a job's workers alone; all where others read for them."""
+    _, share = _nodes(_num_workers(job, cluster), cluster)
+    taken = {name: max(1, int(share * getattr(machine, name))) for name in ("num_cores", "num_cpus")}
+    return machine.model_copy(update=taken)
+
+
 def _resolve_workers(job: PretrainSpec, cluster: ClusterSpec, machine: MachineFacts) -> WorkersPlan:
     offered, count = cluster.workers.count, _num_workers(job, cluster)
     common = common_size(job)
@@ -210,7 +224,8 @@ def _resolve_stream(
             f"a micro batch of {batch.micro_size} images of {image_size} pixels is {block_bytes / 2**20:.0f} MiB; "
             f"a block holds at most {MAX_BLOCK_BYTES // 2**20} MiB: use more workers, or a smaller batch.micro_size"
         )
-    available_bytes = placement.object_store_bytes if placement else cluster.ray.object_store_bytes
+    num_nodes, share = _nodes(workers.count, cluster)
+    available_bytes = placement.object_store_bytes if placement else int(share * cluster.ray.object_store_bytes)
     ingest_cpus = placement.ingest_cpus if placement else machine.num_cpus - workers.count * workers.cpus
     if ingest_cpus < 1:
         raise PlanError(
@@ -219,11 +234,13 @@ def _resolve_stream(
         )
     window = resolve_window(job)
     _check_shares(sources, window)
-    blocks_per_task = min(MAX_BLOCKS_PER_TASK, max(MIN_BLOCKS_PER_TASK, window // batch.micro_size))
-    store_bytes = stream_store_bytes(workers.count, ingest_cpus, blocks_per_task, block_bytes, available_bytes)
+    num_nodes = placement.num_worker_nodes if placement else num_nodes
+    task_blocks = blocks_per_task(window, batch.micro_size, num_nodes)
+    store_bytes = stream_store_bytes(workers.count, ingest_cpus, task_blocks, block_bytes, available_bytes)
     return StreamPlan(
         block_bytes=block_bytes,
-        blocks_per_task=blocks_per_task,
+        blocks_per_task=task_blocks,
+        num_nodes=num_nodes,
         tasks_per_execution=MAX_TASKS_PER_EXECUTION,
         ingest_cpus=ingest_cpus,
         ingest_labels=cluster.ray.ingest_labels,
@@ -235,7 +252,7 @@ def _resolve_stream(
 
 
 def stream_store_bytes(
-    num_workers: int, ingest_cpus: int, blocks_per_task: int, block_bytes: int, available_bytes: int
+    num_workers: int, ingest_cpus: int, task_blocks: int, block_bytes: int, available_bytes: int
 ) -> int:
     """What blocks on their way may take of the object store: those of all tasks and those that wait for a worker.
 
@@ -249,7 +266,8 @@ def stream_store_bytes(
             f"{available_bytes / 2**20:.0f} MiB; raise 'ray.object_store_bytes' (with launch: "
             f"'object_store' of its nodes) or lower the batch"
         )
-    in_tasks = (ingest_cpus + 1) * min(blocks_per_task, MAX_UNREAD_BLOCKS) * block_bytes
+    # Tasks run side by side and are read one behind the other: of each, half of its blocks wait on average.
+    in_tasks = (ingest_cpus + 1) * max(min(task_blocks, MAX_UNREAD_BLOCKS), task_blocks // 2 + 1) * block_bytes
     return min(waiting + in_tasks * 4 // 3, available_bytes)  # Ray keeps a quarter of it for what waits
 
 

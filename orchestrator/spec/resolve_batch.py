@@ -72,12 +72,10 @@ def nearest_multiples(size: int, unit: int) -> str:
 
 
 def resolve_window(job: PretrainSpec) -> int:
-    """The window nearest above the wish that tiles global batches, so that tasks and windows share borders."""
+    """The window nearest above the wish that is made of whole global batches."""
     wish = job.data.shuffle_window if isinstance(job.data, ShardsSpec) else job.batch.global_size
     unit = common_size(job)
-    if wish >= unit:
-        return math.ceil(wish / unit) * unit
-    return next(size for size in range(wish, unit + 1) if unit % size == 0)
+    return math.ceil(wish / unit) * unit
 
 
 def _budget_samples(job: PretrainSpec, num_samples: int) -> int:

@@ -297,4 +297,4 @@ def _rung_samples(search: Sequence[TrialPlan]) -> dict[str, int]:
 def _order_key(plan: Plan) -> tuple[Any, ...]:
     """What the order of a run's samples is a function of."""
     sources = tuple((source.shards.digest, source.shards.selection, source.weight) for source in plan.data.sources)
-    return plan.seed.data, plan.stream.window, plan.data.num_samples, sources
+    return plan.seed.data, plan.stream.window, plan.batch.all_sizes, plan.data.num_samples, sources

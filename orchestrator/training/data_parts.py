@@ -67,4 +67,4 @@ def block_reader(plan: Plan, layout: BlockLayout, format: BlockFormat) -> BlockR
 
 
 def _shuffle(plan: Plan) -> WindowShuffle:
-    return WindowShuffle(plan.stream.window, plan.seed.data)
+    return WindowShuffle(plan.stream.window, plan.seed.data, plan.batch)

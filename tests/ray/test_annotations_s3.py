@@ -73,7 +73,9 @@ def make_plan(store: Store, index: DatasetIndex) -> AnnotationPlan:
 
 def read_epoch(store: Store, index: DatasetIndex, plan: AnnotationPlan) -> list[dict[str, Any]]:
     """All blocks, as the read tasks of a run make them."""
-    order = SampleOrder([DatasetOrder(ChunkTable(index.shards.num_samples), 0)], WindowShuffle(BLOCK, 0))
+    order = SampleOrder(
+        [DatasetOrder(ChunkTable(index.shards.num_samples), 0)], WindowShuffle(BLOCK, 0, Batches(global_size=BLOCK))
+    )
     reader = ShardsBlockReader(
         (ShardsSource.now(store, index.digest),),
         ShardsSpec(kind="shards", train="x"),

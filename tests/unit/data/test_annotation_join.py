@@ -86,7 +86,10 @@ class Pool:
 
     def read_epoch(self, plan: AnnotationPlan) -> list[Mapping[str, np.ndarray[Any, Any]]]:
         """All blocks of one epoch."""
-        order = SampleOrder([DatasetOrder(ChunkTable(self.index.shards.num_samples), 0)], WindowShuffle(BLOCK, 0))
+        order = SampleOrder(
+            [DatasetOrder(ChunkTable(self.index.shards.num_samples), 0)],
+            WindowShuffle(BLOCK, 0, Batches(global_size=BLOCK)),
+        )
         layout = BlockLayout(Batches(global_size=BLOCK), BLOCK, 1)
         reader = ShardsBlockReader(
             (ShardsSource.now(self.store, self.index.digest),),
@@ -105,7 +108,7 @@ class Pool:
         ledger = Ledger([table.num_chunks])
         for block in blocks:
             ledger.add(block_events(block, [table.first_chunk]))
-        order = SampleOrder([DatasetOrder(table, 0)], WindowShuffle(BLOCK, 0))
+        order = SampleOrder([DatasetOrder(table, 0)], WindowShuffle(BLOCK, 0, Batches(global_size=BLOCK)))
         return total_rows(report_ledger(Ledger.from_bytes(ledger.to_bytes(), [table.num_chunks], ""), order, 150))
 
 

@@ -63,7 +63,10 @@ class Pool:
         return open_labeller(vocabulary, FINDER, S3Spec(), FIELDS if stored else None, resamples)
 
     def read_epoch(self, labeller: Labeller) -> list[Mapping[str, np.ndarray[Any, Any]]]:
-        order = SampleOrder([DatasetOrder(ChunkTable(self.index.shards.num_samples), 0)], WindowShuffle(BLOCK, 0))
+        order = SampleOrder(
+            [DatasetOrder(ChunkTable(self.index.shards.num_samples), 0)],
+            WindowShuffle(BLOCK, 0, Batches(global_size=BLOCK)),
+        )
         reader = ShardsBlockReader(
             (ShardsSource.now(self.store, self.index.digest),),
             ShardsSpec(kind="shards", train="x", caption_fields=FIELDS),

@@ -20,7 +20,7 @@ CHANGING = Batches(global_size=48, phases=(BatchPhase(stop_sample=900, global_si
 def build_order(kept: np.ndarray | None = None, with_replacement: bool = False) -> SampleOrder:
     tables = ChunkTable(SIZES), ChunkTable((90, 30))
     datasets = [DatasetOrder(tables[0], 1, 0, kept, with_replacement), DatasetOrder(tables[1], 1, 1)]
-    return SampleOrder(datasets, WindowShuffle(96, 1), weights=(3, 1))
+    return SampleOrder(datasets, WindowShuffle(96, 1, Batches(global_size=48)), weights=(3, 1))
 
 
 def rows_at(order: SampleOrder, start: int, stop: int) -> np.ndarray:

@@ -8,10 +8,14 @@ import pytest
 
 from orchestrator.data.dataset_order import ROUNDS_PER_PASS, ChunkTable, DatasetOrder, unpack_visits
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
+from orchestrator.data.stream import plan_tasks
 from orchestrator.spec.batches import Batches, BatchPhase
+from orchestrator.spec.plan import StreamPlan
+from orchestrator.spec.stream_reads import blocks_per_task
 
 SIZES = (130, 64, 1, 0, 200, 77)
 NUM_SAMPLES = sum(SIZES)
+SLOTS = 24
 CHANGING = Batches(
     global_size=16,
     phases=(BatchPhase(stop_sample=96, global_sizes=(32,)), BatchPhase(stop_sample=600, global_sizes=(16, 32, 64))),
@@ -21,12 +25,14 @@ Place = tuple[int, int, int, int]
 
 
 def build_order(window: int = 96, seed: int = 0, kept: np.ndarray | None = None) -> SampleOrder:
-    return SampleOrder([DatasetOrder(ChunkTable(SIZES), seed, 0, kept)], WindowShuffle(window, seed))
+    return SampleOrder(
+        [DatasetOrder(ChunkTable(SIZES), seed, 0, kept)], WindowShuffle(window, seed, Batches(global_size=SLOTS))
+    )
 
 
 def build_mixture(weights: Sequence[int], window: int = 96) -> SampleOrder:
     datasets = [DatasetOrder(ChunkTable((100 + 7 * number, 64)), 0, number) for number in range(len(weights))]
-    return SampleOrder(datasets, WindowShuffle(window, 0), weights)
+    return SampleOrder(datasets, WindowShuffle(window, 0, Batches(global_size=SLOTS)), weights)
 
 
 def locate(order: SampleOrder, start: int, stop: int) -> list[Place]:
@@ -104,15 +110,72 @@ def test_steps_of_several_sizes_take_the_order_as_it_is(world_size: int, micro_s
 def test_mixing_breaks_up_data_sorted_by_class() -> None:
     num_classes, per_class = 10, 2000
     table = ChunkTable([per_class] * num_classes)
-    order = SampleOrder([DatasetOrder(table, 0)], WindowShuffle(2048, 0))
+    order = SampleOrder([DatasetOrder(table, 0)], WindowShuffle(2048, 0, Batches(global_size=256)))
     rows = locate(order, 0, 20_000 // 2048 * 2048)
     batches = np.array([shard for _, _, shard, _ in rows]).reshape(-1, 256)
     assert min(len(set(batch)) for batch in batches) >= 8
     stored = np.array([shard * per_class + index for _, _, shard, index in rows])
     ranks = np.argsort(np.argsort(stored))
     assert abs(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1]) < 0.1
-    # Of two samples that follow one another in the run, hardly any lay side by side in storage.
-    assert (np.abs(np.diff(stored)) <= 64).mean() < 0.05
+    # Each chunk gives as many samples to every batch of its window as to any other: eight batches, 64 samples.
+    of_chunk = Counter((shard, index // 64, at // 256) for at, (_, _, shard, index) in enumerate(rows) if index < 1984)
+    assert np.mean([number in (7, 8, 9) for number in of_chunk.values()]) > 0.85
+
+
+@pytest.mark.parametrize(("world_size", "ranks_per_node"), [(8, 8), (8, 4), (16, 4), (4, 1)])
+def test_a_chunk_is_read_by_one_task(world_size: int, ranks_per_node: int) -> None:
+    """But for those that borders cut: of windows, and of what a node gets of them."""
+    global_size, window = 1024, 4096
+    layout = BlockLayout(Batches(global_size=global_size), 64, world_size)
+    order = SampleOrder([DatasetOrder(ChunkTable([2000] * 40), 0)], WindowShuffle(window, 0, layout.batches))
+    num_nodes = world_size // ranks_per_node
+    plan = stream_plan(window, blocks_per_task(window, 64, num_nodes))
+    reads, visits = 0, set()
+    steps = range(4 * window // global_size)
+    for node in range(num_nodes):
+        ranks = range(node * ranks_per_node, (node + 1) * ranks_per_node)
+        for task in plan_tasks(order, layout, plan, steps, ranks):
+            positions = np.concatenate([order.shuffle.positions(*layout.positions(block)) for block in task.blocks])
+            at = np.searchsorted(task.visits[:, -2], positions.astype(np.uint64), side="right") - 1
+            assert (task.visits[at, -1] > positions).all()  # each sample lies in a chunk that the task knows
+            used = {tuple(row) for row in task.visits[np.unique(at), :4].tolist()}
+            reads += len(used)
+            visits |= used
+    regions = 4 * num_nodes * (global_size // (64 * world_size))
+    assert len(visits) <= reads <= len(visits) + 2 * regions + (num_nodes == 1) * len(visits)
+    assert reads < 2.3 * len(visits)
+
+
+def stream_plan(window: int, task_blocks: int) -> StreamPlan:
+    return StreamPlan(
+        block_bytes=1,
+        blocks_per_task=task_blocks,
+        tasks_per_execution=20_000,
+        ingest_cpus=1,
+        object_store_bytes=1,
+        window=window,
+        max_concepts_per_row=1,
+    )
+
+
+def test_a_substitute_is_looked_for_among_neighbours_that_a_task_knows() -> None:
+    layout = BlockLayout(Batches(global_size=1024), 64, 4)
+    shuffle = WindowShuffle(2048, 0, layout.batches)
+    for block in range(64):
+        reach = shuffle.reach(*layout.positions(block))
+        for position in shuffle.positions(*layout.positions(block)).tolist():
+            low, high = shuffle.neighbours(position)
+            assert low <= position < high
+            assert high - low == 512
+            assert any(start <= low and high <= stop for start, stop in reach)
+
+
+def test_a_window_mixes_data_sets_by_the_chunk() -> None:
+    """No rank gets one data set's samples alone, though they follow one another in the window."""
+    datasets = [DatasetOrder(ChunkTable([6400]), 0, number) for number in range(2)]
+    order = SampleOrder(datasets, WindowShuffle(4096, 0, Batches(global_size=4096)), (1, 1))
+    parts = np.array([row[0] for row in locate(order, 0, 8192)]).reshape(-1, 1024)
+    assert (np.abs(parts.mean(1) - 0.5) < 0.3).all()
 
 
 def test_a_selection_is_trained_on_and_nothing_else() -> None:
@@ -166,7 +229,10 @@ def test_chunks_of_an_epoch_are_found_among_many() -> None:
 
 
 def build_replaced(sizes: Sequence[int], seed: int = 0, window: int = 96) -> SampleOrder:
-    return SampleOrder([DatasetOrder(ChunkTable(sizes), seed, with_replacement=True)], WindowShuffle(window, seed))
+    return SampleOrder(
+        [DatasetOrder(ChunkTable(sizes), seed, with_replacement=True)],
+        WindowShuffle(window, seed, Batches(global_size=SLOTS)),
+    )
 
 
 @pytest.mark.parametrize("sizes", [SIZES, (7,), (64,), (1000, 3, 500)])

@@ -57,7 +57,7 @@ def test_a_run_that_starts_from_another_trains_the_rest_of_its_budget(resolve: R
         resolve({"start": {"run": "trunk", "step": 300}, "init": {"from": "other"}})
 
 
-@pytest.mark.parametrize(("window", "resolved"), [(2048, 2048), (2049, 2304), (256, 256), (100, 128), (1, 1)])
+@pytest.mark.parametrize(("window", "resolved"), [(2048, 2048), (2049, 2304), (256, 256), (100, 256), (1, 256)])
 def test_windows_tile_global_batches(resolve: Resolve, window: int, resolved: int) -> None:
     plan = resolve({"data": {"kind": "shards", "train": "scenes/train", "shuffle_window": window}})
     assert plan.stream.window == resolved
