@@ -73,7 +73,10 @@ def blocks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarra
     facts = read_annotation_facts(store, index, {"truth": GEOMETRY})["truth"]
     assert facts.num_shards == 2
     plan = AnnotationPlan(name="truth", folder=GEOMETRY, columns=facts.columns, missing="skip", digests=(facts.digest,))
-    order = SampleOrder([DatasetOrder(ChunkTable(index.shards.num_samples), 0)], WindowShuffle(NUM_SCENES, 0))
+    order = SampleOrder(
+        [DatasetOrder(ChunkTable(index.shards.num_samples), 0)],
+        WindowShuffle(NUM_SCENES, 0, Batches(global_size=NUM_SCENES)),
+    )
     reader = ShardsBlockReader(
         (ShardsSource.now(store, index.digest),),
         ShardsSpec(kind="shards", train="x", augmentation=AUGMENTATION, decode="exact"),
