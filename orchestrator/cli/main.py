@@ -3,14 +3,16 @@
 Exit codes: 0 done, 1 the work failed, 2 the user's input is wrong, 130 interrupted.
 """
 
+import signal
 import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
 
 from orchestrator.cli import compare, data, jobs, labels, launch, report, runs, submission, terminal, weights
 from orchestrator.env import apply_quiet_env
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import Interrupted, OrchestratorError
 
 app = typer.Typer(
     help="Train, evaluate and compare vision-language objectives on streamed image-text shards.",
@@ -56,12 +58,17 @@ def _start(debug: Annotated[bool, typer.Option("--debug", help="Show all records
 
 
 def main() -> None:
-    """Run the command line and exit."""
+    """Run the command line and exit. SIGTERM ends it as Ctrl-C does: what is half done is cleaned up."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
     except OrchestratorError as error:
         terminal.report_error(error)
         sys.exit(error.exit_code)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    raise Interrupted(f"{signal.Signals(number).name}: ended")
 
 
 if __name__ == "__main__":

@@ -30,14 +30,14 @@ _COLLECTIVE_TIMEOUT_S = 600
 
 
 def run_attempts(plan: Plan, recorder: Recorder, stop: StopRequest, lease: Lease) -> WorkerResult:
-    """Train until the run ends; a committed checkpoint refills the attempts.
+    """Train until the run ends; a committed checkpoint of a later step refills the attempts.
 
     Raises:
         OrchestratorError: the error that ended the run; WorkerLostError when the attempts are used up.
     """
     failed_in_a_row = 0
     for number in range(1, 10**6):
-        num_checkpoints = recorder.num_checkpoints
+        checkpoint_step = recorder.checkpoint_step
         recorder.record_attempt(number)
         attempt = _Attempt(plan, number)
         attempt.watch(recorder, stop, lease)
@@ -48,7 +48,7 @@ def run_attempts(plan: Plan, recorder: Recorder, stop: StopRequest, lease: Lease
         logger.debug("attempt %d", number, exc_info=attempt.failure)
         if not verdict.retry or stop.requested:
             raise verdict.error from attempt.failure
-        failed_in_a_row = 1 if recorder.num_checkpoints > num_checkpoints else failed_in_a_row + 1
+        failed_in_a_row = 1 if recorder.checkpoint_step > checkpoint_step else failed_in_a_row + 1
         if failed_in_a_row >= plan.faults.max_attempts:
             raise WorkerLostError(
                 f"{failed_in_a_row} attempts without a new checkpoint (faults.max_attempts); the last: {verdict.error}"

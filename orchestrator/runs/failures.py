@@ -8,7 +8,16 @@ import re
 from dataclasses import dataclass
 
 import torch
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import (
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectFetchTimedOutError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 from ray.train import ControllerError, WorkerGroupError
 
 from orchestrator.errors import (
@@ -20,6 +29,15 @@ from orchestrator.errors import (
 )
 
 # What the other ranks see when one dies in a collective (gloo and NCCL).
+_LOST = (
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectFetchTimedOutError,
+    ObjectLostError,  # also where the owner of an object died
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 _PEER_LOST = re.compile(
     r"connection (closed|reset|refused)|broken pipe|peer|socket|timed? ?out|nccl.*(remote|abort)", re.IGNORECASE
 )
@@ -46,9 +64,10 @@ def judge_failure(failure: BaseException) -> Verdict:
         if isinstance(cause, torch.OutOfMemoryError | OutOfMemoryError | MemoryError):
             return Verdict(retry=False, error=_memory_error(cause))
     lost = [cause for cause in causes if _is_lost(cause)]
-    if lost:
+    own_faults = [cause for cause in causes if cause not in lost and not isinstance(cause, RuntimeError | OSError)]
+    if lost and not own_faults:  # else one rank's fault would pass for the lost connection that its peers saw
         return Verdict(retry=True, error=WorkerLostError(f"a worker or its node was lost: {_first_line(lost[0])}"))
-    first = causes[0]
+    first = own_faults[0] if own_faults else causes[0]
     return Verdict(retry=False, error=WorkError(f"{type(first).__name__} in a worker: {first}"))
 
 
@@ -70,7 +89,7 @@ def _root_cause(error: BaseException) -> BaseException:
 
 
 def _is_lost(cause: BaseException) -> bool:
-    if isinstance(cause, RayActorError | RayTaskError):
+    if isinstance(cause, _LOST):
         return True
     is_startup = type(cause).__name__.startswith("WorkerGroupStartup")
     return is_startup or (isinstance(cause, RuntimeError) and bool(_PEER_LOST.search(str(cause))))

@@ -5,6 +5,7 @@ Owns the order of preparation: places open, folders have an index, captions beca
 """
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -155,11 +156,17 @@ def ensure_evaluation_sets(
 
 
 def machine_facts(cluster: ClusterSpec) -> MachineFacts:
-    """Cores of this machine, and the logical CPUs that Ray hands out: by default two a core."""
+    """Cores of this machine that we may use, and the logical CPUs that Ray hands out.
+
+    By default two a core, and so many that something is left to read while all workers train.
+    """
     num_cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    if sys.platform == "linux":
+        num_cores = min(num_cores, len(os.sched_getaffinity(0)))
+    workers = cluster.workers
     return MachineFacts(
         num_cores=num_cores,
-        num_cpus=cluster.ray.num_cpus or 2 * num_cores,
+        num_cpus=cluster.ray.num_cpus or max(2 * num_cores, workers.count * workers.cpus + 1),
         decoder=decoder_version(),
     )
 

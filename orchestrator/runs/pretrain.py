@@ -143,6 +143,9 @@ def _run(
         except OrchestratorError as error:
             recorder.finish(RunStatus.FAILED, str(error))
             raise
+        except BaseException as error:
+            recorder.finish(RunStatus.FAILED, f"{type(error).__name__}: {error}")
+            raise
         reason = f"{stop.reason} at step {recorder.step}" if status == "stopped" else ""
         recorder.finish(RunStatus.KILLED if status == "stopped" else RunStatus.FINISHED, reason)
     return PretrainResult(
@@ -181,7 +184,7 @@ def _train(
     plan: Plan, cluster: ClusterSpec, store: Store, recorder: Recorder, stop: StopRequest, lease: Lease
 ) -> Literal["finished", "stopped"]:
     last = find_checkpoint(store)
-    if last is not None and last.step >= plan.steps:
+    if last is not None and last.step >= plan.steps and _is_judged(plan, store):
         logger.info(
             "run '%s' is finished: step %s of %s; nothing to train", plan.name, f"{last.step:,}", f"{plan.steps:,}"
         )
@@ -196,6 +199,18 @@ def _train(
     with ray_session(cluster, plan.machine):
         stop.listen()
         return run_attempts(plan, recorder, stop, lease).status
+
+
+def _is_judged(plan: Plan, store: Store) -> bool:
+    """Whether the last weights were evaluated: else workers start once more for that alone."""
+    if not plan.evaluation.sets:
+        return True
+    from orchestrator.evaluation.predictions import nearest_file, predictions_file
+    from orchestrator.training.judge import judged_weights
+
+    weights = judged_weights(plan.evaluation, has_average=plan.ema is not None)
+    kept = [[file(plan.steps, one) for file in (predictions_file, nearest_file)] for one in weights]
+    return all(any(store.stat(file) is not None for file in files) for files in kept)
 
 
 def _record_start(plan: Plan, tracker: Tracker) -> None:

@@ -39,7 +39,7 @@ class Recorder:
         self._on_report = on_report
         self.num_attempts = 0
         self.checkpoint_uri = ""
-        self.num_checkpoints = 0
+        self.checkpoint_step = 0
         self.step = 0
         self.samples_per_s: float | None = None
         self.status, self.reason = RunStatus.RUNNING, ""
@@ -90,8 +90,7 @@ class Recorder:
 
     def _record_checkpoint(self, report: CheckpointReport) -> None:
         self.checkpoint_uri = report.uri
-        self.num_checkpoints += 1
-        self.step = report.step
+        self.step = self.checkpoint_step = report.step
         self._tracker.log_checkpoint(report.uri, report.step, report.metrics)
         logger.info("checkpoint at step %s: %s", f"{report.step:,}", report.uri)
 

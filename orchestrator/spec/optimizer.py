@@ -34,9 +34,9 @@ class GuardSpec(Section):
 class OptimizerSpec(Section):
     """AdamW; norms, biases and scalars are never decayed."""
 
-    learning_rate: float = Field(gt=0)
+    learning_rate: float = Field(gt=0, allow_inf_nan=False)
     """The peak, after the warm-up."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
     """Decay of the first and the second moment (the CLIP paper's for vision transformers)."""
     eps: float = Field(default=1e-6, gt=0)
     """Added to the root of the second moment."""

@@ -248,6 +248,8 @@ class Plan(Section):
             "data.captions_per_image": shards.captions_per_image if shards else 1,
             "data.decoder": self.data.decoder,
             "data.decode": shards.decode if shards else None,
+            "data.image_fields": list(shards.image_fields) if shards else [],
+            "data.max_image_pixels": shards.max_image_pixels if shards else None,
             "seed": self.seed.model_dump(mode="json"),
             "order": 2,  # of data/order.py; another one would give the rest of a run other samples
             "window": self.stream.window,

@@ -3,7 +3,9 @@
 Algorithm. The file names its holder, a random token and when it expires; it is created and replaced by conditional
 writes only, and renewed by a thread every third of its life. A lease past its end may be replaced by anyone. Where
 a server ignores conditions (``Store.checks_conditions``), a new holder waits a moment and reads the file back:
-of several simultaneous writers only the last finds its own token.
+of several simultaneous writers only the last finds its own token. It is lost once the file names another token: a
+store that is away for longer than a life ends nothing by itself, since nobody can take the lease there meanwhile or,
+seen from elsewhere, somebody has and the file says so as soon as it can be read.
 
 Trade-off. Expiry compares clocks of different machines, so these must agree to a fraction of ``ttl_s``; in return
 no server beside the store is needed.
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 LEASE = "lease.json"
 SETTLE_S = 2.0
+_OVERDUE_S = 2.0  # between two tries once a lease has run out: nobody writes long into a run that went elsewhere
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether another process may hold the run by now: stop writing."""
-        return self._lost or time.time() > self._holding.expires_at
+        """Whether another process holds the run by now, or the lease was deleted: stop writing."""
+        return self._lost
 
     def release(self) -> None:
         """Let go at once, so that the next start need not wait; what belongs to another holder stays."""
@@ -78,12 +81,15 @@ class Lease:
         self.release()
 
     def _renew_until_stopped(self) -> None:
-        while not self._lost and not self._stop.wait(self._ttl_s / 3):
+        while not self._lost and not self._stop.wait(self._pause_s()):
             try:
                 self._renew()
             except (ShardReadError, StorageAccessError) as error:
                 left_s = self._holding.expires_at - time.time()
                 logger.warning("lease on %s not renewed (%.0f s left): %s", self._store.uri, left_s, error)
+
+    def _pause_s(self) -> float:
+        return self._ttl_s / 3 if time.time() < self._holding.expires_at else min(_OVERDUE_S, self._ttl_s / 3)
 
     def _renew(self) -> None:
         found = _read(self._store)

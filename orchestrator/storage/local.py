@@ -74,6 +74,8 @@ class LocalStore(Store):
     def upload(self, local_path: Path | str, path: str) -> None:
         with self._explained(path), replacing(self._file(path)) as temporary:
             shutil.copyfile(local_path, temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())  # before a marker names it, and older ones are removed
 
     def download(self, path: str, local_path: Path | str) -> None:
         target = Path(local_path)

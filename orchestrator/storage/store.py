@@ -132,6 +132,8 @@ def open_store(uri: str, s3: S3Spec | None = None, cache: CacheSpec | None = Non
         prefix = parts.path.strip("/")
         if not parts.netloc:
             raise StorageAccessError(f"{uri!r} names no bucket; wanted s3://bucket/prefix")
+        if parts.query or parts.fragment or uri.endswith(("?", "#")):
+            raise StorageAccessError(f"{uri!r} has a '?' or '#', which no prefix here may have; rename the objects")
         place = f"s3://{parts.netloc}/{prefix}".rstrip("/")
         if cache is None:
             return S3Store(place, s3 or S3Spec())

@@ -27,15 +27,18 @@ class Agreement:
     Args:
         every_minutes: wall-clock interval of checkpoints; ``None``: none by the clock.
         max_interval: most steps between two control steps.
+        first_step: where this attempt begins.
     """
 
-    def __init__(self, every_minutes: float | None, max_interval: int, device: torch.device) -> None:
+    def __init__(
+        self, every_minutes: float | None, max_interval: int, device: torch.device, first_step: int = 0
+    ) -> None:
         self._every_s = every_minutes * 60 if every_minutes else float("inf")
         self._max_interval = max_interval
         self._device = device
         self._last_checkpoint_s = time.monotonic()
-        self._last_control = (0, time.monotonic())
-        self._next_control = 0
+        self._last_control = (first_step, time.monotonic())
+        self._next_control = first_step
 
     def is_due(self, step: int) -> bool:
         """Whether ``step`` is a control step; the same on all ranks."""

@@ -248,6 +248,8 @@ def _configuration(
         # Micro batches add up in fp32, so that nothing small is lost. Not at ZeRO 1: for that combination deepspeed
         # takes another optimizer, under which the temperature's gradient stays zero (measured with 0.19.8).
         "data_types": {"grad_accum_dtype": None if zero_stage == 1 else "fp32"},
+        # Over many ranks a sum that is rounded to bf16 at each of them loses what all of them agree on.
+        "communication_data_type": "fp32",
         "steps_per_print": None,
     }
 

@@ -67,12 +67,21 @@ def read_heldout_batches(store: Store, spec: ShardsSpec, format: BlockFormat, wo
     return [_pack(rows[start : start + size], format) for start in starts]
 
 
-def heldout_loss(objective: Objective, batches: Sequence[Arrays], device: torch.device) -> float:
-    """Mean loss over the batches of all ranks; a collective. ``objective`` has whole weights and is in eval mode."""
+def heldout_loss(
+    objective: Objective, batches: Sequence[Arrays], device: torch.device, micro_size: int | None = None
+) -> float:
+    """Mean loss over the batches of all ranks; a collective. ``objective`` has whole weights and is in eval mode.
+
+    Args:
+        micro_size: most rows that are encoded at once, as in training; none: a whole batch.
+    """
     total = torch.zeros((), dtype=torch.float64, device=device)
     for arrays in batches:
-        features = objective(to_device(arrays, objective.columns, device), stage="encode")
-        loss, _ = objective([features], stage="loss")
+        num_rows = len(next(iter(arrays.values())))
+        size = micro_size or num_rows
+        parts = [{name: a[at : at + size] for name, a in arrays.items()} for at in range(0, num_rows, size)]
+        features = [objective(to_device(part, objective.columns, device), stage="encode") for part in parts]
+        loss, _ = objective(features, stage="loss")
         total += loss
     if dist.is_initialized():
         dist.all_reduce(total)

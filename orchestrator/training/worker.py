@@ -95,7 +95,7 @@ class _Run:
         self._layout = BlockLayout(plan.batch, plan.batch.micro_size, world_size)
         self._order, self._ledger = self._build_ledger()
         self._meter = Meter()
-        self._agreement = Agreement(plan.checkpoint.every_minutes, plan.log_every_steps, self._device)
+        self._restored: CheckpointRecord | None = None
         self._heldout = read_plan_heldout(plan, self._format)
         self._evaluation: dict[Weights, list[dict[str, Any]]] = {}
         self._last_clipped = 0
@@ -107,7 +107,7 @@ class _Run:
         stored = self._checkpoints.restore(self._engine, self._ema)
         if stored is None:
             return self._start()
-        record = stored.record
+        record = self._restored = stored.record
         ledger = read_attachment(self._store, stored, LEDGER_FILE)
         if ledger is not None:
             self._ledger.restore(ledger, f"{record.uri}/{LEDGER_FILE}")
@@ -130,18 +130,22 @@ class _Run:
 
     def train(self, first_step: int) -> WorkerResult:
         """The loop: steps [first_step, plan.steps), unless the driver asks to stop."""
-        steps = range(first_step, self._plan.steps)
+        plan = self._plan
+        steps = range(first_step, plan.steps)
+        self._agreement = Agreement(plan.checkpoint.every_minutes, plan.log_every_steps, self._device, first_step)
+        if not steps:
+            return self._finish(plan.steps, stopped=False)
         with closing(self._stream().blocks(steps.start, steps.stop)) as blocks:
             feed = Feed(self._unpacked(blocks, steps), self._batches.prepare, self._device)
             feed.prefetch()
             self._meter.begin()
             for step in steps:
                 result = self._step(feed)
-                self._meter.add({**result.metrics, "loss": result.loss}, self._plan.batch.size_at(step))
-                self._engine.guard.check(self._plan.faults.max_left_out_steps)
+                self._meter.add({**result.metrics, "loss": result.loss}, plan.batch.size_at(step))
+                self._engine.guard.check(plan.faults.max_left_out_steps)
                 if self._pause_after(step + 1):
                     return self._finish(step + 1, stopped=True)
-        return self._finish(self._plan.steps, stopped=False)
+        return self._finish(plan.steps, stopped=False)
 
     def close(self) -> None:
         """End what runs beside the loop, once all reports are out of this process."""
@@ -188,7 +192,11 @@ class _Run:
         return False
 
     def _finish(self, step: int, stopped: bool) -> WorkerResult:
-        record = self._save(step, wait=True)
+        if self._restored is not None and self._restored.step == step:
+            record = self._restored  # what is left to do is to judge it
+            self._send(CheckpointReport(record.step, record.uri, record.state["metrics"]))
+        else:
+            record = self._save(step, wait=True)
         if not stopped and self._plan.evaluation.sets:
             self._evaluate(step)
         return WorkerResult(
@@ -258,7 +266,9 @@ class _Run:
         if not self._heldout:
             return {}
         with self._engine.gathered() as objective:
-            return {metrics.HELDOUT_LOSS: heldout_loss(objective, self._heldout, self._device)}
+            return {
+                metrics.HELDOUT_LOSS: heldout_loss(objective, self._heldout, self._device, self._plan.batch.micro_size)
+            }
 
     def _evaluate(self, step: int) -> None:
         """Judge the weights that the plan wants judged; all ranks take part."""

@@ -4,7 +4,15 @@ import pickle
 
 import pytest
 import torch
-from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.exceptions import (
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    OwnerDiedError,
+    RayActorError,
+    WorkerCrashedError,
+)
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerGroupStartupTimeoutError
 
@@ -43,7 +51,16 @@ def test_a_store_that_failed_is_tried_again() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [RayActorError(), RuntimeError("[enforce fail] Connection reset by peer"), WorkerGroupStartupTimeoutError(2)],
+    [
+        RayActorError(),
+        RuntimeError("[enforce fail] Connection reset by peer"),
+        WorkerGroupStartupTimeoutError(2),
+        LocalRayletDiedError(),
+        NodeDiedError("node 7"),
+        ObjectLostError("0a", "ref", "site"),
+        OwnerDiedError("0a", "ref", "site"),
+        WorkerCrashedError(),
+    ],
 )
 def test_lost_workers_are_tried_again(error: Exception) -> None:
     verdict = judge_failure(WorkerGroupError("failed", {0: error}))
@@ -71,3 +88,11 @@ def test_an_unknown_error_ends_the_run_and_keeps_its_type_and_text() -> None:
 
 def test_a_startup_that_timed_out_in_the_controller_is_tried_again() -> None:
     assert judge_failure(ControllerError(WorkerGroupStartupTimeoutError(2))).retry
+
+
+def test_one_ranks_own_fault_is_named_and_not_the_connection_that_its_peers_lost() -> None:
+    peers = (RuntimeError("Connection closed by peer [127.0.0.1]:1"), RuntimeError("Connection reset by peer"))
+    verdict = judge_failure(in_workers(peers[0], ValueError("a shape of 3"), peers[1]))
+    assert not verdict.retry
+    assert isinstance(verdict.error, WorkError)
+    assert "ValueError in a worker: a shape of 3" in str(verdict.error)

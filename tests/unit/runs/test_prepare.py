@@ -226,6 +226,15 @@ def test_ray_gets_two_logical_cpus_a_core_unless_the_cluster_says_otherwise(clus
     assert machine_facts(given).num_cpus == 9
 
 
+def test_a_laptop_of_one_core_reads_beside_its_workers(cluster: ClusterSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ClusterSpec.model_validate({**cluster.model_dump(), "workers": {"count": 2, "accelerator": "cpu"}})
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 1)  # two hyperthreads of one core
+    assert machine_facts(given).num_cpus == 3
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
+    assert (machine_facts(given).num_cores, machine_facts(given).num_cpus) == (3, 6)
+
+
 def test_what_would_run_holds_in_check_before_and_after_it_is_prepared(tmp_path: Path, cluster: ClusterSpec) -> None:
     before = made(tmp_path)
     assert [finding for finding in check_job(job(CLIP), cluster) if not finding.holds] == []

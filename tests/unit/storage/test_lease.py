@@ -129,3 +129,38 @@ def test_who_is_patient_takes_over_when_a_dead_holder_s_lease_ends(store: Store)
     store.write_bytes(LEASE, json.dumps({**holding, "expires_at": time.time() + 1000}).encode())
     with pytest.raises(RunHeldError, match="dead:1"):
         acquire_lease(store, "next:2", patience_s=0.1)
+
+
+class Away(LocalStore):
+    """A folder that nobody reaches for a while."""
+
+    is_away = False
+
+    def read_versioned(self, path: str) -> tuple[bytes, str]:
+        if self.is_away:
+            raise StorageAccessError("away")
+        return super().read_versioned(path)
+
+
+def test_a_store_that_was_away_for_longer_than_a_life_ends_nothing(tmp_path: Path) -> None:
+    store = Away(str(tmp_path))
+    with acquire_lease(store, "host-a:1", ttl_s=0.5) as lease:
+        store.is_away = True
+        time.sleep(1)
+        assert not lease.lost
+        store.is_away = False
+        wait_for_renewal(store, lease)
+        assert not lease.lost
+
+
+def test_who_took_over_meanwhile_is_found_when_the_store_is_back(tmp_path: Path) -> None:
+    store = Away(str(tmp_path))
+    with acquire_lease(store, "host-a:1", ttl_s=0.5) as lease:
+        store.is_away = True
+        time.sleep(1)
+        with acquire_lease(LocalStore(str(tmp_path)), "host-b:2"):
+            store.is_away = False
+            deadline = time.monotonic() + 30
+            while not lease.lost:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)

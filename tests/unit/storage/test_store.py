@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,9 +29,9 @@ def test_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.Monk
     assert open_store("runs/a").uri == str(tmp_path / "runs/a")
 
 
-@pytest.mark.parametrize("uri", ["gs://bucket/a", "s3://", "file://host/a"])
+@pytest.mark.parametrize("uri", ["gs://bucket/a", "s3://", "file://host/a", "s3://bucket/a#1", "s3://bucket/a?b"])
 def test_unknown_uri_is_refused_by_name(uri: str) -> None:
-    with pytest.raises(StorageAccessError, match=uri):
+    with pytest.raises(StorageAccessError, match=re.escape(uri)):
         open_store(uri)
 
 

@@ -28,3 +28,10 @@ def test_a_checkpoint_is_due_by_the_clock_until_one_is_written() -> None:
     assert agreement.decide(1, stop_requested=False).checkpoint
     hourly = Agreement(every_minutes=60, max_interval=10, device=CPU)
     assert not hourly.decide(1, stop_requested=False).checkpoint
+
+
+def test_after_a_resume_steps_are_timed_from_where_it_began() -> None:
+    agreement = Agreement(every_minutes=None, max_interval=50, device=CPU, first_step=100_000)
+    agreement._last_control = (100_000, agreement._last_control[1] - 5.0)  # a step of five seconds
+    agreement.decide(100_001, stop_requested=False)
+    assert agreement.is_due(100_002)
