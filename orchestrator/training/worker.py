@@ -19,6 +19,7 @@ from orchestrator.data.blocks import unpack_block
 from orchestrator.data.order import BlockLayout, SampleOrder
 from orchestrator.data.stream import BlockStream
 from orchestrator.env import setup_logging
+from orchestrator.errors import RunHeldError
 from orchestrator.evaluation.predictions import write_predictions
 from orchestrator.spec.plan import Plan, load_plan
 from orchestrator.storage.store import open_store
@@ -46,6 +47,7 @@ from orchestrator.training.reports import (
     Report,
     StepReport,
     Weights,
+    Wish,
     WorkerResult,
 )
 from orchestrator.training.run_ledger import RunLedger, check_skipped, ledger_metrics
@@ -175,12 +177,14 @@ class _Run:
         plan, last = self._plan, done == self._plan.steps
         if done % plan.log_every_steps == 0 or last:
             self._log(done)
-        decision = Decision(stop=False, checkpoint=False)
+        decision = Decision(Wish.GO_ON, checkpoint=False)
         if self._agreement.is_due(done):
-            decision = self._agreement.decide(done, self._rank == 0 and self._link.stop_requested())
+            decision = self._agreement.decide(done, self._link.wish() if self._rank == 0 else Wish.GO_ON)
+        if decision.wish is Wish.LEAVE:
+            raise RunHeldError("the lease on this run went to another holder; nothing more is written into its folder")
         if last:
             return False  # the end writes its own checkpoint
-        if decision.stop:
+        if decision.wish is Wish.STOP:
             return True
         evaluate = _is_multiple(done, plan.evaluation.every_steps) and bool(plan.evaluation.sets)
         is_planned = _is_multiple(done, plan.checkpoint.every_steps) or done in plan.checkpoint.keep_steps
