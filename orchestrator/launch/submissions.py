@@ -6,18 +6,27 @@ Storage alone tells of runs that somebody started without a submission, and of t
 import getpass
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from orchestrator.errors import ClusterAccessError, Interrupted, PlanError, RunNotFoundError
+from orchestrator.errors import (
+    ClusterAccessError,
+    Interrupted,
+    PlanError,
+    RunNotFoundError,
+    ShardReadError,
+    StorageAccessError,
+)
 from orchestrator.launch.ray_jobs import RayJobs, Submission
-from orchestrator.runs.live import PROGRESS_FILE, LiveRecord, read_live_record, read_ranks, request_stop
+from orchestrator.runs.live import LiveRecord, read_live_record, read_ranks, request_stop
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.storage.store import Store, open_store
 from orchestrator.tracking.tracker import RunStatus
 
 _POLL_S = 1.0
+_READS_AT_ONCE = 16
 _STATES = {"SUCCEEDED": "FINISHED", "STOPPED": "KILLED"}
 
 
@@ -28,7 +37,7 @@ class JobRow:
     id: str
     run: str
     state: str
-    """PENDING, RUNNING, FINISHED, KILLED, FAILED, or SILENT where a driver has stopped writing."""
+    """PENDING, RUNNING, FINISHED, KILLED, FAILED, SILENT where a driver has stopped writing, or UNREADABLE."""
     reason: str
     step: int | None
     steps: int | None
@@ -41,16 +50,17 @@ class JobRow:
 
 
 def list_jobs(cluster: ClusterSpec, jobs: RayJobs | None) -> list[JobRow]:
-    """Every submission, newest first, then other runs, a comparison's among them.
+    """Every submission, newest first, then other runs, a comparison's among them, then those that do not read.
 
     Args:
         jobs: None where no Ray is asked: submissions are then known by their runs alone.
     """
     submissions = jobs.list() if jobs is not None else []
-    records = {(record.submission, record.run): record for record in _live_records(cluster)}
+    found, unreadable = _read_runs(cluster)
+    records = {(record.submission, record.run): record for record in found}
     rows = [_row(submission, records.pop((submission.id, submission.run), None)) for submission in submissions]
     left = sorted(records.values(), key=lambda record: record.written_at, reverse=True)
-    return rows + [_row_of_record(record) for record in left]
+    return rows + [_row_of_record(record) for record in left] + unreadable
 
 
 def run_store(cluster: ClusterSpec, run: str) -> Store:
@@ -125,12 +135,20 @@ def stop_run(cluster: ClusterSpec, run: str, deadline_s: float) -> bool:
     return False
 
 
-def _live_records(cluster: ClusterSpec) -> Sequence[LiveRecord]:
-    runs = open_store(cluster.storage.runs, cluster.storage.s3)
-    paths = [info.path.split("/") for info in runs.list()]
-    names = [parts[0] for parts in paths if len(parts) == 2 and parts[1] == PROGRESS_FILE]
-    found = [read_live_record(run_store(cluster, name)) for name in names]
-    return [record for record in found if record is not None]
+def _read_runs(cluster: ClusterSpec) -> tuple[list[LiveRecord], list[JobRow]]:
+    """Records of all runs, and a row for each that does not read. One request a run: checkpoints are not listed."""
+
+    def read(run: str) -> LiveRecord | JobRow | None:
+        try:
+            return read_live_record(run_store(cluster, run))
+        except (StorageAccessError, ShardReadError) as error:
+            return JobRow(run, run, "UNREADABLE", str(error), None, None, "steps", None, None, None)
+
+    runs = open_store(cluster.storage.runs, cluster.storage.s3).folders()
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        found = list(pool.map(read, runs))
+    records = [one for one in found if isinstance(one, LiveRecord)]
+    return records, [one for one in found if isinstance(one, JobRow)]
 
 
 def _row(submission: Submission, record: LiveRecord | None) -> JobRow:

@@ -124,6 +124,15 @@ def test_listing_is_recursive_and_relative_to_its_store(store: Store) -> None:
     assert [info.path for info in store.list()] == ["ab", "b"]
 
 
+def test_folders_are_those_directly_within(store: Store, conditional_store: Store) -> None:
+    for one in (store, conditional_store.child("listed")):
+        assert one.folders() == ()
+        for path in ("b", "c/1", "a/2", "a/1/x"):
+            one.write_bytes(path, b"12")
+        assert one.folders() == ("a", "c")
+        assert one.child("a").folders() == ("1",)
+
+
 def test_bucket_root_is_a_store_too(s3_server: "S3Server") -> None:
     store = open_store(s3_server.uri, S3Spec(endpoint=s3_server.endpoint, **QUICK))
     store.write_bytes("at-the-root", b"1")

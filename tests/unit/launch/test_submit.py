@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -156,6 +157,42 @@ def test_jobs_say_what_ray_and_the_runs_folder_know_together(cluster: ClusterSpe
         "small-a-trial": "RUNNING",
         "here": "FINISHED",
     }
+
+
+def test_a_record_that_does_not_read_is_a_row_beside_the_others(cluster: ClusterSpec) -> None:
+    write_record(cluster, replace(RECORD, written_at=time.time()))
+    folder = Path(open_store(cluster.storage.runs).uri)
+    content = json.loads((folder / "small" / "progress.json").read_bytes())
+    older = {key: value for key, value in content.items() if key not in ("unit", "reason")}
+    for name, text in (
+        ("older", json.dumps({**older, "run": "older", "submission": None})),
+        ("garbled", "{"),
+        ("late", json.dumps({**content, "written_at": "yesterday"})),
+    ):
+        (folder / name).mkdir()
+        (folder / name / "progress.json").write_text(text)
+    rows = {row.id: row for row in list_jobs(cluster, None)}
+    assert {row.run: row.state for row in rows.values()} == {
+        "small": "RUNNING",
+        "older": "RUNNING",
+        "garbled": "UNREADABLE",
+        "late": "UNREADABLE",
+    }
+    assert "progress.json is no JSON" in rows["garbled"].reason
+    assert "written_at: Input should be a valid number" in rows["late"].reason
+
+
+def test_no_checkpoint_is_listed_for_jobs(cluster: ClusterSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_record(cluster, RECORD)
+    runs = open_store(cluster.storage.runs)
+    for number in range(3):
+        runs.write_bytes(f"small/checkpoints/{number}/model.safetensors", b"")
+    runs.write_bytes("mlflow.db", b"")  # lies beside the runs of a laptop
+    looked: list[str] = []
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: looked.append(str(path)) or scan(path))
+    assert [row.id for row in list_jobs(cluster, None)] == ["small-2"]
+    assert looked == [runs.uri]
 
 
 def test_a_run_that_is_not_live_cannot_be_stopped_and_a_scheduler_must_be_told(cluster: ClusterSpec) -> None:
