@@ -6,7 +6,6 @@ Storage alone tells of runs that somebody started without a submission, and of t
 import getpass
 import socket
 import time
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from orchestrator.errors import (
     StorageAccessError,
 )
 from orchestrator.launch.ray_jobs import RayJobs, Submission
-from orchestrator.runs.live import LiveRecord, read_live_record, read_ranks, request_stop
+from orchestrator.runs.live import LiveRecord, read_live_record, request_stop
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.storage.store import Store, open_store
@@ -66,26 +65,6 @@ def list_jobs(cluster: ClusterSpec, jobs: RayJobs | None) -> list[JobRow]:
 def run_store(cluster: ClusterSpec, run: str) -> Store:
     """The folder of a run."""
     return open_store(join_uri(cluster.storage.runs, run), cluster.storage.s3)
-
-
-def worker_logs(
-    jobs: RayJobs, cluster: ClusterSpec, submission: Submission, rank: int | None, follow: bool
-) -> Iterator[tuple[int, Iterable[bytes]]]:
-    """The log of one rank, or of all in turn.
-
-    Raises:
-        RunNotFoundError: the ranks have not started, or there is no such rank.
-    """
-    actors = read_ranks(run_store(cluster, submission.run), submission.id)
-    if not actors:
-        raise RunNotFoundError(
-            f"{submission.id} has no ranks yet, or never got to start them; look at its driver's log"
-        )
-    if rank is not None and rank not in actors:
-        raise RunNotFoundError(f"--rank {rank}: {submission.id} has ranks 0 to {max(actors)}")
-    for number, actor in sorted(actors.items()):
-        if rank in (None, number):
-            yield number, jobs.follow_actor(submission.id, actor) if follow else [jobs.actor_log(actor)]
 
 
 def stop_submission(jobs: RayJobs, cluster: ClusterSpec, submission: Submission, deadline_s: float) -> bool:
