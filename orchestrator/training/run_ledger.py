@@ -80,7 +80,9 @@ class RunLedger:
         notes = [f"{len(merged.skips):,} samples were skipped and replaced; see {quarantine}"] if quarantine else []
         notes += [f"the ledger is not healthy after step {step:,}: {row}" for row in rows if not row.is_healthy]
         counts = [total_rows(row for row in rows if row.dataset == number) for number in range(len(tables))]
-        return LedgerProof({LEDGER_FILE: merged.ledger.to_bytes()}, counts, notes)
+        datasets = self._order.datasets
+        stored = merged.ledger.to_bytes(lambda number: datasets[number].masks())
+        return LedgerProof({LEDGER_FILE: stored}, counts, notes)
 
     def restore(self, data: bytes, source: str, *, inherited: bool = False) -> None:
         """Take up a stored ledger, whatever number of ranks stored it: this run's, or that of what it starts from."""

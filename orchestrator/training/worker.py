@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -28,7 +29,7 @@ from orchestrator.training.agreement import Agreement, Decision
 from orchestrator.training.batches import TrainingBatches
 from orchestrator.training.checkpoint import Checkpoints
 from orchestrator.training.checkpoint_folders import LEDGER_FILE, CheckpointRecord, find_checkpoint, read_attachment
-from orchestrator.training.data_parts import block_reader, chunk_tables, load_indexes, sample_order
+from orchestrator.training.data_parts import block_reader, chunk_tables, kept_masks, load_indexes, sample_order
 from orchestrator.training.ema import Ema
 from orchestrator.training.feed import Arrays, Feed
 from orchestrator.training.heldout import heldout_loss, read_plan_heldout
@@ -298,7 +299,8 @@ class _Run:
         indexes = load_indexes(self._plan)
         tables = chunk_tables(indexes)
         order = sample_order(self._plan, tables) if self._nodes.place.leads else None
-        shared = SharedLedger(tables, self._rank, self._world_size, self._device)
+        kept = partial(kept_masks, self._plan, tables)
+        shared = SharedLedger(tables, self._rank, self._world_size, self._device, kept)
         shards = [[f"{index.uri}/{path}" for path in index.shards.paths] for index in indexes]
         proof = order if self._rank == 0 else None
         return order, RunLedger(shared, proof, self._store, shards, self._plan.batch)
