@@ -286,7 +286,8 @@ def test_a_selection_costs_the_file_no_mask_a_chunk() -> None:
     table = ChunkTable([10_000] * 20)
     kept_samples = np.random.default_rng(0).random((table.num_chunks, 64)) < 0.3
     masks = np.packbits(kept_samples, axis=1, bitorder="little").view(np.uint64).reshape(-1)
-    order = SampleOrder([DatasetOrder(table, 0, kept=masks & DatasetOrder(table, 0).masks())], WindowShuffle(96, 0))
+    dataset = DatasetOrder(table, 0, kept=masks & DatasetOrder(table, 0).masks())
+    order = SampleOrder([dataset], WindowShuffle(96, 0, Batches(global_size=48)))
     half = order.datasets[0].num_samples // 2 // 96 * 96
     ledger = Ledger([table.num_chunks])
     trained = order.planned(half)[0, 0]
