@@ -12,6 +12,7 @@ from orchestrator.errors import PlanError
 from orchestrator.launch.kuberay import build_manifests
 from orchestrator.launch.quota import check_quota
 from orchestrator.launch.slurm import build_script
+from orchestrator.redaction import redact
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.cluster_kuberay import KubeRaySpec
 from orchestrator.spec.cluster_slurm import SlurmSpec
@@ -21,7 +22,6 @@ from orchestrator.spec.kinds import Job
 from orchestrator.spec.placement import place_workers
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.resolve import resolve_plan
-from orchestrator.tracking.redaction import redact
 
 _NOWHERE = MachineFacts(num_cores=1, num_cpus=1, decoder="")  # of the machine that renders; the nodes' own count
 

@@ -15,16 +15,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.env import SECRETS_ENV, SUBMISSION_ENV
+from orchestrator.env import SUBMISSION_ENV
 from orchestrator.errors import ClusterAccessError, PlanError, RunConflictError, RunHeldError
 from orchestrator.launch.look import MARK, VERSIONS, compare_versions
 from orchestrator.launch.ray_jobs import RUN_KEY, RayJobs, Submission
 from orchestrator.launch.render import job_files
+from orchestrator.redaction import SECRETS_ENV, redact
 from orchestrator.runs.check import Finding
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.cluster_submit import SubmitSpec
 from orchestrator.spec.kinds import Job
-from orchestrator.tracking.redaction import redact
 
 _LOOK_TIMEOUT_S = 300.0
 _ORCHESTRATOR = "python -m orchestrator.cli.main"

@@ -19,9 +19,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.env import submission_id
 from orchestrator.errors import ShardReadError, StorageAccessError
+from orchestrator.redaction import redact
 from orchestrator.runs.interrupts import StopRequest
 from orchestrator.storage.store import ObjectNotFoundError, Store
-from orchestrator.tracking.redaction import redact
 from orchestrator.tracking.tracker import RunStatus
 from orchestrator.training.reports import PlaceReport
 

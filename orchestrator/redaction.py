@@ -1,10 +1,12 @@
-"""Keeps secrets out of everything that tracking writes: journals, MLflow, logs."""
+"""Keeps secrets out of everything that is written or said: journals, MLflow, logs, errors."""
 
 import json
+import logging
 import os
 import re
 
-from orchestrator.env import SECRETS_ENV
+SECRETS_ENV = "ORCHESTRATOR_SECRETS"
+"""Names of further variables whose values are kept out of all that is written, joined by commas."""
 
 _SECRET_VARIABLES = (
     "MLFLOW_TRACKING_PASSWORD",
@@ -22,10 +24,19 @@ _MASK = "***"
 def redact(text: str) -> str:
     """``text`` without the user part of URIs and without the values of secret environment variables.
 
-    Works on plain and on JSON-encoded text alike.
+    Works on plain text, on JSON and on what ``repr`` shows.
     """
     for name in (*_SECRET_VARIABLES, *os.environ.get(SECRETS_ENV, "").split(",")):
         secret = os.environ.get(name, "")
         if len(secret) >= _SHORTEST_SECRET:
-            text = text.replace(secret, _MASK).replace(json.dumps(secret)[1:-1], _MASK)
+            for form in (secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]):
+                text = text.replace(form, _MASK)
     return _USER_IN_URI.sub(f"://{_MASK}@", text)
+
+
+class RedactingFormatter(logging.Formatter):
+    """Records and their tracebacks without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The whole text, redacted."""
+        return redact(super().format(record))
