@@ -17,6 +17,7 @@ _SECRET_VARIABLES = (
     "RAY_AUTH_TOKEN",
 )
 _SHORTEST_SECRET = 8  # a shorter value ("test") would blank out ordinary words
+_USERS = ("USER", "USERNAME")  # lie beside passwords; no secrets, and a name such as "orchestrator" is a word of ours
 _USER_IN_URI = re.compile(r"://[^/\s\"'@]+@")
 _MASK = "***"
 
@@ -28,7 +29,7 @@ def redact(text: str) -> str:
     """
     for name in (*_SECRET_VARIABLES, *os.environ.get(SECRETS_ENV, "").split(",")):
         secret = os.environ.get(name, "")
-        if len(secret) >= _SHORTEST_SECRET:
+        if len(secret) >= _SHORTEST_SECRET and not name.endswith(_USERS):
             for form in (secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]):
                 text = text.replace(form, _MASK)
     return _USER_IN_URI.sub(f"://{_MASK}@", text)

@@ -47,6 +47,12 @@ def test_plain_and_encoded_values_and_users_of_uris_are_masked(monkeypatch: pyte
     assert redact("https://me:hunter2@host/x") == "https://***@host/x"
 
 
+def test_the_name_of_a_user_is_an_ordinary_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SECRETS_ENV, "MLFLOW_TRACKING_USERNAME")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "orchestrator")
+    assert redact("orchestrator run") == "orchestrator run"
+
+
 @pytest.mark.parametrize("rank", [None, 3])
 def test_records_of_driver_and_ranks_carry_no_secret(rank: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     stderr = io.StringIO()
