@@ -16,8 +16,9 @@ from orchestrator.launch.quota import check_quota
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import Facts, MachineFacts
 from orchestrator.spec.job import PretrainSpec
-from orchestrator.spec.load import MAX_FILE_BYTES, load_cluster
+from orchestrator.spec.load import load_cluster
 from orchestrator.spec.resolve import resolve_plan
+from orchestrator.spec.yaml_file import MAX_FILE_BYTES
 
 ROOT = Path(__file__).parents[3]
 KUBERAY = ROOT / "cluster" / "kuberay"
