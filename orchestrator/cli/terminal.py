@@ -12,6 +12,8 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
 
@@ -43,7 +45,7 @@ def start_logging(debug: bool) -> None:
         root.handlers[:] = [RichHandler(console=err, show_path=False, show_level=False, markup=False)]
         root.handlers[0].setFormatter(RedactingFormatter())
     root.handlers[0].setLevel(logging.DEBUG if debug else logging.INFO)
-    file_handler = logging.FileHandler(_new_log_file(), delay=True, encoding="utf-8")
+    file_handler = _PrivateFileHandler(_new_log_file(), delay=True, encoding="utf-8")
     file_handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(file_handler)
 
@@ -77,6 +79,14 @@ def show_progress() -> Iterator[OnProgress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=err) as bars:
         yield _BarPerActivity(bars).show
+
+
+class _PrivateFileHandler(logging.FileHandler):
+    """A file for its owner alone: records name buckets, hosts and paths."""
+
+    def _open(self) -> TextIOWrapper:
+        make_private = partial(os.open, mode=0o600)
+        return open(self.baseFilename, "a", encoding=self.encoding, opener=make_private)
 
 
 class _BarPerActivity:

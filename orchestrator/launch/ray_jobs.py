@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -184,9 +185,28 @@ def read_token() -> str | None:
     if token := os.environ.get(_TOKEN_ENV):
         return token
     try:
-        return _token_file().read_text().strip() or None
+        token = _token_file().read_text().strip() or None
     except OSError:
         return None
+    if said := who_reads_token():
+        _warn_of_readers(said)
+    return token
+
+
+def who_reads_token() -> str:
+    """What to do where others can read the token's file: whoever has it executes code there; empty where none can."""
+    file = _token_file()
+    try:
+        is_open = not os.environ.get(_TOKEN_ENV) and file.stat().st_mode & 0o044
+    except OSError:
+        return ""
+    return f"others can read {file}; run: chmod 600 {file}" if is_open else ""
+
+
+@cache
+def _warn_of_readers(said: str) -> None:
+    """Once a process: the token is read for each request."""
+    logger.warning("Ray's token: %s", said)
 
 
 def _token_file() -> Path:

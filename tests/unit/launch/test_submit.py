@@ -21,6 +21,7 @@ from orchestrator.errors import (
     RunHeldError,
     RunNotFoundError,
 )
+from orchestrator.launch import doctor
 from orchestrator.launch import submit as submitting
 from orchestrator.launch.look import MARK, VERSIONS, compare_versions, own_versions
 from orchestrator.launch.ray_jobs import Submission, connect, read_token
@@ -29,6 +30,7 @@ from orchestrator.launch.submit import next_attempt, submit_section
 from orchestrator.runs.check import Finding
 from orchestrator.runs.live import STOP_FILE, LivePost, LiveRecord, StopRequest
 from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.cluster_submit import SubmitSpec
 from orchestrator.spec.load import load_cluster
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.tracker import RunStatus
@@ -243,3 +245,26 @@ def test_a_token_comes_from_where_ray_looks_for_it(tmp_path: Path, monkeypatch: 
     assert read_token() == "of a file"
     monkeypatch.setenv("RAY_AUTH_TOKEN", "of the environment")
     assert read_token() == "of the environment"
+
+
+def test_a_token_that_others_can_read_is_said_once_and_by_doctor(
+    tmp_path: Path, cluster: ClusterSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "orchestrator")
+    monkeypatch.setattr(logging.getLogger("orchestrator"), "propagate", True)
+    monkeypatch.setattr(doctor, "connect", lambda submit: Listed())
+    place = cluster.model_copy(update={"submit": SubmitSpec(dashboard="https://ray:8265")})
+    file = tmp_path / "token"
+    file.write_text("abc\n")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(file))
+    for mode, is_said in ((0o600, False), (0o640, True), (0o604, True)):
+        file.chmod(mode)
+        assert [read_token(), read_token()] == ["abc", "abc"]
+        jobs = next(finding for finding in doctor.examine(place) if finding.subject == "Ray Jobs")
+        assert jobs.holds
+        assert (f"others can read {file}; run: chmod 600 {file}" in jobs.detail) == is_said
+    (record,) = caplog.records
+    assert f"chmod 600 {file}" in record.getMessage()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "from the environment")
+    assert "chmod" not in next(finding for finding in doctor.examine(place) if finding.subject == "Ray Jobs").detail
