@@ -12,7 +12,7 @@ import numpy.typing as npt
 from orchestrator import columns
 from orchestrator.data.ledger_report import report_ledger, total_rows
 from orchestrator.data.order import SampleOrder
-from orchestrator.data.quarantine import write_quarantine
+from orchestrator.data.quarantine import drop_quarantine_after, write_quarantine
 from orchestrator.errors import BadSampleLimitError
 from orchestrator.spec.batches import Batches
 from orchestrator.spec.job import ShardsSpec
@@ -83,6 +83,11 @@ class RunLedger:
         datasets = self._order.datasets
         stored = merged.ledger.to_bytes(lambda number: datasets[number].masks())
         return LedgerProof({LEDGER_FILE: stored}, counts, notes)
+
+    def forget_after(self, step: int) -> None:
+        """Steps behind the last complete checkpoint are done again: what they had to skip is told then."""
+        if self._order is not None:
+            drop_quarantine_after(self._store, step)
 
     def restore(self, data: bytes, source: str, *, inherited: bool = False) -> None:
         """Take up a stored ledger, whatever number of ranks stored it: this run's, or that of what it starts from."""

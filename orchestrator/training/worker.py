@@ -108,6 +108,7 @@ class _Run:
     def restore(self) -> int:
         """Take up the last complete checkpoint, or what the plan starts from; returns the first step to do."""
         stored = self._checkpoints.restore(self._engine, self._ema)
+        self._ledger.forget_after(stored.record.step if stored is not None else self._plan.first_step)
         if stored is None:
             return self._start()
         record = self._restored = stored.record

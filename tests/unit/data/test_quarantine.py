@@ -1,24 +1,28 @@
 """A sample with bad content does not reach a step: another stands in for it, and the quarantine names it."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from orchestrator import columns
 from orchestrator.data.blocks import BlockFormat, BlockTask, unpack_block
 from orchestrator.data.dataset_order import ChunkTable, DatasetOrder
 from orchestrator.data.index import save_index
 from orchestrator.data.indexing import index_dataset
-from orchestrator.data.ledger_events import block_events
+from orchestrator.data.ledger_events import Events, block_events
 from orchestrator.data.node_index import ShardsSource
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
-from orchestrator.data.quarantine import write_quarantine
+from orchestrator.data.quarantine import QUARANTINE, write_quarantine
 from orchestrator.data.shards_reader import ShardsBlockReader
 from orchestrator.spec.batches import Batches
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.storage.store import open_store
+from orchestrator.training.run_ledger import RunLedger
+from orchestrator.training.shared_ledger import SharedLedger
 
 NUM_SAMPLES, BAD, SIZE = 8, 5, 8
 FAULTS = {
@@ -53,3 +57,30 @@ def test_a_bad_sample_is_replaced_counted_and_named(maker: Any, reason: str) -> 
     assert uri is not None
     rows = pq.read_table(uri.removeprefix("file://")).to_pylist()
     assert rows == [{"shard": "shards/0.tar", "index": BAD, "reason": reason, "epoch": 0}]
+
+
+def test_a_stretch_that_is_done_again_is_told_once(tmp_path: Path) -> None:
+    """Checkpoints come by the clock: the second attempt's stretch ends at another step, over the same samples."""
+    store, table = open_store(str(tmp_path)), ChunkTable(np.array([NUM_SAMPLES]))
+
+    def write(step: int, *indices: int) -> None:
+        zeros, kind = np.zeros(len(indices), np.int64), columns.SKIP_REASONS.index("caption_broken")
+        write_quarantine(store, step, Events(zeros, zeros, np.array(indices), zeros + kind), [table], [["0.tar"]])
+
+    order = SampleOrder([DatasetOrder(table, 0)], WindowShuffle(NUM_SAMPLES, 0))
+    first, other = (
+        RunLedger(
+            SharedLedger([table], rank, 2, torch.device("cpu")), proof, store, [["0.tar"]], Batches(global_size=8)
+        )
+        for rank, proof in enumerate((order, None))
+    )
+    write(5, 1)
+    write(9, 3, 4)  # its checkpoint never became whole
+    other.forget_after(0)
+    assert len(store.list(QUARANTINE)) == 2, "the first rank alone writes and removes"
+    first.forget_after(5)
+    write(7, 3)
+    rows = [row for info in store.list(QUARANTINE) for row in pq.read_table(tmp_path / info.path).to_pylist()]
+    assert [row["index"] for row in rows] == [1, 3]
+    first.forget_after(0)
+    assert store.list(QUARANTINE) == ()
