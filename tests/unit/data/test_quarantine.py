@@ -67,7 +67,8 @@ def test_a_stretch_that_is_done_again_is_told_once(tmp_path: Path) -> None:
         zeros, kind = np.zeros(len(indices), np.int64), columns.SKIP_REASONS.index("caption_broken")
         write_quarantine(store, step, Events(zeros, zeros, np.array(indices), zeros + kind), [table], [["0.tar"]])
 
-    order = SampleOrder([DatasetOrder(table, 0)], WindowShuffle(NUM_SAMPLES, 0))
+    batches = Batches(global_size=NUM_SAMPLES)
+    order = SampleOrder([DatasetOrder(table, 0)], WindowShuffle(NUM_SAMPLES, 0, batches))
     first, other = (
         RunLedger(
             SharedLedger([table], rank, 2, torch.device("cpu")), proof, store, [["0.tar"]], Batches(global_size=8)
