@@ -7,6 +7,7 @@ there, on test rows too (``paired.py``). P values are corrected over all pairs (
 Legend: R replicates, N rows.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby
@@ -46,7 +47,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class PairVerdict:
-    """Two objectives, the better one (in its mean) first."""
+    """Two objectives, first the better one in the mean of the replicates that both finished."""
 
     ahead: str
     behind: str
@@ -128,8 +129,10 @@ def _judge_pairs(
         if difference_RN is None:
             of_scores = [_score(comparison, first) - _score(comparison, second) for first, second in trials]
             difference_RN = np.array(of_scores)[:, None]
-        enough = len(common) >= MIN_REPLICATES
-        estimate = paired_estimate(sign * difference_RN) if enough else None
+        difference_RN = sign * difference_RN
+        if difference_RN.sum() < 0:  # replicates that only one of them finished made it the first
+            ahead, behind, difference_RN = behind, ahead, -difference_RN
+        estimate = paired_estimate(difference_RN) if len(common) >= MIN_REPLICATES else None
         judged.append((ahead, behind, len(common), num_rows, estimate))
     corrected = holm([1.0 if estimate is None else estimate.p_value for *_, estimate in judged])
     return tuple(PairVerdict(*one, p_holm) for one, p_holm in zip(judged, corrected, strict=True))
@@ -166,9 +169,7 @@ def _sentence(
         most = max(pair.num_replicates for pair in pairs)
         had = f"{most} replicate shows" if most == 1 else f"{most} replicates show"
         return f"No verdict: {had} a spread only, {MIN_REPLICATES} or more give one; {scores}."
-    told = [pair for pair in pairs if pair.ahead == spreads[0].objective]
-    if not any(pair.is_shown for pair in told):
-        told = [pair for pair in pairs if pair.is_shown] or told
+    told = _pairs_to_tell(spreads, pairs)
     shown = groupby((pair for pair in told if pair.is_shown), key=lambda pair: pair.ahead)
     clauses = [f"{ahead} is ahead of " + " and of ".join(_say_by(metric, pair) for pair in own) for ahead, own in shown]
     if unclear := [pair for pair in told if not pair.is_shown]:
@@ -177,6 +178,16 @@ def _sentence(
     intervals = f"{100 * CONFIDENCE:.0f} % interval" + ("s" if len(told) > 1 else "")
     text = "; ".join(clauses) + f": {intervals}, {_say_evidence(pairs)}."
     return text if any(pair.is_shown for pair in told) else text[0].upper() + text[1:]
+
+
+def _pairs_to_tell(spreads: Sequence[Spread], pairs: Sequence[PairVerdict]) -> list[PairVerdict]:
+    """Those of the objective that is ahead in most; where none of them is shown, all that are; by who is ahead."""
+    wins = Counter(pair.ahead for pair in pairs)
+    first = max((spread.objective for spread in spreads), key=lambda label: wins[label])
+    told = [pair for pair in pairs if first in (pair.ahead, pair.behind)]
+    if not any(pair.is_shown for pair in told):
+        told = [pair for pair in pairs if pair.is_shown] or told
+    return sorted(told, key=lambda pair: (-wins[pair.ahead], pair.ahead))
 
 
 def _say_by(metric: str, pair: PairVerdict) -> str:

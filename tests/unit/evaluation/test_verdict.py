@@ -107,3 +107,21 @@ def test_ranks_are_better_when_they_are_lower():
     trials = tuple(one.model_copy(update={"scores": {metric: one.scores[METRIC]}}) for one in made.trials)
     verdict = find_verdict(made.model_copy(update={"trials": trials, "primary_metric": metric}), {})
     assert verdict.sentence.startswith("siglip is ahead of clip by 5.0 ranks (4.")
+
+
+def test_a_pair_is_ordered_by_the_replicates_that_both_finished():
+    """A replicate that one of them alone finished raises its mean; it cannot turn the pair round."""
+    made = comparison({"clip": [0.500, 0.501, 0.499, 0.9], "siglip": [0.520, 0.5205, 0.5195]})
+    lost = trial("siglip", 3, None, status="failed", reason="diverged")
+    verdict = find_verdict(made.model_copy(update={"trials": (*made.trials, lost)}), {})
+    assert verdict.spreads[0].objective == "clip"  # in the mean of all its replicates
+    assert verdict.sentence.startswith("siglip is ahead of clip by 2.0 points (")
+    assert verdict.pairs[0].difference.low > 0
+
+
+def test_who_leads_follows_from_the_pairs():
+    scores = {"clip": [0.500, 0.501, 0.499, 0.9], "siglip": [0.520, 0.5205, 0.5195], "catlip": [0.4, 0.401, 0.399]}
+    verdict = find_verdict(comparison(scores), {})
+    assert verdict.sentence.startswith("siglip is ahead of clip by 2.0 points (")
+    assert ") and of catlip by 12.0 points (" in verdict.sentence
+    assert all(pair.difference.mean > 0 for pair in verdict.pairs)
