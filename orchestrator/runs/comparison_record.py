@@ -18,7 +18,9 @@ from orchestrator.runs.recorder import Recorder
 from orchestrator.spec.batches import Batches
 from orchestrator.spec.compare_metric import VALIDATION_SCORE
 from orchestrator.spec.compare_plan import ComparePlan, Phase, TrialPlan
+from orchestrator.spec.flops import training_flops
 from orchestrator.spec.load import join_uri
+from orchestrator.spec.plan import Plan
 from orchestrator.storage.store import Store
 from orchestrator.tracking import metrics
 from orchestrator.training.reports import CheckpointReport, EvaluationReport, Report, StepReport
@@ -136,15 +138,14 @@ class TrialMeter:
         record: ComparisonRecord,
         trial: TrialPlan,
         weights: Literal["raw", "ema"],
-        batches: Batches,
-        num_workers: int,
+        plan: Plan,
         trunk: TrialPlan | None = None,
     ) -> None:
-        """``trunk``: what a cooldown is branched off; it has ended."""
-        self._record, self._trial, self._weights, self._num_workers = record, trial, weights, num_workers
-        self._batches = batches
-        self._first_sample = batches.start(trial.first_step)
-        self._flops_per_sample = trial.flops / (batches.start(trial.steps) - self._first_sample)
+        """``plan``: with what the search chose; ``trunk``: what a cooldown is branched off, which has ended."""
+        self._record, self._trial, self._weights, self._num_workers = record, trial, weights, plan.workers.count
+        self._batches: Batches = plan.batch
+        self._first_sample = self._batches.start(trial.first_step)
+        self._flops_per_sample = training_flops(plan)
         before = record.trial(trial.run)
         self._cost, self._curve, self._duplicates = before.cost, list(before.curve), before.duplicate_caption_fraction
         self._attempts_before = before.cost.attempts
@@ -196,10 +197,10 @@ class TrialMeter:
         self._keep(**values)
 
     def _spent_before(self, trunk: TrialPlan) -> tuple[float, float]:
-        """Seconds (at the trunk's mean speed) and FLOPs that the trunk had taken where this run starts."""
+        """Seconds and FLOPs that the trunk had taken where this run starts, by its mean over samples."""
         cost = self._record.trial(trunk.run).cost
-        seconds = (cost.step_s + cost.data_wait_s) / max(cost.samples, 1)
-        return seconds * self._first_sample, trunk.flops * self._first_sample / trunk.samples
+        share = self._first_sample / max(cost.samples, 1)
+        return (cost.step_s + cost.data_wait_s) * share, cost.flops * share
 
     def _keep(self, **values: Any) -> None:
         values |= {"cost": self._cost, "duplicate_caption_fraction": self._duplicates}

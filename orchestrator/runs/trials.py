@@ -103,7 +103,7 @@ class TrialRunner:
             record.change(trial.run, settings=settings)
         plan = self._resolve(trial, trial_job(spec, trial, settings), settings)
         trunk = None if trial.job.start is None else self._trials[trial.job.start.run]
-        meter = TrialMeter(record, trial, spec.weights, plan.batch, plan.workers.count, trunk)
+        meter = TrialMeter(record, trial, spec.weights, plan, trunk)
         onlookers = Onlookers(
             on_progress=partial(self._show, trial.run) if self._of.on_progress else None,
             on_metrics=partial(self._of.on_metrics, run=trial.run) if self._of.on_metrics else None,

@@ -9,6 +9,7 @@ from orchestrator.errors import PlanError
 from orchestrator.spec.checkpoint import CheckpointSpec
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec, ObjectiveEntrySpec
+from orchestrator.spec.compare_budget import PROBE_STEPS, check_search_budgets, part_of, resolve_budget
 from orchestrator.spec.compare_cooldowns import Branch, cooldown_job, resolve_branches
 from orchestrator.spec.compare_metric import resolve_metric, search_metric
 from orchestrator.spec.compare_plan import ComparePlan, Phase, SharePlan, TrialPlan
@@ -20,13 +21,11 @@ from orchestrator.spec.job import BudgetSpec, PretrainSpec, SeedSpec, TrainingSp
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.plan import Plan, TrackingPlan
 from orchestrator.spec.resolve import resolve_plan, resolve_tracking_uri
-from orchestrator.spec.resolve_batch import resolve_batches
 from orchestrator.spec.trial_job import build_job
 
 CALIBRATION_STEPS = 20
 """Steps of a calibration, after as many that warm it up."""
 _LONGEST_NAME = 56  # a run's name has at most 63 characters, and says which trial of the objective it is
-_FLOPS_STEPS = 1000  # phases of other image sizes are shares of the budget
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ class _Resolver:
         search = self._spec.search
         if search is None or not entry.search:
             return []
-        budget = _part(self._budgets[entry.label], search.budget_fraction)
+        budget = part_of(self._budgets[entry.label], search.budget_fraction)
         alike = probe_job(self._spec, entry, 1).model_copy(update={"budget": budget})
         evaluation = self._search_evaluation(entry.label, self.plan(entry.label, alike).steps)
         seed = self._spec.search_seed
@@ -239,51 +238,23 @@ class _Resolver:
         return self._spec.run.evaluation.model_copy(update=update)
 
     def _budget(self, entry: ObjectiveEntrySpec) -> BudgetSpec:
-        """What the comparison's budget buys of one objective: steps, or samples where those of a step differ."""
-        budget = self._spec.budget
-        job = probe_job(self._spec, entry, _FLOPS_STEPS)
-        in_samples = bool(resolve_batches(job).phases) and budget.steps is None
-        if budget.flops is not None:
-            plan = self.plan(entry.label, job)
-            price = training_flops(plan) * (1 if in_samples else plan.batch.global_size)
-            said = f"one {'sample' if in_samples else 'step'} takes {price:.3g} FLOPs"
-            number = _at_least_one(budget.flops / price, entry.label, said)
-            return BudgetSpec(samples=number) if in_samples else BudgetSpec(steps=number)
-        if budget.seconds:
-            _check_equal_steps(entry.label, in_samples)
-            per_step_s = self._facts.seconds_per_step.get(entry.label)
-            if per_step_s is None:
-                return BudgetSpec(steps=CALIBRATION_STEPS)  # stands in until it is measured
-            seconds = budget.train_seconds or (budget.device_seconds or 0) / self._share.workers
-            steps = _at_least_one(seconds / per_step_s, entry.label, f"one step takes {per_step_s:.3g} s")
-            return BudgetSpec(steps=steps)
-        own = BudgetSpec(steps=budget.steps, samples=budget.samples, epochs=budget.epochs)
-        plan = self.plan(entry.label, job.model_copy(update={"budget": own}))
-        return BudgetSpec(samples=plan.samples) if in_samples else BudgetSpec(steps=plan.steps)
+        """What the comparison's budget buys of one objective, whatever its search chooses."""
+
+        def plan_of(job: PretrainSpec) -> Plan:
+            return self.plan(entry.label, job)
+
+        def job_of(settings: dict[str, Any]) -> PretrainSpec:
+            return probe_job(self._spec, entry.model_copy(update={"overrides": settings}), PROBE_STEPS)
+
+        budget, step_s = self._spec.budget, self._facts.seconds_per_step.get(entry.label)
+        check_search_budgets(budget, entry, job_of, plan_of)
+        found = resolve_budget(budget, entry.label, job_of(entry.overrides), plan_of, self._share.workers, step_s)
+        return found or BudgetSpec(steps=CALIBRATION_STEPS)  # stands in until it is measured
 
 
 def set_name(location: str) -> str:
     """What metrics call an evaluation set."""
     return location.strip("/").replace("/", "-")
-
-
-def _at_least_one(steps: float, label: str, price: str) -> int:
-    if steps < 1:
-        raise PlanError(f"budget: less than one step of objective '{label}' ({price}); raise it")
-    return math.floor(steps)
-
-
-def _part(budget: BudgetSpec, fraction: float) -> BudgetSpec:
-    """That share of a budget in steps or samples."""
-    return BudgetSpec(**{key: max(1, round(number * fraction)) for key, number in budget if number is not None})
-
-
-def _check_equal_steps(label: str, in_samples: bool) -> None:
-    if in_samples:
-        raise PlanError(
-            f"budget: seconds become steps by the time of one, but those of objective '{label}' have several sizes "
-            f"(global_sizes of model.resolutions); give the budget in samples, epochs, steps or flops"
-        )
 
 
 def _rung_samples(search: Sequence[TrialPlan]) -> dict[str, int]:

@@ -17,8 +17,10 @@ from orchestrator.runs.proposals import Proposals
 from orchestrator.runs.recorder import Recorder
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
-from orchestrator.spec.compare_plan import ComparePlan
+from orchestrator.spec.compare_plan import ComparePlan, TrialPlan
 from orchestrator.spec.facts import Facts, MachineFacts
+from orchestrator.spec.flops import training_flops
+from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.resolve import resolve_plan
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare, trial_job
@@ -172,6 +174,20 @@ def test_a_search_sees_validation_rows_only() -> None:
     assert not any("validation" in name for name in verdict)
 
 
+def meter_of(
+    record: ComparisonRecord,
+    trial: TrialPlan,
+    cluster: ClusterSpec,
+    trunk: TrialPlan | None = None,
+    num_workers: int = 1,
+    **settings: Any,
+) -> TrialMeter:
+    """Of a trial's own plan, with what its search chose (``model={...}``)."""
+    plan = resolve_plan(PretrainSpec.model_validate({**trial.job.model_dump(), **settings}), cluster, FACTS)
+    workers = plan.workers.model_copy(update={"count": num_workers})
+    return TrialMeter(record, trial, "raw", plan.model_copy(update={"workers": workers}), trunk)
+
+
 class NullTracker:
     """Records nothing; what of a tracker a recorder calls."""
 
@@ -193,7 +209,7 @@ def test_duplicate_captions_are_averaged_over_steps_and_starts(
     trial = plan.trials_of("siglip", "verdict")[0]
     run = resolve_plan(trial.job, cluster, FACTS)
     for start, share in ((0, 0.1), (4, 0.4)):
-        meter = TrialMeter(record, trial, "raw", trial.batches, num_workers=1)
+        meter = meter_of(record, trial, cluster)
         recorder = Recorder(run, NullTracker(), None, meter.take)
         values = {metrics.DUPLICATE_CAPTION_FRACTION: share}
         recorder.record([steps(start + 1, 1, **values), steps(start + 4, 3, **values), CheckpointReport(4, "at", {})])
@@ -207,7 +223,7 @@ def test_what_a_trial_costs_counts_lost_attempts(
     trial = plan.trials_of("siglip", "verdict")[0]
     run: Plan = resolve_plan(trial.job, cluster, FACTS)
     judged = [probe("shape", 0.0).to_dict()]
-    meter = TrialMeter(record, trial, "raw", trial.batches, num_workers=2)
+    meter = meter_of(record, trial, cluster, num_workers=2)
     recorder = Recorder(run, NullTracker(), None, meter.take)
     recorder.record_attempt(1)
     recorder.record([steps(4, 4), EvaluationReport(4, "raw", judged, 3.0), CheckpointReport(4, "at-4", {})])
@@ -232,12 +248,28 @@ def test_what_a_trial_costs_counts_lost_attempts(
     assert found.scores["eval/scenes-eval/linear_probe/shape/accuracy"] == 0.5
 
 
+def test_what_a_search_chose_counts_with_its_own_flops(
+    plan: ComparePlan, record: ComparisonRecord, cluster: ClusterSpec
+) -> None:
+    """Of a budget in steps or samples, settings may differ in what a sample costs."""
+    trial = plan.trials_of("siglip", "verdict")[0]
+    fewer = {"preset": "vit_nano_32", "patch_dropout": 0.5}
+    meter = meter_of(record, trial, cluster, model=fewer)
+    job = PretrainSpec.model_validate({**trial.job.model_dump(), "model": fewer})
+    recorder = Recorder(resolve_plan(job, cluster, FACTS), NullTracker(), None, meter.take)
+    recorder.record([steps(8, 8)])
+    meter.judge(8, [])
+    found = record.trial(trial.run)
+    assert found.cost.flops == found.curve[-1].flops == training_flops(recorder.plan) * 8 * 32
+    assert found.cost.flops < trial.flops
+
+
 @pytest.mark.parametrize("kind", ["cosine", "wsd", "constant"])
 def test_a_constant_rate_never_ends_its_schedule(cluster: ClusterSpec, store: Store, kind: str) -> None:
     of_kind = plan_of(cluster, run={**JOB["run"], "schedule": {"kind": kind}})
     record = ComparisonRecord(store, start(of_kind, cluster, None))
     trial = of_kind.trials_of("siglip", "verdict")[0]
-    meter = TrialMeter(record, trial, "raw", trial.batches, num_workers=1)
+    meter = meter_of(record, trial, cluster)
     for step in (4, 8):
         meter.judge(step, [])
     ended = [point.schedule_ended for point in record.trial(trial.run).curve]
@@ -267,10 +299,11 @@ def test_a_cooldown_costs_its_own_steps_and_its_point_stands_at_the_whole_budget
     plan = plan_of(cluster, rungs=[0.5], run={**JOB["run"], "schedule": {"kind": "wsd", "decay_fraction": 0.5}})
     record = ComparisonRecord(store, start(plan, cluster, None))
     (trunk,), (trial,) = plan.trials_of("siglip", "verdict"), plan.trials_of("siglip", "cooldown")
-    record.change(trunk.run, cost=TrialCost(step_s=15.0, data_wait_s=5.0, samples=10 * 32))  # two steps came again
+    again = TrialCost(step_s=15.0, data_wait_s=5.0, samples=10 * 32, flops=trunk.flops / 8 * 10)
+    record.change(trunk.run, cost=again)  # two steps came again
     facts = resolve_plan(trial.job, cluster, FACTS)
     assert (facts.first_step, facts.steps) == (2, 4)
-    meter = TrialMeter(record, trial, "raw", trial.batches, 1, trunk)
+    meter = meter_of(record, trial, cluster, trunk)
     recorder = Recorder(facts, NullTracker(), None, meter.take)
     judged = [probe("shape", 0.0).to_dict()]
     recorder.record([steps(4, 2), CheckpointReport(4, "at-4", {}), EvaluationReport(4, "raw", judged, 3.0)])
@@ -289,7 +322,7 @@ def test_a_later_start_adds_to_what_an_earlier_one_cost(
 ) -> None:
     trial = plan.trials_of("siglip", "verdict")[0]
     for wall_s in (10.0, 20.0):
-        meter = TrialMeter(record, trial, "raw", trial.batches, num_workers=1)
+        meter = meter_of(record, trial, cluster)
         recorder = Recorder(resolve_plan(trial.job, cluster, FACTS), NullTracker(), None, meter.take)
         recorder.record_attempt(1)
         recorder.record([steps(4, 4)])
@@ -304,11 +337,9 @@ def test_steps_that_a_killed_driver_did_not_record_are_counted(
     trial = plan.trials_of("siglip", "verdict")[0]
     recorder = Recorder(resolve_plan(trial.job, cluster, FACTS), NullTracker(), None, None)
     recorder.record_attempt(1)
-    TrialMeter(record, trial, "raw", trial.batches, num_workers=1).take(
-        recorder, NoteReport("started")
-    )  # then it is killed
+    meter_of(record, trial, cluster).take(recorder, NoteReport("started"))  # then it is killed
     assert record.trial(trial.run).cost.attempts == 1
-    meter = TrialMeter(record, trial, "raw", trial.batches, num_workers=1)
+    meter = meter_of(record, trial, cluster)
     for report in (steps(6, 2), steps(8, 2)):  # from a checkpoint at step 4 that the first driver never heard of
         meter.take(recorder, report)
     meter.add_wall(1.0)
@@ -326,7 +357,7 @@ def test_a_trial_counts_the_samples_of_steps_that_change_their_size(cluster: Clu
     sizes = [trial.batches.size_at(step) for step in range(8)]
     assert sizes == [96, 96, 32, 32, 32, 32, 32, 32]
     assert trial.samples == 384
-    meter = TrialMeter(record, trial, "raw", trial.batches, num_workers=1)
+    meter = meter_of(record, trial, cluster)
     recorder = Recorder(resolve_plan(trial.job, cluster, FACTS), NullTracker(), None, None)
     for report in (steps(4, 1), steps(8, 4)):  # the first three were never recorded
         meter.take(recorder, report)

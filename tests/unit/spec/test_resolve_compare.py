@@ -148,6 +148,45 @@ def test_a_budget_of_flops_buys_the_cheaper_objective_more_steps(resolve_compari
         resolve_comparison(budget={"flops": 1e3})
 
 
+CHANGED = "which changes the {} of a step: with .* the same steps would be another budget; .*objectives of their own"
+
+
+@pytest.mark.parametrize(
+    ("key", "choice", "budget", "said"),
+    [
+        ("batch.global_size", [256, 512], {"samples": 10_000}, CHANGED.format("samples")),
+        ("batch.global_size", [128, 256], {"steps": 40}, CHANGED.format("samples")),
+        ("model.patch_dropout", [0.0, 0.5], {"flops": 1e13}, CHANGED.format("FLOPs")),
+        ("model.patch_dropout", [0.0, 0.5], {"train_seconds": 60}, CHANGED.format("FLOPs")),
+        ("model.patch_dropout", [0.0, 0.5], {"samples": 10_000}, None),
+        ("model.activation_checkpointing", [False, True], {"device_seconds": 60}, CHANGED.format("FLOPs")),
+        ("model.activation_checkpointing", [False, True], {"flops": 1e13}, None),
+        ("batch.micro_size", [64, 128], {"train_seconds": 60}, CHANGED.format("micro batches")),
+        ("batch.micro_size", [64, 128], {"flops": 1e13}, None),
+        ("objective.min_count", [2, 5], {"flops": 1e13}, CHANGED.format("FLOPs")),
+        ("objective.min_count", [2, 5], {"samples": 10_000}, None),
+        ("optimizer.learning_rate", [1e-3, 1e-4], {"train_seconds": 60}, None),
+    ],
+)
+def test_no_setting_that_a_search_may_choose_gets_another_budget(
+    resolve_comparison: Resolve, key: str, choice: list[Any], budget: dict[str, Any], said: str | None
+) -> None:
+    name = "catlip" if key in ("objective.min_count", "batch.micro_size") else "clip"
+    searched = {"label": "one", "objective": {"name": name}, "search": {key: {"choice": choice}}}
+    change = {
+        "mode": "recipe",
+        "objectives": [searched, JOB["objectives"][1]],
+        "search": {"algorithm": "grid"},
+        "budget": budget,
+    }
+    if said is None:
+        plan = resolve_comparison(**change)
+        assert len({(trial.steps, trial.samples) for trial in plan.trials_of("one", "search")}) == 1
+        return
+    with pytest.raises(PlanError, match=f"'one' searches {key}, {said}"):
+        resolve_comparison(**change)
+
+
 def test_a_budget_in_seconds_waits_for_a_calibration(resolve_comparison: Resolve) -> None:
     open_plan = resolve_comparison(budget={"train_seconds": 60})
     assert not open_plan.calibrated
