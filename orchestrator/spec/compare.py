@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from orchestrator.spec.job import BudgetSpec, Name, SeedSpec, TrainingSpec
-from orchestrator.spec.objective import CatlipSpec, ObjectiveSpec, SiglipSpec
+from orchestrator.spec.job import BudgetSpec, Name, PretrainSpec, SeedSpec, TrainingSpec
+from orchestrator.spec.objective import CatlipSpec, ObjectiveSection, ObjectiveSpec, SiglipSpec
 from orchestrator.spec.search import DomainSpec, SearchSpec
 from orchestrator.spec.section import Section
 from orchestrator.spec.trial_job import build_job
@@ -167,9 +167,9 @@ class CompareSpec(Section):
                     raise ValueError(_not_free(entry.label, key, self.mode))
             if both := sorted(entry.overrides.keys() & entry.search.keys()):
                 raise ValueError(f"objective '{entry.label}' both overrides and searches {both[0]}; keep one")
-            if self.mode == "controlled":
-                _check_controlled(entry)
-            _check_buildable(self.run, entry)
+            for job in _build_corners(self.run, entry):
+                if self.mode == "controlled":
+                    _check_controlled(entry.label, job.objective)
             if self.cooldown_rungs:
                 _check_constant_rate(self, entry)
         if list(self.rungs or ()) != sorted(set(self.rungs or ())):
@@ -220,25 +220,24 @@ def _check_grid(entries: list[ObjectiveEntrySpec]) -> None:
             raise ValueError(f"objective '{entry.label}': a grid needs choices, but {without[0]} has a range")
 
 
-def _check_controlled(entry: ObjectiveEntrySpec) -> None:
-    objective = entry.objective
+def _check_controlled(label: str, objective: ObjectiveSection) -> None:
     if isinstance(objective, SiglipSpec) and objective.towers != "clip":
         raise ValueError(
-            f"objective '{entry.label}': towers '{objective.towers}' are pooled otherwise than CLIP's; a controlled "
+            f"objective '{label}': towers '{objective.towers}' are pooled otherwise than CLIP's; a controlled "
             f"comparison needs objective.towers: clip (or mode: recipe)"
         )
     if isinstance(objective, CatlipSpec) and objective.no_concept != "keep":
         raise ValueError(
-            f"objective '{entry.label}': no_concept '{objective.no_concept}' trains on other samples than the others "
+            f"objective '{label}': no_concept '{objective.no_concept}' trains on other samples than the others "
             f"see; a controlled comparison needs objective.no_concept: keep (or mode: recipe)"
         )
 
 
-def _check_buildable(training: TrainingSpec, entry: ObjectiveEntrySpec) -> None:
-    """Overrides, and each end of a search space, are values that a job takes."""
+def _build_corners(training: TrainingSpec, entry: ObjectiveEntrySpec) -> Iterator[PretrainSpec]:
+    """A job with the overrides, and one with each end of the search space: values that a job must take."""
     for settings in _corners(entry):
         try:
-            build_job(
+            yield build_job(
                 training,
                 entry.objective,
                 settings,

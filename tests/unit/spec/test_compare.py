@@ -41,7 +41,7 @@ def load(tmp_path: Path, change: dict[str, Any]) -> CompareSpec:
         node: Any = document
         for part in above:
             node = node[int(part) if part.isdigit() else part]
-        node[last] = value
+        node[int(last) if last.isdigit() else last] = value
     file = tmp_path / "job.yaml"
     file.write_text(yaml.safe_dump(document))
     job = load_job(str(file))
@@ -56,6 +56,7 @@ def test_a_comparison_loads_with_three_replicates(tmp_path: Path) -> None:
     assert load(tmp_path, {"replicates": [5, 9]}).search_seed == 10
 
 
+SIGLIP = {"label": "siglip", "objective": {"name": "siglip", "towers": "clip"}}
 RANGE = {"log_uniform": [1e-4, 1e-2]}
 
 
@@ -106,6 +107,25 @@ RANGE = {"log_uniform": [1e-4, 1e-2]}
         ({"objectives.1.label": "clip"}, r"labels clip, clip; wanted each once"),
         ({"objectives.0.objective": {"name": "siglip"}}, r"objective.towers: clip"),
         ({"objectives.1.objective": {"name": "catlip", "no_concept": "resample"}}, r"no_concept: keep"),
+        (
+            {"objectives.0": {**SIGLIP, "overrides": {"objective.towers": "siglip"}}},
+            r"'siglip': towers 'siglip' are .*objective.towers: clip",
+        ),
+        (
+            {
+                "objectives.0": {**SIGLIP, "search": {"objective.towers": {"choice": ["clip", "siglip"]}}},
+                "search": {"algorithm": "grid"},
+            },
+            r"'siglip': towers 'siglip' are .*objective.towers: clip",
+        ),
+        (
+            {
+                "objectives.1.objective": {"name": "catlip", "labels": "stored"},
+                "objectives.1.search": {"objective.no_concept": {"choice": ["keep", "drop"]}},
+                "search": {"algorithm": "grid"},
+            },
+            r"'catlip': no_concept 'drop' trains on other samples .*no_concept: keep",
+        ),
         ({"replicates": [1, 1]}, r"each once"),
         ({"weights": "ema"}, r"add run.ema.decay"),
         ({"rungs": [0.5, 0.25]}, r"rungs are \[0.5, 0.25\]; wanted rising shares"),
@@ -162,3 +182,8 @@ def test_a_uniform_draw_stays_within_its_ends() -> None:
     values = [DomainSpec(uniform=(2, 3)).draw(draws) for _ in range(100)]
     assert all(2 <= value <= 3 for value in values)
     assert max(values) - min(values) > 0.8
+
+
+def test_a_controlled_comparison_asks_for_what_is_trained_not_for_how_it_is_said(tmp_path: Path) -> None:
+    said = {"label": "siglip", "objective": {"name": "siglip"}, "overrides": {"objective.towers": "clip"}}
+    assert load(tmp_path, {"objectives.0": said}).objectives[0].overrides == {"objective.towers": "clip"}
