@@ -1,8 +1,9 @@
 """What each row of an evaluation set got, kept beside the run: a verdict counts test rows and seeds together.
 
 One Parquet file an evaluation, a row for each judged row, probe and target with one label a row; and one of what is
-most similar to each row, for people to look at. The same predictions give the same bytes. Safe to read from anywhere:
-numbers and names only.
+most similar to each row, for people to look at. The run's own evaluation has names that no later one writes to: what a
+comparison was found from stays as it is. The same predictions give the same bytes. Safe to read from anywhere: numbers
+and names only.
 
 Legend: N rows.
 """
@@ -64,26 +65,29 @@ class TargetPredictions:
         return (self.label_N == self.predicted_N).astype(np.float64)
 
 
-def predictions_file(step: int, weights: Literal["raw", "ema"]) -> str:
-    """Path below the run's folder."""
-    return f"{PREDICTIONS}/step-{step:08d}-{weights}.parquet"
+def predictions_file(step: int, weights: Literal["raw", "ema"], asked: str = "") -> str:
+    """Path below the run's folder; ``asked``: names an evaluation that is not the run's own."""
+    return f"{PREDICTIONS}/{_prefix(asked)}step-{step:08d}-{weights}.parquet"
 
 
-def nearest_file(step: int, weights: Literal["raw", "ema"]) -> str:
-    """Path below the run's folder."""
-    return f"{PREDICTIONS}/nearest-{step:08d}-{weights}.parquet"
+def nearest_file(step: int, weights: Literal["raw", "ema"], asked: str = "") -> str:
+    """Path below the run's folder, as ``predictions_file``."""
+    return f"{PREDICTIONS}/{_prefix(asked)}nearest-{step:08d}-{weights}.parquet"
 
 
-def write_predictions(store: Store, step: int, weights: Literal["raw", "ema"], results: Sequence[ProbeResult]) -> None:
+def write_predictions(
+    store: Store, step: int, weights: Literal["raw", "ema"], results: Sequence[ProbeResult], asked: str = ""
+) -> None:
     """Keep what the results predict and find nearest; no file is written where none does."""
-    _write(store, predictions_file(step, weights), [_to_table(one) for one in results if one.predictions is not None])
+    predictions = [_to_table(one) for one in results if one.predictions is not None]
+    _write(store, predictions_file(step, weights, asked), predictions)
     # Neighbours do not depend on the target: those of the first stand for all.
     firsts = {(one.set, one.probe): one for one in reversed(results) if one.nearest is not None}
-    _write(store, nearest_file(step, weights), [_to_nearest_table(one) for one in reversed(firsts.values())])
+    _write(store, nearest_file(step, weights, asked), [_to_nearest_table(one) for one in reversed(firsts.values())])
 
 
 def read_nearest(store: Store, step: int, weights: Literal["raw", "ema"]) -> NearestRows:
-    """What ``write_predictions`` kept of it; none where the evaluation left none."""
+    """What ``write_predictions`` kept of it for the run's own evaluation; none where that left none."""
     try:
         content = store.read_bytes(nearest_file(step, weights))
     except ObjectNotFoundError:
@@ -96,7 +100,7 @@ def read_nearest(store: Store, step: int, weights: Literal["raw", "ema"]) -> Nea
 
 
 def read_predictions(store: Store, step: int, weights: Literal["raw", "ema"]) -> list[TargetPredictions]:
-    """What ``write_predictions`` kept; none where the evaluation left none."""
+    """What ``write_predictions`` kept for the run's own evaluation; none where it left none."""
     try:
         content = store.read_bytes(predictions_file(step, weights))
     except ObjectNotFoundError:
@@ -131,6 +135,10 @@ def row_scores(
     if not own or any(not np.array_equal(one.row_N, own[0].row_N) for one in own):
         return None
     return own[0].row_N, np.mean([one.hits for one in own], axis=0)
+
+
+def _prefix(asked: str) -> str:
+    return f"evaluate-{asked}-" if asked else ""
 
 
 def _write(store: Store, path: str, parts: Sequence[pa.Table]) -> None:

@@ -1,5 +1,6 @@
 """Judge a run's checkpoint again, in this process: no Ray, no workers."""
 
+import hashlib
 import logging
 from collections.abc import Mapping
 
@@ -36,8 +37,12 @@ def evaluate_run(
     evaluation: EvaluationSpec | None = None,
     weights: Weights = "raw",
     checkpoint: CheckpointChoice = "last",
+    is_own: bool = False,
 ) -> list[ProbeResult]:
     """All probes on all evaluation sets of the run's plan, or of ``evaluation``; recorded in the run.
+
+    Args:
+        is_own: the run's own evaluation, which its workers did not get to.
 
     Raises:
         RunNotFoundError: no such run, or no such complete checkpoint in it.
@@ -49,11 +54,17 @@ def evaluate_run(
     stored = find_checkpoint_of(store, checkpoint)
     logger.info("judging %s (%s weights)", stored.record.uri, weights)
     results = judge_weights(plan, load_weights(store, stored, average=weights == "ema"))
-    write_predictions(store, stored.record.step, weights, results)
+    write_predictions(store, stored.record.step, weights, results, "" if is_own else _asked(plan))
     tracker = open_tracker(run_target(plan, key), tracking_folder(run_uri, key), "evaluate", owns_run=False)
     record_evaluation(tracker, plan, stored.record.uri, stored.record.step, results, weights)
     tracker.close()
     return results
+
+
+def _asked(plan: Plan) -> str:
+    """Short name of what is judged, and by what."""
+    asked = plan.evaluation.model_dump_json() + " ".join(plan.evaluation_uris)
+    return hashlib.sha256(asked.encode()).hexdigest()[:8]
 
 
 def evaluate_job(job: EvaluateSpec, cluster: ClusterSpec) -> dict[Weights, list[ProbeResult]]:

@@ -148,7 +148,7 @@ class TrialRunner:
             meter.end(status=status, reason=f"{own.reason} at step {result.step:,}", step=result.step, **values)
             return
         if not meter.is_judged:  # its workers were lost between the last checkpoint and their verdict
-            meter.judge(result.step, evaluate_run(plan.run_uri, of.cluster, weights=of.spec.weights))
+            meter.judge(result.step, evaluate_run(plan.run_uri, of.cluster, weights=of.spec.weights, is_own=True))
         meter.end(status="finished", reason="", step=result.step, ledger=_ledger(plan.run_uri, of.cluster), **values)
 
     def _show(self, run: str, progress: Progress) -> None:

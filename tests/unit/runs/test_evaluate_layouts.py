@@ -10,6 +10,7 @@ from orchestrator.evaluation.results import ProbeResult
 from orchestrator.runs.evaluate import evaluate_job, evaluate_run
 from orchestrator.runs.import_weights import import_weights
 from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.spec.job import EvaluateSpec
 
 SETS = ["public/imagenet", "public/coco", "public/flickr"]
@@ -75,3 +76,19 @@ def test_a_folder_of_no_layout_is_named_before_anything_is_judged(cluster: Clust
     document = {"kind": "evaluate", "name": "judge", "run": "on-public-sets", "evaluation": evaluation}
     with pytest.raises(DatasetError, match=r"public/notes: no layout of labelled images fits"):
         evaluate_job(EvaluateSpec.model_validate(document), cluster)
+
+
+def test_what_is_judged_later_leaves_the_run_s_own_predictions(cluster: ClusterSpec, imported: str) -> None:
+    """A comparison's verdict is computed from them again and again."""
+    folder = Path(imported.removeprefix("file://"), "predictions")
+    before = {file.name for file in folder.iterdir()} if folder.exists() else set()
+    one = EvaluationSpec(sets=SETS[:1], probes=("nearest_neighbours", "linear_probe"))
+    evaluate_run(imported, cluster, evaluation=one, is_own=True)
+    own = {file.name: file.read_bytes() for file in folder.iterdir() if file.name not in before}
+    assert set(own) == {"step-00000000-raw.parquet", "nearest-00000000-raw.parquet"}
+    other = one.model_copy(update={"max_samples": 40})
+    for evaluation in (one, other, other):
+        evaluate_run(imported, cluster, evaluation=evaluation)
+    assert {name: (folder / name).read_bytes() for name in own} == own
+    added = {file.name for file in folder.glob("evaluate-*-step-*-raw.parquet")} - before
+    assert len(added) == 2
