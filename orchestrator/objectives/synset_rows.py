@@ -74,6 +74,17 @@ def only_matched(classifier: LinearClassifier, matches: Sequence[ClassMatch]) ->
     return LinearClassifier(classifier.weight_VF, bias_C)
 
 
+def find_synset(name: str, table: NounTable) -> int | None:
+    """The synset of a name as a whole: of an id itself, of words the first; none: WordNet has no such noun."""
+    if (found := _WNID.fullmatch(name)) and int(found[1]) in table.offsets:
+        return int(found[1])
+    *first, last = name.lower().replace("_", " ").split() or [""]
+    for lemma in ("_".join([*first, last]), "_".join([*first, lemmatize_noun(last, table)])):
+        if synsets := table.synsets(lemma):
+            return synsets[0]
+    return None
+
+
 class _NearestConcepts:
     """The nearest concept of any synset: over all common hypernyms, the concept that lies closest below."""
 
@@ -98,7 +109,7 @@ class _NearestConcepts:
 
 
 def _match(name: str, nearest: _NearestConcepts, finder: Finder, min_similarity: float) -> ClassMatch:
-    synset = _synset(name, finder.table)
+    synset = find_synset(name, finder.table)
     whole = nearest.find(synset) if synset is not None else _NO_MATCH
     if whole.similarity >= min_similarity:
         return whole
@@ -108,14 +119,3 @@ def _match(name: str, nearest: _NearestConcepts, finder: Finder, min_similarity:
         return _NO_MATCH
     outputs = dict.fromkeys(output for part in near for output in part.outputs)
     return ClassMatch(tuple(outputs), min(part.similarity for part in near))
-
-
-def _synset(name: str, table: NounTable) -> int | None:
-    """The synset of a name as a whole."""
-    if (found := _WNID.fullmatch(name)) and int(found[1]) in table.offsets:
-        return int(found[1])
-    *first, last = name.lower().replace("_", " ").split() or [""]
-    for lemma in ("_".join([*first, last]), "_".join([*first, lemmatize_noun(last, table)])):
-        if synsets := table.synsets(lemma):
-            return synsets[0]
-    return None
