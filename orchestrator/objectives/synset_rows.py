@@ -10,7 +10,6 @@ The paper gives no least similarity: 0.5 here, which is the concept itself or wh
 Legend: V concepts of the vocabulary, C classes, F features.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,13 +18,12 @@ from torch import Tensor
 
 from orchestrator.objectives.objective import LinearClassifier
 from orchestrator.wordnet.finder import Finder
-from orchestrator.wordnet.lemmas import lemmatize_noun
+from orchestrator.wordnet.lemmas import find_synset
 from orchestrator.wordnet.table import NounTable
 from orchestrator.wordnet.vocabulary import Vocabulary
 
 MIN_SIMILARITY = 0.5
 _ROW_DEVIATION = 0.02  # as the concept classifier's own rows start
-_WNID = re.compile(r"n(\d{8})")
 
 
 @dataclass(frozen=True)
@@ -72,17 +70,6 @@ def only_matched(classifier: LinearClassifier, matches: Sequence[ClassMatch]) ->
     bias_C: Tensor = classifier.bias_V.clone()
     bias_C[unmatched] = -torch.inf
     return LinearClassifier(classifier.weight_VF, bias_C)
-
-
-def find_synset(name: str, table: NounTable) -> int | None:
-    """The synset of a name as a whole: of an id itself, of words the first; none: WordNet has no such noun."""
-    if (found := _WNID.fullmatch(name)) and int(found[1]) in table.offsets:
-        return int(found[1])
-    *first, last = name.lower().replace("_", " ").split() or [""]
-    for lemma in ("_".join([*first, last]), "_".join([*first, lemmatize_noun(last, table)])):
-        if synsets := table.synsets(lemma):
-            return synsets[0]
-    return None
 
 
 class _NearestConcepts:

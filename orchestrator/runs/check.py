@@ -6,7 +6,8 @@ from functools import partial
 
 from orchestrator.data.concepts import open_finder
 from orchestrator.data.labelled.recognise import open_labelled_set
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, PlanError
+from orchestrator.runs.class_names import count_named
 from orchestrator.runs.compare_facts import read_compare_facts
 from orchestrator.runs.folder import check_claim, open_run
 from orchestrator.runs.prepare import data_locations, read_facts, read_shards_facts
@@ -73,6 +74,8 @@ def _evaluate_looks(job: EvaluateSpec, cluster: ClusterSpec) -> Iterator[Look]:
     yield f"run {job.run}", partial(_look_at_run, run_uri, cluster)
     for location in job.evaluation.sets:
         yield f"evaluation set {location}", partial(_look_at_evaluation_set, location, job.evaluation, cluster)
+        if "zero_shot" in job.evaluation.probes:
+            yield f"classes of {location}", partial(_look_at_classes, location, job.evaluation, run_uri, cluster)
 
 
 def _compare_looks(job: CompareSpec, cluster: ClusterSpec) -> Iterator[Look]:
@@ -114,6 +117,26 @@ def _look_at_evaluation_set(location: str, evaluation: EvaluationSpec, cluster: 
     found = open_labelled_set(store, evaluation.layouts.get(location), cluster.storage.s3)
     asked = ", ".join(found.targets) or "captions alone"
     return f"layout {found.layout}: {asked}"
+
+
+def _look_at_classes(location: str, evaluation: EvaluationSpec, run_uri: str, cluster: ClusterSpec) -> str:
+    """Whether the run's checkpoint can name them as it is."""
+    _, plan, _ = open_run(run_uri, cluster.storage.s3)
+    store = open_store(join_uri(cluster.storage.data, location), cluster.storage.s3)
+    targets = open_labelled_set(store, evaluation.layouts.get(location), cluster.storage.s3).targets
+    named = count_named(
+        plan.objective, plan.model.vocabulary, targets, evaluation.min_synset_similarity, cluster.storage.s3
+    )
+    if not targets or named is None:
+        return "no zero-shot classification"
+    if not any(named.values()):
+        why = "they have no templates" if plan.objective.reads_captions else "no concept of its vocabulary is near one"
+        raise PlanError(
+            f"{run_uri} can name no class of {location} ({', '.join(targets)}): {why}; leave zero_shot out of "
+            f"evaluation.probes, or give evaluation.layouts class names and templates that it knows"
+        )
+    said = (f"{name}: {number} of {len(targets[name].classes)}" for name, number in named.items())
+    return "zero-shot names " + ", ".join(said)
 
 
 def _look_at_captions(job: PretrainSpec, cluster: ClusterSpec) -> str:

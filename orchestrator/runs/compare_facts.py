@@ -2,17 +2,24 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.data.labelled.recognise import open_labelled_set
+from orchestrator.runs.class_names import count_named
 from orchestrator.runs.indexing import ensure_index
 from orchestrator.runs.prepare import data_locations, ensure_evaluation_sets, prepare_facts, read_facts
 from orchestrator.runs.progress import OnProgress
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
+from orchestrator.spec.compare_scores import AskedFacts
+from orchestrator.spec.evaluation import EvaluationSpec
+from orchestrator.spec.facts import Facts
 from orchestrator.spec.load import join_uri
-from orchestrator.spec.resolve_compare import CompareFacts, probe_job, set_name
+from orchestrator.spec.resolve_compare import CompareFacts, probe_job, set_name, shared_vocabulary
+from orchestrator.spec.targets import TargetSpec
 from orchestrator.storage.store import check_store, open_store
+from orchestrator.training.known_classes import known_classes
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +35,8 @@ class Prepared:
 
 def read_compare_facts(spec: CompareSpec, cluster: ClusterSpec) -> CompareFacts:
     """What is known now; writes nothing. Raises as ``read_facts`` does."""
-    return CompareFacts(
-        by_label={entry.label: read_facts(probe_job(spec, entry, 1), cluster) for entry in spec.objectives},
-        targets=_read_targets(spec, cluster),
-    )
+    by_label = {entry.label: read_facts(probe_job(spec, entry, 1), cluster) for entry in spec.objectives}
+    return CompareFacts(by_label, _read_asked(spec, cluster, by_label))
 
 
 def prepare_compare_facts(spec: CompareSpec, cluster: ClusterSpec, on_progress: OnProgress | None) -> Prepared:
@@ -40,8 +45,8 @@ def prepare_compare_facts(spec: CompareSpec, cluster: ClusterSpec, on_progress: 
     Raises:
         UserError: as ``prepare_facts``.
     """
-    targets = _read_targets(spec, cluster)
     evaluation = spec.run.evaluation
+    _read_targets(evaluation, cluster)  # what is wrong with a set is said before minutes go by
     uris = [join_uri(cluster.storage.data, name) for name in evaluation.sets]
     ensure_evaluation_sets(evaluation, uris, cluster.storage.s3, on_progress)
     for location in data_locations(probe_job(spec, spec.objectives[0], 1)):
@@ -56,14 +61,34 @@ def prepare_compare_facts(spec: CompareSpec, cluster: ClusterSpec, on_progress: 
     needs = {label: (of_label.tokenizer, of_label.vocabulary) for label, of_label in facts.items()}
     shared = {label for label, need in needs.items() if list(needs.values()).count(need) > 1}
     own_s = {label: 0.0 if label in shared else seconds for label, seconds in prepare_s.items()}
-    return Prepared(CompareFacts(facts, targets), own_s)
+    return Prepared(CompareFacts(facts, _read_asked(spec, cluster, facts)), own_s)
 
 
-def _read_targets(spec: CompareSpec, cluster: ClusterSpec) -> dict[str, tuple[str, ...]]:
-    """Names of the targets of each evaluation set."""
+def _read_asked(spec: CompareSpec, cluster: ClusterSpec, by_label: Mapping[str, Facts]) -> AskedFacts:
+    """What the evaluation sets ask, with what the vocabularies that are there say of their classes."""
     evaluation, s3 = spec.run.evaluation, cluster.storage.s3
+    targets = _read_targets(evaluation, cluster)
+    vocabulary, divided = shared_vocabulary(by_label), dict[str, tuple[str, ...]]()
+    if vocabulary is not None:
+        divided = {name: tuple(known_classes(vocabulary, s3, own)) for name, own in targets.items()}
+    is_counted_later = vocabulary is None and any(entry.objective.reads_concepts for entry in spec.objectives)
+    unnamed = {
+        entry.label: {
+            name: tuple(target for target, number in (named or {}).items() if number == 0)
+            for name, own in targets.items()
+            for named in [count_named(entry.objective, known, own, evaluation.min_synset_similarity, s3)]
+        }
+        for entry in spec.objectives
+        if "zero_shot" in evaluation.probes and (known := by_label[entry.label].vocabulary) is not None
+    }
+    return AskedFacts(targets, None if is_counted_later else divided, unnamed)
+
+
+def _read_targets(evaluation: EvaluationSpec, cluster: ClusterSpec) -> dict[str, Mapping[str, TargetSpec]]:
+    """The targets of each evaluation set."""
+    s3 = cluster.storage.s3
     stores = {name: open_store(join_uri(cluster.storage.data, name), s3) for name in evaluation.sets}
     return {
-        set_name(name): tuple(open_labelled_set(store, evaluation.layouts.get(name), s3).targets)
+        set_name(name): open_labelled_set(store, evaluation.layouts.get(name), s3).targets
         for name, store in stores.items()
     }

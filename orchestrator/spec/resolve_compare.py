@@ -13,6 +13,7 @@ from orchestrator.spec.compare_budget import PROBE_STEPS, check_search_budgets, 
 from orchestrator.spec.compare_cooldowns import Branch, cooldown_job, resolve_branches
 from orchestrator.spec.compare_metric import resolve_metric, search_metric
 from orchestrator.spec.compare_plan import ComparePlan, Phase, SharePlan, TrialPlan
+from orchestrator.spec.compare_scores import AskedFacts
 from orchestrator.spec.compare_share import resolve_share, share_cluster, share_facts
 from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.spec.facts import Facts, VocabularyFacts
@@ -33,15 +34,19 @@ class CompareFacts:
     """What ``resolve_compare`` must know besides the job and the cluster."""
 
     by_label: Mapping[str, Facts]
-    targets: Mapping[str, Sequence[str]]
-    """Of each evaluation set, by its name in metrics."""
+    asked: AskedFacts
     seconds_per_step: Mapping[str, float] = field(default_factory=dict)
     """What a calibration measured, by label; none: it has not run."""
 
     @property
     def vocabulary(self) -> VocabularyFacts | None:
         """By which the classes of evaluation sets are told apart, for all objectives alike: the first of theirs."""
-        return next((facts.vocabulary for facts in self.by_label.values() if facts.vocabulary is not None), None)
+        return shared_vocabulary(self.by_label)
+
+
+def shared_vocabulary(by_label: Mapping[str, Facts]) -> VocabularyFacts | None:
+    """The first that an objective has."""
+    return next((facts.vocabulary for facts in by_label.values() if facts.vocabulary is not None), None)
 
 
 def resolve_compare(spec: CompareSpec, cluster: ClusterSpec, facts: CompareFacts) -> ComparePlan:
@@ -51,7 +56,7 @@ def resolve_compare(spec: CompareSpec, cluster: ClusterSpec, facts: CompareFacts
         PlanError: as ``resolve_plan`` for one of the runs; a primary metric that an objective lacks; a budget that is
             too small for one rung; a name that becomes too long.
     """
-    metric = resolve_metric(spec, facts.targets)
+    metric = resolve_metric(spec, facts.asked)
     num_trials = len(spec.objectives) * len(spec.seeds)
     share = resolve_share(spec, cluster, next(iter(facts.by_label.values())).machine, num_trials)
     resolver = _Resolver(spec, cluster, facts, share)

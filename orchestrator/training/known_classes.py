@@ -6,10 +6,10 @@ An objective that learns from concepts has seen labels of those; a score over al
 from collections.abc import Mapping
 
 from orchestrator.data.concepts import open_finder, open_vocabulary
-from orchestrator.objectives.synset_rows import find_synset
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.facts import VocabularyFacts
 from orchestrator.spec.targets import TargetSpec
+from orchestrator.wordnet.lemmas import find_synset
 
 
 def known_classes(facts: VocabularyFacts, s3: S3Spec, targets: Mapping[str, TargetSpec]) -> dict[str, tuple[bool, ...]]:

@@ -4,7 +4,11 @@ Equal to ``nltk.stem.WordNetLemmatizer().lemmatize(word)`` (a test compares them
 the labels of CatLIP are defined by that choice.
 """
 
+import re
+
 from orchestrator.wordnet.table import NounTable
+
+_WNID = re.compile(r"n(\d{8})")
 
 # Ending of a plural -> ending of its singular (WordNet's morphy(7WN), nouns).
 PLURAL_ENDINGS = (
@@ -30,3 +34,14 @@ def lemmatize_noun(word: str, table: NounTable) -> str:
         ]
     known = [form for form in (word, *candidates) if form in table]
     return min(known, key=len, default=word)
+
+
+def find_synset(name: str, table: NounTable) -> int | None:
+    """The synset of a name as a whole: of an id itself, of words the first; none: WordNet has no such noun."""
+    if (found := _WNID.fullmatch(name)) and int(found[1]) in table.offsets:
+        return int(found[1])
+    *first, last = name.lower().replace("_", " ").split() or [""]
+    for lemma in ("_".join([*first, last]), "_".join([*first, lemmatize_noun(last, table)])):
+        if synsets := table.synsets(lemma):
+            return synsets[0]
+    return None

@@ -7,10 +7,12 @@ import pytest
 from orchestrator.errors import PlanError
 from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.compare_plan import ComparePlan
+from orchestrator.spec.compare_scores import AskedFacts
 from orchestrator.spec.describe_compare import describe_compare
 from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts
 from orchestrator.spec.load import load_cluster, load_job
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare, set_name
+from orchestrator.spec.targets import TargetSpec
 
 ROOT = Path(__file__).parents[2]
 CLUSTERS = sorted((ROOT / "cluster").glob("*/cluster.yaml"))
@@ -35,8 +37,9 @@ def plan(job_file: Path, cluster_file: Path) -> ComparePlan:
     num_samples = NUM_SAMPLES[train.split("/")[0]]
     shards = ShardsFacts(uri=train, digest="0" * 16, num_shards=9, num_samples=num_samples, bytes=10**9)
     facts = {entry.label: Facts(machine=machine, train=(shards,)) for entry in job.objectives}
-    targets = {set_name(location): ("shape",) for location in job.run.evaluation.sets}
-    return resolve_compare(job, cluster, CompareFacts(facts, targets))
+    shape = TargetSpec(classes=("cube", "ball"), named_in_captions=True, templates=("a {}",))
+    targets = {set_name(location): {"shape": shape} for location in job.run.evaluation.sets}
+    return resolve_compare(job, cluster, CompareFacts(facts, AskedFacts(targets)))
 
 
 @pytest.mark.parametrize("cluster_file", CLUSTERS, ids=lambda file: file.parent.name)

@@ -10,8 +10,10 @@ from torch import Tensor
 from orchestrator.errors import EvaluationError
 from orchestrator.evaluation.evaluate import SynsetRows, evaluate
 from orchestrator.evaluation.questions import EvaluationSet
-from orchestrator.evaluation.results import ProbeResult
+from orchestrator.evaluation.results import ProbeResult, summarise
+from orchestrator.spec.compare_scores import AskedFacts, score_names
 from orchestrator.spec.evaluation import EvaluationSpec, FewShotSpec
+from orchestrator.spec.objective import CatlipSpec, ClipSpec
 from orchestrator.spec.targets import TargetSpec
 
 torch.set_num_threads(1)
@@ -101,6 +103,23 @@ def test_scores_are_also_those_of_known_and_of_unknown_classes() -> None:
     low, mean, high = sorted(few_shot.values(), key=lambda score: score.value)
     assert low.value <= mean.value <= high.value
     assert list(found["linear_probe", "pooled", "parity"].scores) == ["accuracy"]
+
+
+def test_scores_are_those_that_a_plan_expects() -> None:
+    """What a comparison may be decided by is told apart before anything runs."""
+    bright = TargetSpec(classes=COLORS, named_in_captions=True, multi_label=True)
+    targets = {**TARGETS, "bright": bright}
+    probes = ("zero_shot", "linear_probe", "nearest_neighbours", "few_shot", "retrieval")
+    spec = EvaluationSpec(probes=probes, few_shot=FewShotSpec(shots=(1, 2), draws=2))
+    known = {"color": (True, False, False)}
+    for judged, objective in ((Contrastive(), ClipSpec(name="clip")), (Classifying(), CatlipSpec(name="catlip"))):
+        results = evaluate(judged, [EvaluationSet("colors", targets, read(), known=known)], spec, 0, 1)
+        found = {name for result in results for name in result.metrics() if name.count("/") == 4} | set(
+            summarise(results)
+        )
+        unnamed = {"it": {"colors": tuple(targets)}}
+        asked = AskedFacts({"colors": targets}, divided={"colors": ("color",)}, unnamed=unnamed)
+        assert found == {str(name) for name in score_names("it", objective, spec, asked)}
 
 
 def test_the_most_similar_training_image_and_caption_are_told() -> None:

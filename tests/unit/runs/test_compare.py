@@ -18,12 +18,14 @@ from orchestrator.runs.recorder import Recorder
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.compare_plan import ComparePlan, TrialPlan
+from orchestrator.spec.compare_scores import AskedFacts
 from orchestrator.spec.facts import Facts, MachineFacts
 from orchestrator.spec.flops import training_flops
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.resolve import resolve_plan
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare, trial_job
+from orchestrator.spec.targets import TargetSpec
 from orchestrator.storage.store import Store, open_store
 from orchestrator.tracking import metrics
 from orchestrator.training.reports import CheckpointReport, EvaluationReport, NoteReport, Report, StepReport
@@ -64,8 +66,9 @@ def cluster(tmp_path: Path) -> ClusterSpec:
 
 def plan_of(cluster: ClusterSpec, **change: Any) -> ComparePlan:
     spec = CompareSpec.model_validate({**JOB, **change})
-    facts = CompareFacts({"clip": FACTS, "siglip": FACTS}, {"scenes-eval": ("shape", "all")})
-    return resolve_compare(spec, cluster, facts)
+    two = TargetSpec(classes=("cube", "ball"), named_in_captions=True)
+    asked = AskedFacts({"scenes-eval": {"shape": two, "all": two}})
+    return resolve_compare(spec, cluster, CompareFacts({"clip": FACTS, "siglip": FACTS}, asked))
 
 
 @pytest.fixture

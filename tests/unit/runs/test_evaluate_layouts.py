@@ -7,6 +7,7 @@ import pytest
 from layout_files import write_coco, write_flickr, write_folders
 from orchestrator.errors import DatasetError
 from orchestrator.evaluation.results import ProbeResult
+from orchestrator.runs.check import check_job
 from orchestrator.runs.evaluate import evaluate_job, evaluate_run
 from orchestrator.runs.import_weights import import_weights
 from orchestrator.spec.cluster import ClusterSpec
@@ -92,3 +93,21 @@ def test_what_is_judged_later_leaves_the_run_s_own_predictions(cluster: ClusterS
     assert {name: (folder / name).read_bytes() for name in own} == own
     added = {file.name for file in folder.glob("evaluate-*-step-*-raw.parquet")} - before
     assert len(added) == 2
+
+
+def test_check_refuses_a_set_whose_classes_the_checkpoint_cannot_name(cluster: ClusterSpec, imported: str) -> None:
+    folder = Path(cluster.storage.data.removeprefix("file://"), "unnamed")
+    folder.mkdir()
+    (folder / "targets.json").write_text('{"targets": {"kind": {"classes": ["a", "b"], "named_in_captions": false}}}')
+    (folder / "00000.tar").write_bytes(bytes(10240))
+    document = {"kind": "evaluate", "name": "judge", "run": "on-public-sets"}
+    job = EvaluateSpec.model_validate({**document, "evaluation": {"sets": [SETS[0], "unnamed"]}})
+    found = {finding.subject: finding for finding in check_job(job, cluster)}
+    assert [subject for subject, finding in found.items() if not finding.holds] == ["classes of unnamed"]
+    assert "can name no class of unnamed (kind): they have no templates; leave zero_shot" in found[
+        "classes of unnamed"
+    ].detail  # fmt: skip
+    assert found[f"classes of {SETS[0]}"].detail == "zero-shot names class: 3 of 3"
+    probes = {"sets": ["unnamed"], "probes": ["linear_probe"]}
+    without = EvaluateSpec.model_validate({**document, "evaluation": probes})
+    assert all(finding.holds for finding in check_job(without, cluster))

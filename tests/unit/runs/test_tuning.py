@@ -9,8 +9,10 @@ from ray.tune.schedulers import TrialScheduler
 from orchestrator.runs.tuning import build_schedulers
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
+from orchestrator.spec.compare_scores import AskedFacts
 from orchestrator.spec.facts import Facts, MachineFacts
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare
+from orchestrator.spec.targets import TargetSpec
 
 SPACE = {"optimizer.learning_rate": {"log_uniform": [1e-4, 1e-2]}}
 JOB: dict[str, Any] = {
@@ -50,7 +52,8 @@ class TuneTrial:
 def scheduler_of(name: str) -> TrialScheduler:
     spec = CompareSpec.model_validate({**JOB, "search": {"trials": 4, "scheduler": name, "first_rung": 0.25}})
     facts = Facts(machine=MachineFacts(num_cores=1, num_cpus=2, decoder="d"))
-    known = CompareFacts({"clip": facts, "siglip": facts}, {"s": ("shape",)})
+    asked = AskedFacts({"s": {"shape": TargetSpec(classes=("cube", "ball"), named_in_captions=True)}})
+    known = CompareFacts({"clip": facts, "siglip": facts}, asked)
     return build_schedulers(resolve_compare(spec, ClusterSpec.model_validate(CLUSTER), known))
 
 

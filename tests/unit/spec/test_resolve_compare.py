@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,12 +13,14 @@ from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.compare_cooldowns import resolve_branches
 from orchestrator.spec.compare_plan import ComparePlan
+from orchestrator.spec.compare_scores import AskedFacts
 from orchestrator.spec.describe_compare import describe_compare
 from orchestrator.spec.facts import Facts, MachineFacts, VocabularyFacts
 from orchestrator.spec.flops import text_flops, training_flops, vision_flops
 from orchestrator.spec.optimizer import ScheduleSpec
 from orchestrator.spec.presets import PRESETS
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare, trial_job
+from orchestrator.spec.targets import TargetSpec
 from orchestrator.training.schedule import learning_rate_factor
 
 RUN: dict[str, Any] = {
@@ -43,7 +46,10 @@ JOB: dict[str, Any] = {
 }
 SHORT_WARMUP = {"kind": "wsd", "warmup_fraction": 0.01}
 GROWING = [{"until_fraction": 0.5, "image_sizes": [32], "global_sizes": [512]}]
-TARGETS = {"scenes-eval": ("shape", "color")}
+SHAPE = TargetSpec(classes=tuple("abcdefg"), named_in_captions=True, templates=("a {}",))
+COLOR = TargetSpec(classes=("red", "blue"), named_in_captions=False)
+TAGS = TargetSpec(classes=("big", "small"), named_in_captions=True, multi_label=True)
+ASKED = AskedFacts({"scenes-eval": {"shape": SHAPE, "color": COLOR, "tags": TAGS}})
 SEARCHED = {
     "objectives": [
         {
@@ -71,12 +77,13 @@ def resolve_comparison(facts: Facts, cluster_document: dict[str, Any]) -> Resolv
         cluster: dict[str, Any] | None = None,
         seconds: dict[str, float] | None = None,
         num_cpus: int = 4,
+        asked: AskedFacts = ASKED,
         **change: Any,
     ) -> ComparePlan:
         spec = spec_of(**change)
         machine = MachineFacts(num_cores=max(1, num_cpus // 2), num_cpus=num_cpus, decoder="d")
         own = facts.model_copy(update={"machine": machine})
-        known = CompareFacts({entry.label: own for entry in spec.objectives}, TARGETS, seconds or {})
+        known = CompareFacts({entry.label: own for entry in spec.objectives}, asked, seconds or {})
         return resolve_compare(spec, ClusterSpec.model_validate({**cluster_document, **(cluster or {})}), known)
 
     return resolve
@@ -228,26 +235,35 @@ def test_what_is_computed_again_is_no_progress_and_what_is_frozen_has_no_backwar
     )
 
 
-ALL = r"probes that all have: linear_probe, nearest_neighbours$"
+EVAL = "eval/scenes-eval"
+EVERY = {**RUN, "evaluation": {"sets": ["scenes/eval"], "probes": [
+    "zero_shot", "linear_probe", "nearest_neighbours", "few_shot", "fine_tune", "retrieval",
+], "fine_tune": {"targets": ["shape", "tags"]}}}  # fmt: skip
+TEXT = [
+    {"label": "clip", "objective": {"name": "clip"}},
+    {"label": "siglip", "objective": {"name": "siglip", "towers": "clip"}},
+]
+ALL = (
+    r"All objectives have: eval/scenes-eval/linear_probe/shape/\{accuracy, top5_accuracy\}; "
+    r"eval/scenes-eval/linear_probe/color/accuracy; eval/scenes-eval/linear_probe/tags/mean_average_precision; "
+    r"eval/scenes-eval/linear_probe/\{named, all, unnamed\}/mean_accuracy; eval/scenes-eval/nearest_neighbours/"
+)
 
 
 @pytest.mark.parametrize(
     ("metric", "said"),
     [
-        ("eval/scenes-eval/zero_shot/shape/accuracy", f"objective 'catlip' has no zero_shot; {ALL}"),
-        ("eval/scenes-eval/zero_shot.synset_rows/shape/accuracy", "objective 'clip' has no zero_shot.synset_rows"),
-        ("eval/scenes-eval/linear_probe.embedding/shape/accuracy", "objective 'catlip' has no linear_probe.embedding"),
-        ("eval/scenes-eval/few_shot/all/mean_accuracy_1_shot", "objective 'clip' has no few_shot"),
-        ("heldout/loss", "a loss is on a scale of the objective's own.*one of linear_probe, nearest_neighbours"),
+        (f"{EVAL}/zero_shot/shape/accuracy", f"objective 'catlip' has no such score; did you mean .*{ALL}"),
+        (f"{EVAL}/zero_shot.synset_rows/shape/accuracy", "objective 'clip' has no such score"),
+        (f"{EVAL}/linear_probe.embedding/shape/accuracy", "'catlip' .*did you mean .*/linear_probe/shape/accuracy"),
+        (f"{EVAL}/few_shot/all/mean_accuracy_1_shot", "objective 'clip' has no such score"),
+        ("heldout/loss", "a loss is on a scale of the objective's own.*one of: eval/scenes-eval/linear_probe/"),
         ("eval/other/linear_probe/shape/accuracy", "no evaluation set 'other'; there are: scenes-eval"),
-        (
-            "eval/scenes-eval/linear_probe/size/accuracy",
-            "no target 'size'; there are: shape, color, named, unnamed, all",
-        ),
-        ("eval/scenes-eval/linear_probe/shape/recall", "no score 'recall'"),
-        ("eval/scenes-eval/linear_probe/all/accuracy", "no score 'accuracy'"),
+        (f"{EVAL}/linear_probe/shap/accuracy", r"did you mean eval/scenes-eval/linear_probe/shape/accuracy\?"),
+        (f"{EVAL}/linear_probe/shape/recall", "no such score"),
+        (f"{EVAL}/linear_probe/all/accuracy", r"did you mean eval/scenes-eval/linear_probe/all/mean_accuracy\?"),
     ],
-)
+)  # fmt: skip
 def test_a_metric_that_an_objective_lacks_is_refused_with_those_that_all_have(
     resolve_comparison: Resolve, metric: str, said: str
 ) -> None:
@@ -255,13 +271,70 @@ def test_a_metric_that_an_objective_lacks_is_refused_with_those_that_all_have(
         resolve_comparison(primary_metric=metric)
 
 
+def test_a_vocabulary_that_is_counted_later_may_divide_any_target(resolve_comparison: Resolve) -> None:
+    metric = f"{EVAL}/linear_probe/color/accuracy_in_vocabulary"
+    assert resolve_comparison(primary_metric=metric, asked=replace(ASKED, divided=None)).primary_metric == metric
+
+
+@pytest.mark.parametrize(
+    ("metric", "is_there"),
+    [
+        ("linear_probe/shape/top5_accuracy", True),
+        ("linear_probe/color/top5_accuracy", False),  # of two classes
+        ("linear_probe/tags/mean_average_precision", True),
+        ("linear_probe/shape/mean_average_precision", False),  # one label a row
+        ("few_shot/shape/accuracy_4_shot", True),
+        ("few_shot/shape/accuracy_999_shot", False),
+        ("few_shot/all/mean_accuracy_4_shot", True),
+        ("few_shot/tags/accuracy_4_shot", False),
+        ("fine_tune/shape/accuracy_100_percent", True),
+        ("fine_tune/shape/accuracy_50_percent", False),
+        ("fine_tune/color/accuracy_100_percent", False),  # not tuned on
+        ("fine_tune/tags/mean_average_precision_1_percent", True),
+        ("fine_tune/named/mean_accuracy_10_percent", True),
+        ("fine_tune/unnamed/mean_accuracy_10_percent", False),
+        ("retrieval/image_to_text/recall_at_5", True),
+        ("retrieval/image_to_text/recall_at_7", False),
+        ("retrieval/text_to_image/mean_recall_at_1", False),
+        ("zero_shot/color/accuracy", False),  # without templates
+        ("zero_shot/named/mean_accuracy", True),
+        ("zero_shot/unnamed/mean_accuracy", False),
+        ("linear_probe/all/mean_top5_accuracy", False),
+        ("linear_probe/shape/accuracy_in_vocabulary", True),
+        ("linear_probe/color/accuracy_in_vocabulary", False),
+        ("linear_probe/all/mean_accuracy_outside_vocabulary", True),
+        ("linear_probe/unnamed/mean_accuracy_outside_vocabulary", False),
+    ],
+)
+def test_what_the_targets_and_settings_give_is_a_metric_and_nothing_else(
+    resolve_comparison: Resolve, metric: str, is_there: bool
+) -> None:
+    divided = replace(ASKED, divided={"scenes-eval": ("shape",)})
+    change = {"run": EVERY, "objectives": TEXT, "asked": divided, "primary_metric": f"{EVAL}/{metric}"}
+    if is_there:
+        assert resolve_comparison(**change).primary_metric == f"{EVAL}/{metric}"
+        return
+    with pytest.raises(PlanError, match=f"{metric}: objective 'clip' has no such score"):
+        resolve_comparison(**change)
+
+
+def test_fine_tuning_judges_objectives_without_text_too(resolve_comparison: Resolve) -> None:
+    metric = f"{EVAL}/fine_tune/shape/accuracy_1_percent"
+    assert resolve_comparison(run=EVERY, primary_metric=metric).primary_metric == metric
+
+
+def test_classes_that_a_vocabulary_cannot_name_have_no_zero_shot_score(resolve_comparison: Resolve) -> None:
+    catlips = [{"label": label, "objective": {"name": "catlip", "min_count": 2}} for label in ("one", "other")]
+    metric = f"{EVAL}/zero_shot.synset_rows/color/accuracy"
+    assert resolve_comparison(objectives=catlips, primary_metric=metric).primary_metric == metric
+    unnamed = replace(ASKED, unnamed={"other": {"scenes-eval": ("color",)}})
+    with pytest.raises(PlanError, match="objective 'other' has no such score"):
+        resolve_comparison(objectives=catlips, primary_metric=metric, asked=unnamed)
+
+
 def test_objectives_with_text_towers_may_be_compared_by_ranks(resolve_comparison: Resolve) -> None:
-    objectives = [
-        {"label": "clip", "objective": {"name": "clip"}},
-        {"label": "siglip", "objective": {"name": "siglip", "towers": "clip"}},
-    ]
     metric = "eval/scenes-eval/retrieval/image_to_text/mean_rank"
-    plan = resolve_comparison(objectives=objectives, primary_metric=metric)
+    plan = resolve_comparison(objectives=TEXT, primary_metric=metric)
     assert not plan.higher_is_better
 
 

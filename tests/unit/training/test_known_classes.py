@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import DatasetError
+from orchestrator.runs.class_names import count_named
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.facts import FinderFacts, VocabularyFacts
+from orchestrator.spec.objective import CatlipSpec, ClipSpec
 from orchestrator.spec.targets import TargetSpec
 from orchestrator.training.known_classes import known_classes
 from orchestrator.wordnet.captions import packaged_finder
@@ -55,3 +57,15 @@ def test_classes_are_known_by_their_synset(tmp_path: Path) -> None:
     table_is_gone = facts.finder.model_copy(update={"noun_table": str(tmp_path / "gone")})
     with pytest.raises(DatasetError, match="noun_table"):
         known_classes(facts.model_copy(update={"finder": table_is_gone}), S3Spec(), targets)
+
+
+def test_a_classifier_of_concepts_names_what_is_near_one(tmp_path: Path) -> None:
+    facts = vocabulary_of(tmp_path, [load_noun_table().synsets(word)[0] for word in ("cube", "retriever")])
+    targets = {
+        "dog": TargetSpec(classes=("labrador retriever", "poodle", "n02099601"), named_in_captions=True),
+        "code": TargetSpec(classes=("x17", "x18"), named_in_captions=True, templates=("a {}",)),
+    }
+    catlip = CatlipSpec(name="catlip")
+    assert count_named(catlip, facts, targets, 0.5, S3Spec()) == {"dog": 2, "code": 0}
+    assert count_named(catlip, None, targets, 0.5, S3Spec()) is None
+    assert count_named(ClipSpec(name="clip"), None, targets, 0.5, S3Spec()) == {"dog": 0, "code": 2}
