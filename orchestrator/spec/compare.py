@@ -110,6 +110,13 @@ class CompareSpec(Section):
         return max(self.seeds) + 1
 
     @property
+    def num_search_trials(self) -> int:
+        """Of all objectives."""
+        if self.search is None:
+            return 0
+        return sum(self.search.num_trials(entry.search) for entry in self.objectives if entry.search)
+
+    @property
     def cooldown_rungs(self) -> tuple[float, ...]:
         """Shares of the budget at which cooldowns end."""
         if self.rungs is not None:

@@ -13,8 +13,8 @@ from orchestrator.spec.facts import Facts, MachineFacts
 from orchestrator.spec.placement import place_workers
 
 
-def resolve_share(spec: CompareSpec, cluster: ClusterSpec, machine: MachineFacts, num_trials: int) -> SharePlan:
-    """As many runs at once as workers, CPUs and nodes allow.
+def resolve_share(spec: CompareSpec, cluster: ClusterSpec, machine: MachineFacts) -> SharePlan:
+    """As many runs at once as workers, CPUs and nodes allow, and as the larger of search and verdict has.
 
     Raises:
         PlanError: not even one fits.
@@ -25,6 +25,7 @@ def resolve_share(spec: CompareSpec, cluster: ClusterSpec, machine: MachineFacts
             f"run.workers is {workers}, but cluster '{cluster.name}' offers {cluster.workers.count}; lower it, or "
             f"raise 'workers.count' in the cluster file"
         )
+    num_trials = max(len(spec.objectives) * len(spec.seeds), spec.num_search_trials)
     limits = [num_trials, cluster.workers.count // workers, spec.trials_at_once or num_trials]
     if cluster.launch is None:
         limits.append(max(1, machine.num_cpus // (workers * cluster.workers.cpus + 1)))

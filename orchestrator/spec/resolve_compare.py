@@ -57,8 +57,7 @@ def resolve_compare(spec: CompareSpec, cluster: ClusterSpec, facts: CompareFacts
             too small for one rung; a name that becomes too long.
     """
     metric = resolve_metric(spec, facts.asked)
-    num_trials = len(spec.objectives) * len(spec.seeds)
-    share = resolve_share(spec, cluster, next(iter(facts.by_label.values())).machine, num_trials)
+    share = resolve_share(spec, cluster, next(iter(facts.by_label.values())).machine)
     resolver = _Resolver(spec, cluster, facts, share)
     search: list[TrialPlan] = []
     verdict: list[TrialPlan] = []

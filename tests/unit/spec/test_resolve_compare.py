@@ -111,6 +111,17 @@ def test_as_many_trials_at_once_as_leave_each_a_cpu_to_read(resolve_comparison: 
     assert resolve_comparison(cluster, num_cpus=64, trials_at_once=3).share.at_once == 3
 
 
+def test_a_search_runs_as_many_at_once_as_it_has(resolve_comparison: Resolve) -> None:
+    cluster = {"workers": {"count": 16, "accelerator": "cpu"}}
+    search = {"trials": 6}
+    plan = resolve_comparison(cluster, num_cpus=64, **{**SEARCHED, "search": search}, replicates=1)
+    assert len(plan.trials_of("clip", "search")) == plan.share.at_once == 6
+    both = [{**entry, "search": SEARCHED["objectives"][0]["search"]} for entry in JOB["objectives"]]
+    plan = resolve_comparison(cluster, num_cpus=64, objectives=both, search=search, replicates=1)
+    assert plan.share.at_once == 12
+    assert resolve_comparison(cluster, num_cpus=64, **SEARCHED, replicates=4).share.at_once == 8
+
+
 def test_trials_never_hold_more_workers_than_there_are(resolve_comparison: Resolve) -> None:
     cluster = {"workers": {"count": 8, "accelerator": "cuda"}}
     plan = resolve_comparison(cluster, num_cpus=96, run={**RUN, "workers": 4})
