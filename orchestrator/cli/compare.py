@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -76,11 +77,11 @@ def print_compare(outcome: CompareOutcome, contents: Contents) -> None:
 
     result = outcome.result
     terminal.out.print(f"{result.primary_metric}, {result.budget}, {result.mode}", style="bold", markup=False)
-    terminal.print_table(_HEADINGS, [_row(result, entry.label) for entry in result.objectives])
+    print_objectives(result)
     terminal.out.print(
         "\nspread: standard deviation over replicates; costs are sums over them and their cooldowns", markup=False
     )
-    for trial in result.trials:
+    for trial in (*result.trials, *result.baselines):
         if trial.reason:
             terminal.out.print(f"{trial.run}: {trial.status}: {trial.reason}", markup=False, soft_wrap=True)
     print_verdict(contents)
@@ -93,6 +94,20 @@ def print_compare(outcome: CompareOutcome, contents: Contents) -> None:
             ("MLflow", mlflow_page(result.tracking_uri)),
         ]
     )
+
+
+def print_objectives(result: ComparisonResult) -> None:
+    """One line an objective, baselines behind them."""
+    baselines = [
+        (
+            f"{one.objective} (baseline)",
+            "",
+            _mean([one.scores.get(result.primary_metric)]),
+            *[""] * (len(_HEADINGS) - 3),
+        )
+        for one in result.baselines
+    ]
+    terminal.print_table(_HEADINGS, [*(_row(result, entry.label) for entry in result.objectives), *baselines])
 
 
 def print_verdict(contents: Contents) -> None:
@@ -113,7 +128,7 @@ def _row(result: ComparisonResult, label: str) -> tuple[str, ...]:
     return (
         label,
         f"{len(scores)} of {len(trials)}",
-        f"{sum(scores) / len(scores):.4f}" if scores else "-",
+        _mean(scores),
         f"{_deviation(scores):.4f}" if len(scores) > 1 else "-",
         _speed(trials),
         *(f"{sum(getattr(trial.cost, key) for trial in charged):,.0f}" for key in _SECONDS),
@@ -128,6 +143,11 @@ _SECONDS = ("step_s", "data_wait_s", "evaluation_s", "device_s")
 def _speed(trials: list[TrialResult]) -> str:
     speeds = [trial.cost.samples_per_s for trial in trials if trial.cost.samples_per_s]
     return f"{sum(speeds) / len(speeds):,.0f}" if speeds else "-"
+
+
+def _mean(scores: Sequence[float | None]) -> str:
+    found = [score for score in scores if score is not None]
+    return f"{sum(found) / len(found):.4f}" if found else "-"
 
 
 def _deviation(scores: list[float]) -> float:

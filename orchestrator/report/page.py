@@ -34,11 +34,7 @@ def render_page(contents: Contents) -> str:
         set_name=set_of(comparison.primary_metric),
         colors={one.label: color_of(comparison, one.label) for one in comparison.objectives},
         num_replicates=max((trial.replicate for trial in trials), default=-1) + 1,
-        baselines=[
-            (one.objective, format_score(comparison.primary_metric, one.scores[comparison.primary_metric]))
-            for one in comparison.baselines
-            if comparison.primary_metric in one.scores
-        ],
+        baselines=[(one.objective, _say_baseline(comparison, one)) for one in comparison.baselines],
         scores_chart=draw_scores(comparison, verdict.spreads) if verdict.spreads else None,
         differences_chart=draw_differences(comparison, verdict.pairs),
         curves=draw_curves(comparison, trials),
@@ -60,6 +56,14 @@ def render_page(contents: Contents) -> str:
         style=Markup(_read("report.css")),
         script=Markup(_read("report.js")),
     )
+
+
+def _say_baseline(comparison: ComparisonResult, baseline: TrialResult) -> str:
+    """Its score of the primary metric, or why it has none."""
+    metric = comparison.primary_metric
+    if metric in baseline.scores:
+        return format_score(metric, baseline.scores[metric])
+    return baseline.reason or ("has no such score" if baseline.status == "finished" else "not judged yet")
 
 
 def _mlflow_page(comparison: ComparisonResult, trial: TrialResult) -> str | None:

@@ -7,6 +7,7 @@ from functools import partial
 from orchestrator.data.concepts import open_finder
 from orchestrator.data.labelled.recognise import open_labelled_set
 from orchestrator.errors import OrchestratorError, PlanError
+from orchestrator.runs.baselines import start_baseline
 from orchestrator.runs.class_names import count_named
 from orchestrator.runs.compare_facts import read_compare_facts
 from orchestrator.runs.folder import check_claim, open_run
@@ -86,6 +87,8 @@ def _compare_looks(job: CompareSpec, cluster: ClusterSpec) -> Iterator[Look]:
         yield f"evaluation set {location}", partial(_look_at_evaluation_set, location, job.run.evaluation, cluster)
     for label, of_objective in jobs.items():
         yield f"captions for {label}", partial(_look_at_captions, of_objective, cluster)
+    for name in job.baselines:
+        yield f"baseline {name}", partial(_look_at_baseline, name, cluster)
     yield "plan", partial(_look_at_comparison, job, cluster)
     yield "runs folder", partial(_look_at_folder, cluster.storage.runs, cluster)
     yield "tracking", partial(_look_at_tracking, job.experiment, cluster)
@@ -188,6 +191,11 @@ def _look_at_tracking(experiment: str, cluster: ClusterSpec) -> str:
 
     uri = resolve_tracking_uri(cluster)
     return f"{uri} answers; {len(list_runs(uri, experiment)):,} runs in experiment {experiment}"
+
+
+def _look_at_baseline(name: str, cluster: ClusterSpec) -> str:
+    row = start_baseline(name, cluster)
+    return f"{row.checkpoint_uri} is judged once the trials have ended"
 
 
 def _look_at_run(run_uri: str, cluster: ClusterSpec) -> str:

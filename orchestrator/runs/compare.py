@@ -10,6 +10,7 @@ from orchestrator.env import apply_quiet_env, holder_name, submission_id
 from orchestrator.errors import Interrupted, OrchestratorError, RunHeldError
 from orchestrator.evaluation.comparison import ComparisonResult
 from orchestrator.runs.agenda import Agenda
+from orchestrator.runs.baselines import judge_baselines, start_baseline
 from orchestrator.runs.compare_facts import prepare_compare_facts
 from orchestrator.runs.compare_folder import (
     COMPARISON_FILE,
@@ -65,6 +66,7 @@ def run_compare(spec: CompareSpec, cluster: ClusterSpec, *, on_progress: OnProgr
     check_reaches_ray(cluster)
     store = open_store(join_uri(cluster.storage.runs, spec.name), cluster.storage.s3)
     prepared = prepare_compare_facts(spec, cluster, on_progress)
+    baselines = [start_baseline(name, cluster) for name in spec.baselines]
     uncalibrated = resolve_compare(spec, cluster, prepared.facts)  # what is wrong is said before anything is held
     check_store(store, write=True)
     check_tracking(uncalibrated.tracking.uri)
@@ -76,9 +78,9 @@ def run_compare(spec: CompareSpec, cluster: ClusterSpec, *, on_progress: OnProgr
         facts = _calibrated(spec, cluster, store, prepared.facts, uncalibrated, stop)
         plan = resolve_compare(spec, cluster, facts)
         key = claim_comparison(store, plan)
-        record = ComparisonRecord(
-            store, start_result(plan, cluster.storage.runs, prepared.prepare_s, load_comparison(store))
-        )
+        before = load_comparison(store)
+        started = start_result(plan, cluster.storage.runs, prepared.prepare_s, before, baselines)
+        record = ComparisonRecord(store, started)
         tracker = open_tracker(_target(plan, key), tracking_folder(plan.run_uri, key), "driver", owns_run=True)
         agenda = Agenda(plan, record)
         comparison = Comparison(spec, plan, cluster, facts, key, record, agenda, stop, lease, on_progress, on_metrics)
@@ -114,6 +116,7 @@ def _run(work: Comparison, store: Store, tracker: JournalTracker) -> CompareOutc
     with LivePost(store, work.stop, lambda: _live_record(work, end), places={}, num_ranks=0):
         try:
             _train(work, tracker)
+            judge_baselines(work.spec, work.cluster, work.facts.vocabulary, work.record, work.stop)
         except Interrupted as error:
             end.say(RunStatus.KILLED, str(error))
             raise
@@ -188,7 +191,8 @@ def _target(plan: ComparePlan, key: str) -> RunTarget:
 
 
 def _status(work: Comparison) -> Literal["finished", "stopped", "failed"]:
-    statuses = {trial.status for trial in work.record.result.trials}
+    result = work.record.result
+    statuses = {trial.status for trial in (*result.trials, *result.baselines)}
     if statuses & {"waiting", "running"}:
         return "stopped"
     return "failed" if "failed" in statuses else "finished"

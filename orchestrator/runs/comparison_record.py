@@ -62,6 +62,13 @@ class ComparisonRecord:
             )
             self._save()
 
+    def put_baseline(self, row: TrialResult) -> None:
+        """Keep a baseline's row, in place of an earlier one."""
+        with self._lock:
+            others = [one for one in self._result.baselines if one.run_uri != row.run_uri]
+            self._result = self._result.model_copy(update={"baselines": (*others, row)})
+            self._save()
+
     def choose(self, label: str, settings: dict[str, Any]) -> None:
         """Keep what the search chose for an objective."""
         with self._lock:
@@ -80,7 +87,11 @@ class ComparisonRecord:
 
 
 def start_result(
-    plan: ComparePlan, runs_uri: str, prepare_s: dict[str, float], before: ComparisonResult | None
+    plan: ComparePlan,
+    runs_uri: str,
+    prepare_s: dict[str, float],
+    before: ComparisonResult | None,
+    baselines: Sequence[TrialResult] = (),
 ) -> ComparisonResult:
     """The result at a start: as it was left, or with every trial waiting.
 
@@ -88,6 +99,7 @@ def start_result(
     """
     known = {trial.run: trial for trial in before.trials} if before else {}
     entries = {entry.label: entry for entry in before.objectives} if before else {}
+    judged = {one.run_uri: one for one in before.baselines if one.status == "finished"} if before else {}
     trials = []
     for trial in plan.trials:
         found = known.get(trial.run) or TrialResult(
@@ -116,6 +128,7 @@ def start_result(
         tracking_uri=plan.tracking.uri,
         mlflow_run_id=before.mlflow_run_id if before else None,
         plan=plan.model_dump(mode="json"),
+        baselines=tuple(judged.get(one.run_uri, one) for one in baselines),
     )
 
 

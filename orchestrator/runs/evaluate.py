@@ -17,6 +17,7 @@ from orchestrator.runs.recorder import record_evaluation
 from orchestrator.runs.target import run_target
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.evaluation import EvaluationSpec
+from orchestrator.spec.facts import VocabularyFacts
 from orchestrator.spec.job import EvaluateSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.plan import Plan
@@ -38,11 +39,13 @@ def evaluate_run(
     weights: Weights = "raw",
     checkpoint: CheckpointChoice = "last",
     is_own: bool = False,
+    vocabulary: VocabularyFacts | None = None,
 ) -> list[ProbeResult]:
     """All probes on all evaluation sets of the run's plan, or of ``evaluation``; recorded in the run.
 
     Args:
         is_own: the run's own evaluation, which its workers did not get to.
+        vocabulary: by which scores are divided, instead of the run's own.
 
     Raises:
         RunNotFoundError: no such run, or no such complete checkpoint in it.
@@ -51,6 +54,8 @@ def evaluate_run(
     apply_quiet_env()
     store, plan, key = open_run(run_uri, cluster.storage.s3)
     plan = with_evaluation(plan, evaluation, cluster)
+    if vocabulary is not None:
+        plan = plan.model_copy(update={"evaluation_vocabulary": vocabulary})
     stored = find_checkpoint_of(store, checkpoint)
     logger.info("judging %s (%s weights)", stored.record.uri, weights)
     results = judge_weights(plan, load_weights(store, stored, average=weights == "ema"))

@@ -96,6 +96,9 @@ class CompareSpec(Section):
     """Shares of the budget at which every replicate's curve has a point whose schedule ended there: a cooldown is
     branched off it, and the schedule is ``wsd`` where it is not given. None: where the search ends trials early, at
     its rungs, unless a schedule is given or batches change with the image size; an empty list: nowhere."""
+    baselines: tuple[str, ...] = ()
+    """Runs that exist, imported ones too, judged alike once the trials have ended; names below the cluster's
+    ``storage.runs``, or folders. They stand in the tables and have no part in the verdict."""
     trials_at_once: int | None = Field(default=None, ge=1)
     """Most runs side by side; none: as many as the cluster holds."""
 
@@ -142,6 +145,8 @@ class CompareSpec(Section):
             raise ValueError(f"objectives have the labels {', '.join(labels)}; wanted each once")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"replicates are the seeds {list(self.seeds)}; wanted at least one, each once")
+        if len(set(self.baselines)) < len(self.baselines):
+            raise ValueError(f"baselines are {', '.join(self.baselines)}; wanted each once")
         if self.weights == "ema" and self.run.ema is None:
             raise ValueError("weights is 'ema', but run.ema is not given; add run.ema.decay, or set weights: raw")
         return self

@@ -89,7 +89,10 @@ def write_example(folder: Path, num_rows: int = 40, num_replicates: int = 3, **f
         "mlflow_run_id": None,
         "tracking_uri": "http://mlflow.example:5000",
         "plan": {"budget": {"samples": 38400}, "steps": _STEPS, "replicates": list(range(num_replicates))},
-        "baselines": (trials[0].model_copy(update={"objective": "openai-vit-b32", "scores": {METRIC: 0.71}}),),
+        "baselines": (
+            trials[0].model_copy(update={"objective": "openai-vit-b32", "scores": {METRIC: 0.71}}),
+            trials[0].model_copy(update={"objective": "moved", "scores": {}, "status": "failed", "reason": "it moved"}),
+        ),
     }
     result = ComparisonResult(**{**values, **fields})
     comparison = open_store(str(folder / "comparison"))

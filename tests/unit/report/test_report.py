@@ -71,6 +71,7 @@ def test_the_page_says_verdict_numbers_and_places(example: str, page_file: Path)
     ):
         assert heading in text
     assert "openai-vit-b32 (baseline)" in text
+    assert "Baseline moved (not trained here, no part in the verdict): it moved." in text
     assert "Untuned (nothing was searched): catlip." in text
     assert "too (mean): clip 3.4 %, siglip 3.4 %." in text
     assert "stopped: below the median of its rung" in text

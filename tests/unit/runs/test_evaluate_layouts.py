@@ -7,12 +7,22 @@ import pytest
 from layout_files import write_coco, write_flickr, write_folders
 from orchestrator.errors import DatasetError
 from orchestrator.evaluation.results import ProbeResult
+from orchestrator.evaluation.verdict import find_verdict
+from orchestrator.runs.baselines import judge_baselines, start_baseline
 from orchestrator.runs.check import check_job
+from orchestrator.runs.comparison_record import ComparisonRecord, start_result
 from orchestrator.runs.evaluate import evaluate_job, evaluate_run
 from orchestrator.runs.import_weights import import_weights
+from orchestrator.runs.interrupts import StopRequest
 from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.compare import CompareSpec
+from orchestrator.spec.compare_scores import AskedFacts
 from orchestrator.spec.evaluation import EvaluationSpec
+from orchestrator.spec.facts import Facts, MachineFacts
 from orchestrator.spec.job import EvaluateSpec
+from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare
+from orchestrator.spec.targets import TargetSpec
+from orchestrator.storage.store import open_store
 
 SETS = ["public/imagenet", "public/coco", "public/flickr"]
 
@@ -111,3 +121,60 @@ def test_check_refuses_a_set_whose_classes_the_checkpoint_cannot_name(cluster: C
     probes = {"sets": ["unnamed"], "probes": ["linear_probe"]}
     without = EvaluateSpec.model_validate({**document, "evaluation": probes})
     assert all(finding.holds for finding in check_job(without, cluster))
+
+
+def comparison_with(baselines: list[str]) -> CompareSpec:
+    return CompareSpec.model_validate(
+        {
+            "kind": "compare",
+            "name": "which",
+            "mode": "controlled",
+            "run": {
+                "data": {"kind": "synthetic"},
+                "model": {"preset": "vit_nano_32"},
+                "batch": {"global_size": 32},
+                "optimizer": {"learning_rate": 1e-3},
+                "evaluation": {"sets": SETS[:1], "probes": ["linear_probe"], "max_samples": 40},
+            },
+            "objectives": [
+                {"label": "clip", "objective": {"name": "clip"}},
+                {"label": "siglip", "objective": {"name": "siglip", "towers": "clip"}},
+            ],
+            "replicates": 1,
+            "budget": {"steps": 2},
+            "primary_metric": "eval/public-imagenet/linear_probe/class/accuracy",
+            "baselines": baselines,
+        }
+    )
+
+
+def test_a_run_stands_in_a_comparison_judged_by_its_evaluation(
+    cluster: ClusterSpec, imported: str, tmp_path: Path
+) -> None:
+    spec = comparison_with(["on-public-sets"])
+    asked = AskedFacts({"public-imagenet": {"class": TargetSpec(classes=("a", "b"), named_in_captions=True)}})
+    facts = Facts(machine=MachineFacts(num_cores=1, num_cpus=2, decoder="d"))
+    plan = resolve_compare(spec, cluster, CompareFacts({"clip": facts, "siglip": facts}, asked))
+    rows = [start_baseline(name, cluster) for name in spec.baselines]
+    started = start_result(plan, cluster.storage.runs, {"clip": 0.0, "siglip": 0.0}, None, rows)
+    record = ComparisonRecord(open_store(str(tmp_path)), started)
+    asked_to_stop, go_on = StopRequest(), StopRequest()
+    asked_to_stop.ask("SIGINT")
+    judge_baselines(spec, cluster, None, record, asked_to_stop)
+    assert [row.status for row in record.result.baselines] == ["waiting"]
+    judge_baselines(spec, cluster, None, record, go_on)
+    (row,) = record.result.baselines
+    assert (row.objective, row.run_uri, row.status) == ("on-public-sets", imported, "finished")
+    again = evaluate_run(imported, cluster, evaluation=spec.run.evaluation)
+    assert row.scores[spec.primary_metric] == again[0].accuracy
+    assert again[0].num_test < 20, "the comparison's settings, not the run's own"
+    later = start_result(plan, cluster.storage.runs, {"clip": 0.0, "siglip": 0.0}, record.result, rows)
+    assert later.baselines == (row,)
+    assert find_verdict(later, {}).sentence.startswith("No verdict yet: 2 of 2 replicates"), "it has no part"
+
+
+def test_a_baseline_that_cannot_be_opened_is_refused_in_check(cluster: ClusterSpec, imported: str) -> None:
+    findings = {one.subject: one for one in check_job(comparison_with([imported, "nowhere"]), cluster)}
+    assert findings[f"baseline {imported}"].holds
+    assert not findings["baseline nowhere"].holds
+    assert "holds no plan.json" in findings["baseline nowhere"].detail
