@@ -15,6 +15,7 @@ from orchestrator.cli.results import mlflow_page
 
 if TYPE_CHECKING:
     from orchestrator.evaluation.comparison import ComparisonResult, TrialResult
+    from orchestrator.evaluation.verdict import Verdict
     from orchestrator.report.contents import Contents
     from orchestrator.runs.compare import CompareOutcome
     from orchestrator.tracking.tracker import RunRow
@@ -32,15 +33,29 @@ AllOption = Annotated[bool, typer.Option("--all", help="Every score, not only me
 def compare(
     runs: RunsArgument, cluster: ClusterOption = LAPTOP, json: JsonOption = False, all: AllOption = False
 ) -> None:
-    """Show runs side by side: one line a score, one column a run. A comparison stands for its finished replicates."""
-    from orchestrator.runs.compare_runs import read_runs
+    """Show runs side by side: one line a score, one column a run. A comparison shows its verdict, means and spread, and
+    stands for its finished replicates.
+    """
+    from orchestrator.report.contents import read_verdict
+    from orchestrator.runs.compare_runs import is_comparison, read_runs
     from orchestrator.spec.load import load_cluster
 
     place = load_cluster(cluster)
-    rows = read_runs([run_uri(run, place) for run in runs], place)
+    uris = [run_uri(run, place) for run in runs]
+    found = [read_verdict(uri, place.storage.s3) for uri in uris if is_comparison(uri, place)]
+    rows = read_runs(uris, place)
     if json:
-        typer.echo(json_format.dumps([_document(row) for row in rows], indent=2))
+        documents = [*(_comparison_document(*one) for one in found), *(_document(row) for row in rows)]
+        typer.echo(json_format.dumps(documents, indent=2))
         return
+    for result, verdict in found:
+        print_objectives(result)
+        _print_sentence(verdict)
+        terminal.out.print()
+    _print_side_by_side(rows, all)
+
+
+def _print_side_by_side(rows: Sequence[RunRow], all: bool) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row.evaluation if _is_shown(name, all)))
     facts = [
         ("objective", *(row.objective or "" for row in rows)),
@@ -52,6 +67,24 @@ def compare(
         (name, *(f"{row.evaluation[name]:.4f}" if name in row.evaluation else "-" for row in rows)) for name in names
     ]
     terminal.print_table(("", *(row.name for row in rows)), [*facts, *scores])
+
+
+def _comparison_document(result: ComparisonResult, verdict: Verdict) -> dict[str, object]:
+    return {
+        "comparison": result.name,
+        "primary_metric": result.primary_metric,
+        "verdict": verdict.sentence,
+        "notes": verdict.notes,
+        "objectives": {
+            spread.objective: {
+                "mean": spread.mean,
+                "spread": _deviation(spread.scores) if len(spread.scores) > 1 else None,
+                "scores": spread.scores,
+            }
+            for spread in verdict.spreads
+        },
+        "baselines": {one.objective: one.scores.get(result.primary_metric) for one in result.baselines},
+    }
 
 
 def _document(row: RunRow) -> dict[str, object]:
@@ -76,11 +109,7 @@ def print_compare(outcome: CompareOutcome, contents: Contents) -> None:
     from orchestrator.report.write import REPORT_FILE
 
     result = outcome.result
-    terminal.out.print(f"{result.primary_metric}, {result.budget}, {result.mode}", style="bold", markup=False)
     print_objectives(result)
-    terminal.out.print(
-        "\nspread: standard deviation over replicates; costs are sums over them and their cooldowns", markup=False
-    )
     for trial in (*result.trials, *result.baselines):
         if trial.reason:
             terminal.out.print(f"{trial.run}: {trial.status}: {trial.reason}", markup=False, soft_wrap=True)
@@ -98,6 +127,7 @@ def print_compare(outcome: CompareOutcome, contents: Contents) -> None:
 
 def print_objectives(result: ComparisonResult) -> None:
     """One line an objective, baselines behind them."""
+    terminal.out.print(f"{result.primary_metric}, {result.budget}, {result.mode}", style="bold", markup=False)
     baselines = [
         (
             f"{one.objective} (baseline)",
@@ -108,15 +138,22 @@ def print_objectives(result: ComparisonResult) -> None:
         for one in result.baselines
     ]
     terminal.print_table(_HEADINGS, [*(_row(result, entry.label) for entry in result.objectives), *baselines])
+    terminal.out.print(
+        "\nspread: standard deviation over replicates; costs are sums over them and their cooldowns", markup=False
+    )
 
 
 def print_verdict(contents: Contents) -> None:
-    """The sentence, and what it rests on."""
-    terminal.out.print(contents.verdict.sentence, style="bold", markup=False, soft_wrap=True)
-    for note in contents.verdict.notes:
-        terminal.out.print(note, style="dim", markup=False, soft_wrap=True)
+    """The sentence, what it rests on, and why there are no pictures of it."""
+    _print_sentence(contents.verdict)
     if contents.without_sheet:
         terminal.err.print(f"no pictures in the report: {contents.without_sheet}", markup=False, soft_wrap=True)
+
+
+def _print_sentence(verdict: Verdict) -> None:
+    terminal.out.print(verdict.sentence, style="bold", markup=False, soft_wrap=True)
+    for note in verdict.notes:
+        terminal.out.print(note, style="dim", markup=False, soft_wrap=True)
 
 
 def _row(result: ComparisonResult, label: str) -> tuple[str, ...]:
@@ -150,7 +187,7 @@ def _mean(scores: Sequence[float | None]) -> str:
     return f"{sum(found) / len(found):.4f}" if found else "-"
 
 
-def _deviation(scores: list[float]) -> float:
+def _deviation(scores: Sequence[float]) -> float:
     mean = sum(scores) / len(scores)
     return math.sqrt(sum((score - mean) ** 2 for score in scores) / (len(scores) - 1))
 

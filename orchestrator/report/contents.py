@@ -1,7 +1,7 @@
 """What a report is made of: the comparison's records, its verdict, and pictures, read from where the runs left them."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -50,13 +50,8 @@ def read_contents(comparison_uri: str, s3: S3Spec) -> Contents:
         TrackingError: a record of one that cannot be read.
     """
     comparison = _read_comparison(comparison_uri, s3)
-    finished = [trial for trial in comparison.trials if trial.phase == "verdict" and trial.status == "finished"]
+    finished = _finished(comparison)
     predictions = {trial.run: _predictions_of(comparison, trial, s3) for trial in finished}
-    rows = {
-        run: found
-        for run, own in predictions.items()
-        if (found := row_scores(own, comparison.primary_metric)) is not None
-    }
     own = {
         one.label: [predictions[trial.run] for trial in finished if trial.objective == one.label]
         for one in comparison.objectives
@@ -68,7 +63,27 @@ def read_contents(comparison_uri: str, s3: S3Spec) -> Contents:
     }
     in_order = {one.label: nearest[one.label] for one in comparison.objectives if one.label in nearest}
     sheet, without_sheet = _attempt(lambda: _make_sheet(comparison, plans, own, in_order))
-    return Contents(comparison, find_verdict(comparison, rows), sheet, without_sheet)
+    return Contents(comparison, _verdict_of(comparison, predictions), sheet, without_sheet)
+
+
+def read_verdict(comparison_uri: str, s3: S3Spec) -> tuple[ComparisonResult, Verdict]:
+    """A comparison and what it shows, without pictures; raises as ``read_contents``."""
+    comparison = _read_comparison(comparison_uri, s3)
+    predictions = {trial.run: _predictions_of(comparison, trial, s3) for trial in _finished(comparison)}
+    return comparison, _verdict_of(comparison, predictions)
+
+
+def _finished(comparison: ComparisonResult) -> list[TrialResult]:
+    return [trial for trial in comparison.trials if trial.phase == "verdict" and trial.status == "finished"]
+
+
+def _verdict_of(comparison: ComparisonResult, predictions: Mapping[str, Sequence[TargetPredictions]]) -> Verdict:
+    rows = {
+        run: found
+        for run, own in predictions.items()
+        if (found := row_scores(own, comparison.primary_metric)) is not None
+    }
+    return find_verdict(comparison, rows)
 
 
 def _attempt(make: Callable[[], T]) -> tuple[T | None, str]:

@@ -6,8 +6,9 @@ from orchestrator.errors import RunNotFoundError
 from orchestrator.runs.compare_folder import load_comparison
 from orchestrator.runs.folder import open_run
 from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.plan import Plan
 from orchestrator.storage.store import open_store
-from orchestrator.tracking.mlflow.runs import list_runs
+from orchestrator.tracking.mlflow.runs import list_by_key
 from orchestrator.tracking.tracker import RunRow
 
 
@@ -19,7 +20,15 @@ def read_runs(run_uris: Sequence[str], cluster: ClusterSpec) -> list[RunRow]:
         TrackingError: MLflow does not answer.
     """
     uris = dict.fromkeys(uri for given in run_uris for uri in _expand(given, cluster))
-    return [_read_run(uri, cluster) for uri in uris]
+    runs = [(plan, key) for _, plan, key in (open_run(uri, cluster.storage.s3) for uri in uris)]
+    places = dict.fromkeys((plan.tracking.uri, plan.tracking.experiment) for plan, _ in runs)
+    records = {place: list_by_key(*place) for place in places}
+    return [_find(plan, records[plan.tracking.uri, plan.tracking.experiment].get(key)) for plan, key in runs]
+
+
+def is_comparison(run_uri: str, cluster: ClusterSpec) -> bool:
+    """Whether a folder is a comparison's."""
+    return load_comparison(open_store(run_uri, cluster.storage.s3)) is not None
 
 
 def _expand(run_uri: str, cluster: ClusterSpec) -> list[str]:
@@ -29,13 +38,10 @@ def _expand(run_uri: str, cluster: ClusterSpec) -> list[str]:
     return [trial.run_uri for trial in found.trials if (trial.phase, trial.status) == ("verdict", "finished")]
 
 
-def _read_run(run_uri: str, cluster: ClusterSpec) -> RunRow:
-    _, plan, _ = open_run(run_uri, cluster.storage.s3)
-    tracking = plan.tracking
-    row = next((row for row in list_runs(tracking.uri, tracking.experiment) if row.name == plan.name), None)
+def _find(plan: Plan, row: RunRow | None) -> RunRow:
     if row is None:
         raise RunNotFoundError(
-            f"{tracking.uri} has no record of run '{plan.name}' in experiment {tracking.experiment}; deliver what it "
-            f"has not got with: orchestrator runs --sync"
+            f"{plan.tracking.uri} has no record of run '{plan.name}' in experiment {plan.tracking.experiment}; deliver "
+            f"what it has not got with: orchestrator runs --sync"
         )
     return row

@@ -19,6 +19,7 @@ from orchestrator.tracking.tracker import (
     TAG_HEARTBEAT,
     TAG_OBJECTIVE,
     TAG_REASON,
+    TAG_RUN_KEY,
     RunRow,
     RunStatus,
 )
@@ -37,6 +38,15 @@ def list_runs(tracking_uri: str, experiment: str) -> list[RunRow]:
         return []
     with _explained(tracking_uri):
         return [_row(run) for run in _pages(connect(tracking_uri), experiment)]
+
+
+def list_by_key(tracking_uri: str, experiment: str) -> dict[str, RunRow]:
+    """The same by the key that each run's folder holds: names are not unique where several storages share a server."""
+    if not _is_there(tracking_uri):
+        return {}
+    with _explained(tracking_uri):
+        runs = _pages(connect(tracking_uri), experiment, f"tags.`{TAG_RUN_KEY}` != ''")
+        return {run.data.tags[TAG_RUN_KEY]: _row(run) for run in runs}
 
 
 def close_dead_runs(tracking_uri: str, experiment: str, stale_after_s: float = 120.0) -> list[str]:
