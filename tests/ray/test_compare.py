@@ -177,6 +177,17 @@ def test_the_same_file_again_runs_nothing(outcome: CompareOutcome, place: Cluste
     assert again.result.trials == outcome.result.trials
 
 
+def test_a_baseline_that_is_named_later_is_judged_as_the_replicates_were(
+    outcome: CompareOutcome, place: ClusterSpec
+) -> None:
+    (trial,) = (trial for trial in outcome.result.trials if trial.run.endswith("catlip-r0"))
+    again = run_compare(compare_job(f"baselines=[{trial.run}]"), place)
+    assert again.status == "finished"
+    assert again.result.trials == outcome.result.trials
+    (row,) = again.result.baselines
+    assert row.scores == pytest.approx(trial.scores), "the same weights, sets, splits and division of classes"
+
+
 def test_another_plan_under_the_name_and_a_live_one_are_refused(outcome: CompareOutcome, place: ClusterSpec) -> None:
     with pytest.raises(RunConflictError, match=r"(?s)catlip: steps: 40 -> 60"):
         run_compare(compare_job("budget.steps=60"), place)
