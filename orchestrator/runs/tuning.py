@@ -6,6 +6,7 @@ trials of one objective can be compared before their end.
 
 import math
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 from ray import tune
@@ -13,7 +14,9 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from orchestrator.errors import Interrupted
 from orchestrator.runs.comparison import Comparison
+from orchestrator.runs.interrupts import StopRequest
 from orchestrator.runs.proposals import Proposals
 from orchestrator.runs.relay import relay
 from orchestrator.runs.trials import SAMPLES, SCORE, TrialRunner
@@ -48,8 +51,20 @@ def run_tuning(comparison: Comparison, runner: TrialRunner) -> None:
                 verbose=0,
             ),
         )
-        tuner.fit()
+        fit_and_join(tuner.fit, runner, comparison.stop)
+
+
+def fit_and_join(fit: Callable[[], object], runner: TrialRunner, stop: StopRequest) -> None:
+    """Let Tune do its work; however that ends, no trial goes on behind the back of whoever called."""
+    try:
+        fit()
+    except Interrupted:  # asked twice: at once
+        raise
+    except BaseException as error:
+        stop.ask(f"Ray Tune ended by {type(error).__name__}")
         runner.join()
+        raise
+    runner.join()
 
 
 def build_schedulers(plan: ComparePlan) -> TrialScheduler:

@@ -378,3 +378,39 @@ def test_optuna_proposes_from_what_earlier_trials_found(cluster: ClusterSpec, tm
     )
     job = trial_job(spec, plan.trials_of("clip", "verdict")[0], chosen)
     assert job.optimizer.learning_rate == chosen["optimizer.learning_rate"]
+
+
+def test_a_proposal_that_a_stop_interrupted_is_told_to_the_study_of_a_later_start(
+    cluster: ClusterSpec, tmp_path: Path
+) -> None:
+    plan = plan_of(
+        cluster,
+        objectives=[
+            {**JOB["objectives"][0], "search": {"optimizer.learning_rate": {"log_uniform": [1e-5, 1e-1]}}},
+            JOB["objectives"][1],
+        ],
+        search={"algorithm": "optuna", "trials": 5},
+        primary_metric="eval/scenes-eval/linear_probe/all/accuracy",
+    )
+    record = ComparisonRecord(open_store(str(tmp_path)), start(plan, cluster, None))
+    first, second, third, fourth, fifth = plan.trials_of("clip", "search")
+    proposals = Proposals(plan, record)
+    for trial in (first, second):
+        proposals.propose(trial)
+    record.change(first.run, status="running")
+    record.change(second.run, status="running", scores={METRIC: 0.3})  # at a rung
+    record = ComparisonRecord(open_store(str(tmp_path)), start(plan, cluster, record.result))
+    proposals = Proposals(plan, record)
+    for trial in (first, second, third, fourth):  # the third opens the study
+        proposals.propose(trial)
+        record.change(trial.run, status="running")
+    rates = [record.trial(one.run).settings["optimizer.learning_rate"] for one in (first, second, third)]
+    assert len(set(rates)) == 3, "a study that goes on proposes anew"
+    record.change(first.run, status="finished", scores={METRIC: 0.5})
+    record.change(second.run, status="finished", scores={METRIC: 0.7})
+    for trial in (first, second, fourth):
+        proposals.tell(trial)
+    proposals.propose(fifth)
+    known = proposals._studies["clip"]._ot_study.trials
+    told = {one.params["optimizer.learning_rate"]: one.value for one in known if one.value is not None}
+    assert told == {rates[0]: 0.5, rates[1]: 0.7}, "each once, at its end; the fourth ended without a score"

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.runs.tuning import build_schedulers
+from orchestrator.errors import Interrupted
+from orchestrator.runs.interrupts import StopRequest
+from orchestrator.runs.tuning import build_schedulers, fit_and_join
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.facts import Facts, MachineFacts
@@ -81,3 +83,30 @@ def test_what_ends_by_itself_is_not_stopped() -> None:
 
 def test_schedulers_pickle_as_tune_wants_them() -> None:
     assert pickle.loads(pickle.dumps(scheduler_of("asha"))).debug_string()
+
+
+class Joined:
+    """What of a runner is asked where Tune has ended: whether trials were told to stop before they are waited for."""
+
+    def __init__(self, stop: StopRequest) -> None:
+        self._stop = stop
+        self.reasons: list[str] = []
+
+    def join(self) -> None:
+        self.reasons.append(self._stop.reason)
+
+
+@pytest.mark.parametrize(
+    ("error", "reasons"), [(KeyError("x"), ["Ray Tune ended by KeyError"]), (Interrupted("asked twice"), [])]
+)
+def test_trials_end_with_tune(error: Exception, reasons: list[str]) -> None:
+    def fit() -> None:
+        raise error
+
+    stop = StopRequest()
+    runner = Joined(stop)
+    with pytest.raises(type(error)):
+        fit_and_join(fit, runner, stop)
+    assert runner.reasons == reasons
+    fit_and_join(lambda: None, runner, stop)
+    assert len(runner.reasons) == len(reasons) + 1
