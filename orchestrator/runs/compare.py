@@ -91,10 +91,14 @@ def run_compare(spec: CompareSpec, cluster: ClusterSpec, *, on_progress: OnProgr
 def _calibrated(
     spec: CompareSpec, cluster: ClusterSpec, store: Store, facts: CompareFacts, plan: ComparePlan, stop: StopRequest
 ) -> CompareFacts:
-    """The facts with the seconds of a step, where the budget needs them: measured once, at the first start."""
+    """The facts with the seconds of a step, where the budget needs them: measured once, at the first start.
+
+    Args:
+        plan: of steps that stand in.
+    """
     if not spec.budget.seconds:
         return facts
-    seconds = load_calibration(store)
+    seconds = load_calibration(store, plan.identities)
     if not seconds:
         from orchestrator.runs.calibration import calibrate
         from orchestrator.runs.session import ray_session
@@ -102,7 +106,7 @@ def _calibrated(
         with ray_session(cluster, next(iter(facts.by_label.values())).machine):
             stop.listen()
             seconds = calibrate(spec, cluster, plan.share, facts.by_label, stop)
-        save_calibration(store, seconds)
+        save_calibration(store, plan.identities, seconds)
     return replace(facts, seconds_per_step=seconds)
 
 

@@ -24,9 +24,9 @@ from orchestrator.storage.lease import Lease, acquire_lease
 from orchestrator.storage.store import Store, check_store, open_store
 from orchestrator.tracking.mlflow.open import open_tracker
 from orchestrator.tracking.mlflow.runs import check_tracking
+from orchestrator.tracking.null import NullTracker
 from orchestrator.tracking.prometheus import OnMetrics, serve_metrics
 from orchestrator.tracking.tracker import RunStatus, Tracker, flat_params
-from orchestrator.tracking.writer import JournalTracker
 from orchestrator.training.checkpoint_folders import find_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -85,12 +85,14 @@ def run_plan(
     *,
     parent_key: str | None = None,
     patience_s: float = 0.0,
+    recorded: bool = True,
 ) -> PretrainResult:
     """Run a plan to its end, or until ``stop`` is asked. Safe in several threads at once, with a plan each.
 
     Args:
         parent_key: of the run that this one is recorded below.
         patience_s: how long to wait for the lease of a driver that may be dead.
+        recorded: whether MLflow hears of it.
 
     Raises:
         OrchestratorError: what was wrong with the input, or what ended the work; the run is closed in MLflow.
@@ -100,18 +102,22 @@ def run_plan(
     check_start(plan)
     with acquire_lease(store, holder_name(), patience_s=patience_s) as lease:
         key = claim_run(store, plan)
-        tracker = open_tracker(
-            run_target(plan, key, parent_key),
-            tracking_folder(plan.run_uri, key),
-            "driver",
-            owns_run=True,
-            samples_system=True,
-            on_metrics=onlookers.on_metrics,
-        )
+        tracker = _open_tracker(plan, key, parent_key, onlookers) if recorded else NullTracker()
         try:
             return _run(plan, cluster, store, tracker, onlookers, stop, lease)
         finally:
             tracker.close()
+
+
+def _open_tracker(plan: Plan, key: str, parent_key: str | None, onlookers: Onlookers) -> Tracker:
+    return open_tracker(
+        run_target(plan, key, parent_key),
+        tracking_folder(plan.run_uri, key),
+        "driver",
+        owns_run=True,
+        samples_system=True,
+        on_metrics=onlookers.on_metrics,
+    )
 
 
 def check_reaches_ray(cluster: ClusterSpec) -> None:
@@ -127,7 +133,7 @@ def _run(
     plan: Plan,
     cluster: ClusterSpec,
     store: Store,
-    tracker: JournalTracker,
+    tracker: Tracker,
     onlookers: Onlookers,
     stop: StopRequest,
     lease: Lease,
@@ -163,7 +169,7 @@ def _run(
     )
 
 
-def _live_record(plan: Plan, recorder: Recorder, tracker: JournalTracker) -> LiveRecord:
+def _live_record(plan: Plan, recorder: Recorder, tracker: Tracker) -> LiveRecord:
     return LiveRecord(
         run=plan.name,
         submission=submission_id(),

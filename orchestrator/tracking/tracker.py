@@ -82,6 +82,9 @@ class RunRow:
 class Tracker(Protocol):
     """Records one run. No method raises, blocks on a server or keeps the caller longer than a line of a file."""
 
+    def run_id(self, timeout_s: float = 0.0) -> str | None:
+        """The server's id of the run, waited for at most ``timeout_s``; None while the server is away."""
+
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Record values of ``metrics.py`` at an optimizer step; NaN and infinities are kept."""
 

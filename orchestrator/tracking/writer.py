@@ -56,7 +56,6 @@ class JournalTracker:
         self._shipper.start()
 
     def run_id(self, timeout_s: float = 0.0) -> str | None:
-        """The server's id of the run, waited for at most ``timeout_s``; None while the server is away."""
         return self._shipper.run_id(timeout_s)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:

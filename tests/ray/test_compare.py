@@ -184,6 +184,26 @@ def test_another_plan_under_the_name_and_a_live_one_are_refused(outcome: Compare
         run_compare(compare_job(), place)
 
 
+def test_seconds_become_steps_by_runs_that_leave_nothing(place: ClusterSpec) -> None:
+    overrides = ("name=timed", *PAIR, "replicates=2", "budget={train_seconds: 0.5}", "rungs=[]")
+    job = load_job(str(SMOKE), list(overrides))
+    assert isinstance(job, CompareSpec)
+    timed = run_compare(job, place)
+    assert timed.status == "finished"
+    seconds = timed.result.plan["seconds_per_step"]
+    steps = {trial.objective: trial.steps for trial in timed.result.trials}
+    assert steps == {label: int(0.5 / seconds[label]) for label in ("clip", "catlip")}
+    store = open_store(timed.folder)
+    assert store.list("calibration") == ()
+    client = mlflow.MlflowClient(timed.result.tracking_uri)
+    experiment = client.get_experiment_by_name(job.experiment)
+    assert experiment is not None
+    runs = {run.info.run_name for run in client.search_runs([experiment.experiment_id])}
+    assert {name for name in runs if name.startswith("timed")} == {"timed", *(one.run for one in timed.result.trials)}
+    again = run_compare(job, place)
+    assert again.result.plan["seconds_per_step"] == seconds
+
+
 def small_job(name: str, *overrides: str) -> CompareSpec:
     """Two objectives, one replicate of each, nothing searched."""
     job = load_job(str(SMOKE), [f"name={name}", *PAIR, "budget.steps=200", "run.checkpoint.every_steps=20", *overrides])

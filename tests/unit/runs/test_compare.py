@@ -11,7 +11,7 @@ from orchestrator.evaluation.bootstrap import Estimate
 from orchestrator.evaluation.comparison import ComparisonResult, TrialCost
 from orchestrator.evaluation.results import EMBEDDING, POOLED, ProbeResult
 from orchestrator.runs.agenda import Agenda
-from orchestrator.runs.compare_folder import claim_comparison, load_comparison
+from orchestrator.runs.compare_folder import claim_comparison, load_calibration, load_comparison, save_calibration
 from orchestrator.runs.comparison_record import ComparisonRecord, TrialMeter, scores_of, start_result
 from orchestrator.runs.proposals import Proposals
 from orchestrator.runs.recorder import Recorder
@@ -24,6 +24,7 @@ from orchestrator.spec.resolve import resolve_plan
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare, trial_job
 from orchestrator.storage.store import Store, open_store
 from orchestrator.tracking import metrics
+from orchestrator.tracking.null import NullTracker
 from orchestrator.training.reports import CheckpointReport, EvaluationReport, NoteReport, Report, StepReport
 
 METRIC = "eval/scenes-eval/linear_probe/all/validation_quality"
@@ -151,6 +152,17 @@ def test_a_run_s_folder_is_not_taken_for_a_comparison_s(plan: ComparePlan, store
 
 
 def probe(target: str, validation: float, named: bool = True, feature: str = POOLED) -> ProbeResult:
+def test_a_calibration_holds_for_what_was_timed(cluster: ClusterSpec, store: Store) -> None:
+    timed = plan_of(cluster, budget={"train_seconds": 60}).identities
+    assert load_calibration(store, timed) == {}
+    save_calibration(store, timed, {"clip": 0.5, "siglip": 0.25})
+    longer = plan_of(cluster, budget={"train_seconds": 90}).identities
+    assert load_calibration(store, longer) == {"clip": 0.5, "siglip": 0.25}
+    for change in ({"model": {"preset": "vit_tiny_64"}}, {"batch": {"global_size": 64}}):
+        other = plan_of(cluster, budget={"train_seconds": 60}, run={**JOB["run"], **change}).identities
+        assert load_calibration(store, other) == {}
+
+
     score = Estimate(0.5, 0.4, 0.6)
     details = {"validation_quality": validation}
     return ProbeResult("scenes-eval", "linear_probe", target, feature, named, 3, {"accuracy": score}, details=details)
@@ -170,16 +182,6 @@ def test_a_search_sees_validation_rows_only() -> None:
     assert verdict[f"{prefix}/shape/accuracy/low"] == 0.4
     assert verdict[f"{prefix}/all/mean_accuracy"] == 0.5
     assert not any("validation" in name for name in verdict)
-
-
-class NullTracker:
-    """Records nothing; what of a tracker a recorder calls."""
-
-    def log_metrics(self, *args: object, **kwargs: object) -> None: ...
-
-    def log_checkpoint(self, *args: object, **kwargs: object) -> None: ...
-
-    def log_evaluation(self, *args: object, **kwargs: object) -> None: ...
 
 
 def steps(done: int, number: int, **values: float) -> StepReport:
