@@ -1,7 +1,8 @@
 """From training captions to the tokenizer of a job, kept where the next run finds it; ``vocabulary.py`` does concepts.
 
 They lie beside the shards as ``_orchestrator/tokenizer-KEY.json`` and ``_orchestrator/concepts-KEY.parquet``; the key
-says which shards and which settings they come from. Synthetic data has no folder: there the run's own holds them.
+says which shards and which settings they come from, and ``.made.json`` behind their names how long they took. Synthetic
+data has no folder: there the run's own holds them.
 
 Captions are read once, in the order of the shards, and of no more than ``MOST_SAMPLES`` samples: counts of pairs and
 of concepts settle long before that, and a web-sized data set would be read for hours before training starts.
@@ -10,6 +11,7 @@ of concepts settle long before that, and a web-sized data set would be read for 
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ from orchestrator.spec.load import join_uri
 from orchestrator.storage.store import ObjectNotFoundError, Store, open_store
 
 MOST_SAMPLES = 2_000_000
+_FOLDER = "_orchestrator"
+_MADE_SUFFIX = ".made.json"
 _SYNTHETIC_CAPTIONS = ("noise",)
 _READ_THREADS = 8  # ranged reads wait on the storage, not on a core
 
@@ -68,8 +72,9 @@ def prepare_tokenizer(
     place = _tokenizer_place(job, cluster, train)
     if place.read() is not None:
         return
+    started_s = time.monotonic()
     captions = Captions(job, cluster, on_progress) if train else _SYNTHETIC_CAPTIONS
-    place.write(train_tokenizer(captions, job.text.trained_size))
+    place.write(train_tokenizer(captions, job.text.trained_size), started_s)
     logger.info("trained a tokenizer on the captions: %s", place.uri)
 
 
@@ -91,8 +96,21 @@ class Place:
         except ObjectNotFoundError:
             return None
 
-    def write(self, data: bytes) -> None:
-        open_store(self.folder, self.s3).write_bytes(self.name, data)
+    def write(self, data: bytes, started_s: float) -> None:
+        """``started_s``: when making it began, of ``time.monotonic``; kept beside it, for those who use it later."""
+        store = open_store(self.folder, self.s3)
+        made = {"seconds": time.monotonic() - started_s}
+        store.write_bytes(f"{self.name}{_MADE_SUFFIX}", json.dumps(made).encode())
+        store.write_bytes(self.name, data)
+
+
+def read_made_s(uri: str, s3: S3Spec) -> float | None:
+    """How long it took to make what ``Place.write`` put there; none: it comes from elsewhere."""
+    folder, _, name = uri.rpartition("/")
+    if not folder.endswith(f"/{_FOLDER}"):
+        return None
+    data = Place(folder, f"{name}{_MADE_SUFFIX}", s3).read()
+    return None if data is None else float(json.loads(data)["seconds"])
 
 
 def _tokenizer_place(job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts]) -> Place:
@@ -105,7 +123,7 @@ def _place(
     if isinstance(job.data, ShardsSpec):
         return place_in(job.data, cluster, train, pattern, settings, MOST_SAMPLES)
     folder = join_uri(cluster.storage.runs, job.name)
-    return Place(f"{folder}/_orchestrator", pattern.format(_key([], settings)), cluster.storage.s3)
+    return Place(f"{folder}/{_FOLDER}", pattern.format(_key([], settings)), cluster.storage.s3)
 
 
 def place_in(
@@ -119,7 +137,7 @@ def place_in(
     """Beside the shards of the first source; ``pattern`` has room for the key. ``most_samples``: none: all are read."""
     settings = {**settings, "caption_fields": data.drawn_fields, "most_samples": most_samples}
     folder = join_uri(cluster.storage.data, data.sources[0].uri)
-    return Place(f"{folder}/_orchestrator", pattern.format(_key(train, settings)), cluster.storage.s3)
+    return Place(f"{folder}/{_FOLDER}", pattern.format(_key(train, settings)), cluster.storage.s3)
 
 
 def _key(train: Sequence[ShardsFacts], settings: dict[str, object]) -> str:

@@ -77,7 +77,7 @@ def run_compare(spec: CompareSpec, cluster: ClusterSpec, *, on_progress: OnProgr
         plan = resolve_compare(spec, cluster, facts)
         key = claim_comparison(store, plan)
         record = ComparisonRecord(
-            store, start_result(plan, cluster.storage.runs, prepared.prepare_s, load_comparison(store))
+            store, start_result(plan, cluster.storage.runs, prepared.prepared, load_comparison(store))
         )
         tracker = open_tracker(_target(plan, key), tracking_folder(plan.run_uri, key), "driver", owns_run=True)
         agenda = Agenda(plan, record)

@@ -1,5 +1,6 @@
 """A prepare job from the driver's side: count the concepts of all captions, keep the vocabulary, say what it covers."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -93,6 +94,7 @@ class _DataSet:
     def label(self) -> LabelResult:
         from orchestrator.labels.concepts_job import group_shards
 
+        started_s = time.monotonic()
         indexes = [open_index(source) for source in self._reader.sources]
         groups = group_shards([index.shards.num_samples.tolist() for index in indexes])
         counts = self._count(groups)
@@ -114,7 +116,7 @@ class _DataSet:
             vocabulary, self._count_labels(groups, vocabulary, counts.num_shards), self._finder
         )
         place = vocabulary_place(self._job.data, concepts, self._cluster, self._facts, None)
-        place.write(vocabulary.to_bytes(self._finder.table, coverage))
+        place.write(vocabulary.to_bytes(self._finder.table, coverage), started_s)
         numbers = {name: value for name, value in asdict(counts).items() if name != "concepts"}
         return LabelResult(place.uri, vocabulary.digest, len(vocabulary), coverage=coverage, **numbers)
 

@@ -12,6 +12,7 @@ import ray
 
 from orchestrator.data.ledger_report import total_rows
 from orchestrator.errors import OrchestratorError, RunNotFoundError
+from orchestrator.runs.compare_facts import prepared_for
 from orchestrator.runs.comparison import Comparison
 from orchestrator.runs.comparison_record import TrialMeter
 from orchestrator.runs.evaluate import evaluate_run
@@ -129,6 +130,7 @@ class TrialRunner:
         if any(key.partition(".")[0] in _OWN_FACTS for key in settings):  # such as another min_count of concepts
             with self._prepare_lock:
                 facts = prepare_facts(job, of.cluster)
+                of.record.charge(trial.objective, prepared_for(facts, of.cluster.storage.s3))
         plan = resolve_plan(job, share_cluster(of.cluster, of.plan.share), share_facts(facts, of.plan.share))
         return plan.model_copy(update={"evaluation_vocabulary": of.facts.vocabulary})
 

@@ -94,6 +94,7 @@ def test_points_of_cooldowns_are_filled_and_joined_and_those_in_mid_schedule_sta
     assert found == [(9, 15, [1]), (9, 12, [3])]
     (of_cost,) = draw_cost(whole, contents.replicates).drawings[:1]
     assert "cooldowns" in of_cost
+    assert "search: " in draw_cost(whole, contents.replicates).description
     assert "cooldowns" not in draw_cost(without, contents.replicates).drawings[0]
 
 

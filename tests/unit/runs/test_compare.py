@@ -83,7 +83,7 @@ def record(plan: ComparePlan, store: Store, cluster: ClusterSpec) -> ComparisonR
 
 
 def start(plan: ComparePlan, cluster: ClusterSpec, before: ComparisonResult | None) -> ComparisonResult:
-    return start_result(plan, cluster.storage.runs, {"clip": 0.5, "siglip": 0.0}, before)
+    return start_result(plan, cluster.storage.runs, {"clip": {"tokenizer.json": 0.5}, "siglip": {}}, before)
 
 
 def test_replicates_wait_for_their_own_objective_s_search(plan: ComparePlan, record: ComparisonRecord) -> None:
@@ -134,6 +134,15 @@ def test_a_start_keeps_what_ended_and_tries_again_what_did_not(
     assert later.objectives[0].chosen == {"optimizer.learning_rate": 1e-3}
 
 
+def test_what_is_made_for_a_search_setting_is_charged_once(
+    plan: ComparePlan, record: ComparisonRecord, cluster: ClusterSpec
+) -> None:
+    for _ in range(2):  # two trials of the setting
+        record.charge("clip", {"concepts.parquet": 2.0, "tokenizer.json": 0.5})
+    again = start(plan, cluster, record.result)
+    assert [entry.prepare_s for entry in again.objectives] == [2.5, 0.0]
+
+
 def test_a_folder_belongs_to_one_comparison(plan: ComparePlan, store: Store, cluster: ClusterSpec) -> None:
     key = claim_comparison(store, plan)
     assert claim_comparison(store, plan) == key
@@ -143,15 +152,6 @@ def test_a_folder_belongs_to_one_comparison(plan: ComparePlan, store: Store, clu
         claim_comparison(store, plan_of(cluster))
 
 
-def test_a_run_s_folder_is_not_taken_for_a_comparison_s(plan: ComparePlan, store: Store, cluster: ClusterSpec) -> None:
-    trial = plan.trials[-1]
-    run = resolve_plan(trial.job, cluster, FACTS)
-    store.write_bytes("plan.json", run.model_dump_json().encode())
-    with pytest.raises(RunConflictError, match="is a run"):
-        claim_comparison(store, plan)
-
-
-def probe(target: str, validation: float, named: bool = True, feature: str = POOLED) -> ProbeResult:
 def test_a_calibration_holds_for_what_was_timed(cluster: ClusterSpec, store: Store) -> None:
     timed = plan_of(cluster, budget={"train_seconds": 60}).identities
     assert load_calibration(store, timed) == {}
@@ -163,6 +163,15 @@ def test_a_calibration_holds_for_what_was_timed(cluster: ClusterSpec, store: Sto
         assert load_calibration(store, other) == {}
 
 
+def test_a_run_s_folder_is_not_taken_for_a_comparison_s(plan: ComparePlan, store: Store, cluster: ClusterSpec) -> None:
+    trial = plan.trials[-1]
+    run = resolve_plan(trial.job, cluster, FACTS)
+    store.write_bytes("plan.json", run.model_dump_json().encode())
+    with pytest.raises(RunConflictError, match="is a run"):
+        claim_comparison(store, plan)
+
+
+def probe(target: str, validation: float, named: bool = True, feature: str = POOLED) -> ProbeResult:
     score = Estimate(0.5, 0.4, 0.6)
     details = {"validation_quality": validation}
     return ProbeResult("scenes-eval", "linear_probe", target, feature, named, 3, {"accuracy": score}, details=details)

@@ -285,6 +285,30 @@ def test_a_comparison_holds_in_check_before_and_after_its_data_is_indexed(tmp_pa
     assert findings["plan"].detail.startswith("2 that count: 32 samples")
 
 
+def test_each_objective_is_charged_what_making_its_own_took_whoever_made_it(cluster: ClusterSpec) -> None:
+    of_one = job(CLIP).model_dump(mode="json", exclude_unset=True)
+    shared = {key: of_one[key] for key in ("data", "model", "text", "batch", "optimizer", "evaluation")}
+    labels = {"clip": CLIP, "catlip": CATLIP, "faster": CATLIP, "rare": {**CATLIP, "min_count": 9}}
+    comparison = CompareSpec.model_validate(
+        {
+            "kind": "compare",
+            "name": "which",
+            "mode": "recipe",
+            "run": {**shared, "workers": 1},
+            "objectives": [{"label": label, "objective": objective} for label, objective in labels.items()],
+            "replicates": 1,
+            "budget": {"steps": 2},
+            "primary_metric": "eval/eval/linear_probe/shape/accuracy",
+        }
+    )
+    found = prepare_compare_facts(comparison, cluster, None).prepared
+    assert found["catlip"] == found["faster"]
+    assert [len(found[label]) for label in labels] == [1, 1, 1, 1]
+    assert len({uri for made in found.values() for uri in made}) == 3
+    assert all(seconds > 0 for made in found.values() for seconds in made.values())
+    assert prepare_compare_facts(comparison, cluster, None).prepared == found, "another comparison on the same data"
+
+
 def test_counts_are_enough_to_plan_and_a_run_adds_the_chunk_tables(tmp_path: Path, cluster: ClusterSpec) -> None:
     for number in range(2):
         stats = {"count": 99, "successes": NUM_SAMPLES // 2}
