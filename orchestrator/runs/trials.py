@@ -11,7 +11,8 @@ from typing import Any
 import ray
 
 from orchestrator.data.ledger_report import total_rows
-from orchestrator.errors import OrchestratorError, RunNotFoundError
+from orchestrator.errors import Interrupted, OrchestratorError, RunNotFoundError
+from orchestrator.evaluation.comparison import TrialStatus
 from orchestrator.runs.compare_facts import prepared_for
 from orchestrator.runs.comparison import Comparison
 from orchestrator.runs.comparison_record import TrialMeter
@@ -86,6 +87,8 @@ class TrialRunner:
                 if not self._of.stop.requested:
                     record.change(trial.run, status="running", reason="")
                     self._train(trial)
+        except Interrupted as error:
+            record.change(trial.run, status=self._status_of_stopped(), reason=str(error))
         except OrchestratorError as error:
             record.change(trial.run, status="failed", reason=str(error))
             logger.warning("trial %s failed: %s", trial.run, error)
@@ -146,12 +149,15 @@ class TrialRunner:
         of, own = self._of, self._stops[trial.run]
         values: dict[str, Any] = {"mlflow_run_id": result.mlflow_run_id, "checkpoint_uri": result.checkpoint_uri}
         if result.status == "stopped":
-            status = "waiting" if of.stop.requested else "stopped"
-            meter.end(status=status, reason=f"{own.reason} at step {result.step:,}", step=result.step, **values)
+            meter.end(status=self._status_of_stopped(), reason=f"{own.reason} at step {result.step:,}", step=result.step, **values)
             return
         if not meter.is_judged:  # its workers were lost between the last checkpoint and their verdict
             meter.judge(result.step, evaluate_run(plan.run_uri, of.cluster, weights=of.spec.weights))
         meter.end(status="finished", reason="", step=result.step, ledger=_ledger(plan.run_uri, of.cluster), **values)
+
+    def _status_of_stopped(self) -> TrialStatus:
+        """Of a trial that did not get to its end: it goes on at the next start, or was found to be behind."""
+        return "waiting" if self._of.stop.requested else "stopped"
 
     def _show(self, run: str, progress: Progress) -> None:
         assert self._of.on_progress is not None
