@@ -149,7 +149,12 @@ class TrialRunner:
         of, own = self._of, self._stops[trial.run]
         values: dict[str, Any] = {"mlflow_run_id": result.mlflow_run_id, "checkpoint_uri": result.checkpoint_uri}
         if result.status == "stopped":
-            meter.end(status=self._status_of_stopped(), reason=f"{own.reason} at step {result.step:,}", step=result.step, **values)
+            meter.end(
+                status=self._status_of_stopped(),
+                reason=f"{own.reason} at step {result.step:,}",
+                step=result.step,
+                **values,
+            )
             return
         if not meter.is_judged:  # its workers were lost between the last checkpoint and their verdict
             meter.judge(result.step, evaluate_run(plan.run_uri, of.cluster, weights=of.spec.weights))

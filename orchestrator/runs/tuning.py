@@ -6,7 +6,7 @@ trials of one objective can be compared before their end.
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ray import tune
@@ -15,6 +15,8 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from orchestrator.errors import Interrupted
+from orchestrator.evaluation.comparison import TrialResult
+from orchestrator.runs.agenda import ENDED
 from orchestrator.runs.comparison import Comparison
 from orchestrator.runs.interrupts import StopRequest
 from orchestrator.runs.proposals import Proposals
@@ -36,7 +38,7 @@ def run_tuning(comparison: Comparison, runner: TrialRunner) -> None:
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=_AgendaSearcher(live),
-                scheduler=build_schedulers(plan),
+                scheduler=build_schedulers(plan, comparison.record.result.trials),
                 num_samples=len(agenda),
                 max_concurrent_trials=plan.share.at_once,
                 reuse_actors=True,
@@ -67,9 +69,13 @@ def fit_and_join(fit: Callable[[], object], runner: TrialRunner, stop: StopReque
     runner.join()
 
 
-def build_schedulers(plan: ComparePlan) -> TrialScheduler:
-    """What ends search trials early, a scheduler for each objective."""
-    return _SchedulerPerObjective(plan)
+def build_schedulers(plan: ComparePlan, before: Sequence[TrialResult]) -> TrialScheduler:
+    """What ends search trials early, a scheduler for each objective.
+
+    Args:
+        before: what is known of the trials; those of earlier starts are what later ones are measured against.
+    """
+    return _SchedulerPerObjective(plan, before)
 
 
 class _Live:
@@ -121,16 +127,29 @@ class _AgendaSearcher(Searcher):
 class _SchedulerPerObjective(TrialScheduler):
     """Hands each search trial to the scheduler of its objective; replicates run to their end."""
 
-    def __init__(self, plan: ComparePlan) -> None:
+    def __init__(self, plan: ComparePlan, before: Sequence[TrialResult]) -> None:
         super().__init__()
         self._of_label = {label: _build_scheduler(plan, label) for label in plan.labels}
         self._fifo = FIFOScheduler()
+        searched = [trial for trial in before if trial.phase == "search"]
+        self._earlier = {trial.run: list(_judged(trial, plan.search_metric or "")) for trial in searched}
+        for trial in searched:
+            if trial.status in ENDED:
+                self._add_earlier(_EndedTrial(trial))
 
     def _of(self, trial: Any) -> TrialScheduler:
         is_search = trial.config["phase"] == "search"
         return self._of_label[trial.config["objective"]] if is_search else self._fifo
 
+    def _add_earlier(self, trial: Any) -> None:
+        """Results of earlier starts, each as if the trial ended there: added without a decision."""
+        scheduler = self._of(trial)
+        for result in self._earlier.get(trial.config["run"], ()):
+            scheduler.on_trial_add(None, trial)
+            scheduler.on_trial_complete(None, trial, result)
+
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._add_earlier(trial)
         self._of(trial).on_trial_add(tune_controller, trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
@@ -151,6 +170,21 @@ class _SchedulerPerObjective(TrialScheduler):
 
     def debug_string(self) -> str:
         return "one scheduler for each objective"
+
+
+class _EndedTrial:
+    """A search trial of an earlier start; what schedulers read of one of Tune's."""
+
+    def __init__(self, trial: TrialResult) -> None:
+        self.trial_id = trial.run
+        self.config = {"run": trial.run, "objective": trial.objective, "phase": trial.phase}
+
+
+def _judged(trial: TrialResult, metric: str) -> Iterator[dict[str, Any]]:
+    """What Tune heard of a trial."""
+    for point in trial.curve:
+        if metric in point.scores:
+            yield {SAMPLES: point.samples, SCORE: point.scores[metric]}
 
 
 def _build_scheduler(plan: ComparePlan, label: str) -> TrialScheduler:
