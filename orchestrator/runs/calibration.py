@@ -13,6 +13,7 @@ from orchestrator.errors import Interrupted
 from orchestrator.runs.interrupts import StopRequest
 from orchestrator.runs.pretrain import Onlookers, run_plan
 from orchestrator.runs.recorder import Recorder
+from orchestrator.spec.checkpoint import CheckpointSpec
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.compare_plan import SharePlan
@@ -95,9 +96,12 @@ def _plan(
 ) -> Plan:
     entry = next(entry for entry in spec.objectives if entry.label == label)
     job = probe_job(spec, entry, _MOST_STEPS, f"{label}-{number}")
-    model = job.model.model_copy(update={"resolutions": ()})
-    job = job.model_copy(update={"log_every_steps": CALIBRATION_STEPS, "model": model})
-    return resolve_plan(job, place, share_facts(facts[label], share))
+    timed = {
+        "log_every_steps": CALIBRATION_STEPS,
+        "model": job.model.model_copy(update={"resolutions": ()}),
+        "checkpoint": CheckpointSpec(),  # the least there can be
+    }
+    return resolve_plan(job.model_copy(update=timed), place, share_facts(facts[label], share))
 
 
 def _time(plans: Sequence[Plan], place: ClusterSpec, stop: StopRequest) -> list[float]:
