@@ -10,6 +10,7 @@ from orchestrator.env import apply_quiet_env, holder_name, submission_id
 from orchestrator.errors import Interrupted, OrchestratorError, RunHeldError
 from orchestrator.evaluation.comparison import ComparisonResult
 from orchestrator.runs.agenda import Agenda
+from orchestrator.runs.champion import register_champion
 from orchestrator.runs.compare_facts import prepare_compare_facts
 from orchestrator.runs.compare_folder import (
     COMPARISON_FILE,
@@ -134,6 +135,8 @@ def _conclude(work: Comparison, tracker: JournalTracker, end: "_End") -> Compare
     outcome = CompareOutcome(_status(work), record.result, plan.run_uri)
     status = {"finished": RunStatus.FINISHED, "stopped": RunStatus.KILLED, "failed": RunStatus.FAILED}
     end.say(status[outcome.status], work.stop.reason)
+    if outcome.status != "stopped":
+        register_champion(outcome.result, work.cluster.storage.s3)
     return outcome
 
 

@@ -18,6 +18,7 @@ import yaml
 
 from orchestrator.errors import RunConflictError, RunHeldError
 from orchestrator.evaluation.comparison import ComparisonResult, TrialResult
+from orchestrator.runs.champion import champion_alias
 from orchestrator.runs.compare import CompareOutcome, run_compare
 from orchestrator.runs.compare_folder import load_comparison
 from orchestrator.runs.folder import open_run
@@ -27,7 +28,7 @@ from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.load import load_job
 from orchestrator.storage.lease import acquire_lease
 from orchestrator.storage.store import Store, open_store
-from orchestrator.training.checkpoint_folders import list_stored
+from orchestrator.training.checkpoint_folders import PROMOTED, list_stored
 from orchestrator.training.data_parts import chunk_tables, load_indexes, sample_order
 from ray_processes import ray_processes
 
@@ -169,6 +170,18 @@ def test_runs_are_recorded_below_the_comparison_once(outcome: CompareOutcome) ->
     below = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     assert sorted(run.info.run_name for run in below) == sorted(trial.run for trial in result.trials)
     assert {run.info.run_id for run in below} == {trial.mlflow_run_id for trial in result.trials}
+
+
+def test_the_best_replicate_is_a_version_of_a_registered_model(outcome: CompareOutcome, place: ClusterSpec) -> None:
+    result = outcome.result
+    replicates = [trial for trial in result.trials if trial.phase == "verdict"]
+    best = max(replicates, key=lambda trial: trial.scores[result.primary_metric])
+    client = mlflow.MlflowClient(result.tracking_uri)
+    alias = champion_alias(result.primary_metric)
+    version = client.get_model_version_by_alias(result.name, alias)
+    assert (version.run_id, version.tags["orchestrator.checkpoint"]) == (best.mlflow_run_id, best.checkpoint_uri)
+    store, _, _ = open_run(best.run_uri, S3Spec())
+    assert [info.path for info in store.list(PROMOTED)] == [f"promoted/{result.name}@{alias}.json"]
 
 
 def test_the_same_file_again_runs_nothing(outcome: CompareOutcome, place: ClusterSpec) -> None:
