@@ -29,6 +29,10 @@ def _metric(name: str, unit: str, meaning: str) -> str:
 
 STEPS = _metric("train/steps", "steps", "optimizer steps done since the run's first start")
 SAMPLES_SEEN = _metric("train/samples_seen", "samples", "samples that entered an optimizer step")
+SECONDS = _metric("train/seconds", "s", "time in the steps so far, waiting for data included, lost attempts not")
+FLOPS = _metric(
+    "train/flops", "operations", "of training on all samples so far: matrix products, without recomputation"
+)
 LOSS = _metric("train/loss", "nats", "the objective's loss on the global batch")
 LEARNING_RATE = _metric("train/learning_rate", "1", "learning rate of the step")
 STEP_S = _metric("train/step_s", "s", "wall time of one optimizer step, waiting for data included")

@@ -157,6 +157,8 @@ def test_a_catlip_trial_is_named_by_its_synset_rows_and_measured_against_its_pri
     found = mlflow.MlflowClient(outcome.result.tracking_uri).get_run(trial.mlflow_run_id).data.metrics
     wanted = {"train/loss_over_prior", "train/positives_per_image", "train/precision_at_5", "train/all_zero_fraction"}
     assert wanted <= set(found)
+    assert found["train/flops"] == pytest.approx(trial.curve[-1].flops)
+    assert found["train/seconds"] == pytest.approx(trial.curve[-1].train_s)
     assert any("zero_shot" in name and "synset_rows" in name for name in found), sorted(found)
 
 
