@@ -30,7 +30,7 @@ from orchestrator.training.reports import Report, StepReport
 logger = logging.getLogger(__name__)
 
 _FOLDER = "calibration"
-_MOST_STEPS = 100_000  # nobody waits for them: all that are timed together end together
+_MOST_STEPS = 50 * CALIBRATION_STEPS  # all that are timed together end together; planning takes time
 
 
 def calibrate(
