@@ -11,6 +11,7 @@ from orchestrator.errors import Interrupted, OrchestratorError, RunHeldError
 from orchestrator.evaluation.comparison import ComparisonResult
 from orchestrator.runs.agenda import Agenda
 from orchestrator.runs.champion import register_champion
+from orchestrator.runs.code_version import code_tags
 from orchestrator.runs.compare_facts import prepare_compare_facts
 from orchestrator.runs.compare_folder import (
     COMPARISON_FILE,
@@ -22,6 +23,7 @@ from orchestrator.runs.compare_folder import (
 from orchestrator.runs.comparison import Comparison
 from orchestrator.runs.comparison_record import ComparisonRecord, start_result
 from orchestrator.runs.folder import tracking_folder
+from orchestrator.runs.inputs import record_inputs
 from orchestrator.runs.interrupts import StopRequest, stop_on_signals
 from orchestrator.runs.live import LivePost, LiveRecord
 from orchestrator.runs.pretrain import check_reaches_ray
@@ -115,6 +117,8 @@ def _run(work: Comparison, store: Store, tracker: JournalTracker) -> CompareOutc
     plan = work.plan
     tracker.log_text("plan.json", plan.model_dump_json(indent=2))
     tracker.log_params(flat_params(plan.model_dump(mode="json", exclude={"trials", "identities", "tracking"})))
+    tracker.set_tags(code_tags())
+    _record_inputs(work, tracker)
     end = _End(tracker)
     with LivePost(store, work.stop, lambda: _live_record(work, end), places={}, num_ranks=0):
         try:
@@ -126,6 +130,15 @@ def _run(work: Comparison, store: Store, tracker: JournalTracker) -> CompareOutc
             end.say(RunStatus.FAILED, str(error))
             raise
         return _conclude(work, tracker, end)
+
+
+def _record_inputs(work: Comparison, tracker: JournalTracker) -> None:
+    """What its runs read; objectives may select other samples of the same shards."""
+    storage, evaluation = work.cluster.storage, work.spec.run.evaluation
+    every = list(work.facts.by_label.values())
+    train = {(one.uri, one.selection): one for facts in every for one in facts.train}
+    uris = [join_uri(storage.data, name) for name in evaluation.sets]
+    record_inputs(tracker, train.values(), every[0].heldout, evaluation, uris, storage.s3)
 
 
 def _conclude(work: Comparison, tracker: JournalTracker, end: "_End") -> CompareOutcome:

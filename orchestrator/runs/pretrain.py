@@ -8,7 +8,9 @@ from typing import Literal
 from orchestrator.env import apply_quiet_env, holder_name, submission_id
 from orchestrator.errors import Interrupted, OrchestratorError, PlanError
 from orchestrator.evaluation.results import ProbeResult
+from orchestrator.runs.code_version import code_tags
 from orchestrator.runs.folder import claim_run, tracking_folder
+from orchestrator.runs.inputs import record_inputs
 from orchestrator.runs.interrupts import StopRequest, stop_on_signals
 from orchestrator.runs.live import LivePost, LiveRecord
 from orchestrator.runs.prepare import prepare_facts
@@ -138,8 +140,8 @@ def _run(
     stop: StopRequest,
     lease: Lease,
 ) -> PretrainResult:
-    _record_start(plan, tracker)
-    recorder = Recorder(plan, tracker, onlookers.on_progress, onlookers.on_report)
+    digests = _record_start(plan, tracker)
+    recorder = Recorder(plan, tracker, onlookers.on_progress, onlookers.on_report, digests)
     with LivePost(store, stop, lambda: _live_record(plan, recorder, tracker), recorder.places, plan.workers.count):
         try:
             status = _train(plan, cluster, store, recorder, stop, lease)
@@ -219,10 +221,10 @@ def _is_judged(plan: Plan, store: Store) -> bool:
     return all(any(store.stat(file) is not None for file in files) for files in kept)
 
 
-def _record_start(plan: Plan, tracker: Tracker) -> None:
+def _record_start(plan: Plan, tracker: Tracker) -> dict[str, str]:
+    """Returns the digests of evaluation sets."""
+    tracker.set_tags(code_tags())
     tracker.log_params(flat_params(plan.model_dump(mode="json")))
     tracker.log_text("plan.json", plan.model_dump_json(indent=2))
-    for source in plan.data.sources:
-        tracker.log_input("train", source.shards.uri, source.shards.selection or source.shards.digest)
-    if plan.data.heldout is not None:
-        tracker.log_input("heldout", plan.data.heldout.uri, plan.data.heldout.digest)
+    train = [source.shards for source in plan.data.sources]
+    return record_inputs(tracker, train, plan.data.heldout, plan.evaluation, plan.evaluation_uris, plan.s3)

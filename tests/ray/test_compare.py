@@ -14,8 +14,10 @@ import mlflow
 import numpy as np
 import psutil
 import pytest
+import ray
 import yaml
 
+from orchestrator import __version__
 from orchestrator.errors import RunConflictError, RunHeldError
 from orchestrator.evaluation.comparison import ComparisonResult, TrialResult
 from orchestrator.runs.champion import champion_alias
@@ -169,9 +171,15 @@ def test_runs_are_recorded_below_the_comparison_once(outcome: CompareOutcome) ->
     parent = client.get_run(result.mlflow_run_id)
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["comparison/clip/primary_mean"] == pytest.approx(sum(result.primary_scores("clip")))
+    assert parent.data.tags["orchestrator.version"] == __version__
+    inputs = {one.dataset.name: one.dataset.digest for one in parent.inputs.dataset_inputs}
+    assert set(inputs) == {"train", "heldout", "scenes-eval"}
     below = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     assert sorted(run.info.run_name for run in below) == sorted(trial.run for trial in result.trials)
     assert {run.info.run_id for run in below} == {trial.mlflow_run_id for trial in result.trials}
+    for run in below:
+        assert run.data.tags["orchestrator.ray"] == ray.__version__
+        assert inputs == {one.dataset.name: one.dataset.digest for one in run.inputs.dataset_inputs}
 
 
 def test_the_best_replicate_is_a_version_of_a_registered_model(outcome: CompareOutcome, place: ClusterSpec) -> None:
