@@ -134,11 +134,13 @@ def _run_compare(spec: CompareSpec, place: ClusterSpec) -> None:
     from orchestrator.cli.compare import print_compare
     from orchestrator.report.write import write_report
     from orchestrator.runs.compare import run_compare
+    from orchestrator.runs.page import record_page
 
     with terminal.show_progress() as on_progress:
         outcome = run_compare(spec, place, on_progress=on_progress)
     with terminal.err.status("writing the report"):
-        contents = write_report(outcome.folder, place.storage.s3)
+        contents, page = write_report(outcome.folder, place.storage.s3)
+        record_page(outcome.folder, place.storage.s3, page)
     print_compare(outcome, contents)
     if outcome.status != "finished":
         raise typer.Exit(130 if outcome.status == "stopped" else 1)

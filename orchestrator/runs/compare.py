@@ -28,7 +28,7 @@ from orchestrator.runs.interrupts import StopRequest, stop_on_signals
 from orchestrator.runs.live import LivePost, LiveRecord
 from orchestrator.runs.pretrain import check_reaches_ray
 from orchestrator.runs.progress import OnProgress
-from orchestrator.runs.target import TAG_PLAN
+from orchestrator.runs.target import comparison_target
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.compare_plan import ComparePlan
@@ -40,8 +40,7 @@ from orchestrator.tracking.metrics import comparison_mean
 from orchestrator.tracking.mlflow.open import open_tracker
 from orchestrator.tracking.mlflow.runs import check_tracking
 from orchestrator.tracking.prometheus import serve_metrics
-from orchestrator.tracking.tracker import TAG_OBJECTIVE, RunStatus, RunTarget, flat_params
-from orchestrator.tracking.writer import JournalTracker
+from orchestrator.tracking.tracker import RunStatus, Tracker, flat_params
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +81,9 @@ def run_compare(spec: CompareSpec, cluster: ClusterSpec, *, on_progress: OnProgr
         record = ComparisonRecord(
             store, start_result(plan, cluster.storage.runs, prepared.prepared, load_comparison(store))
         )
-        tracker = open_tracker(_target(plan, key), tracking_folder(plan.run_uri, key), "driver", owns_run=True)
+        tracker = open_tracker(
+            comparison_target(plan, key), tracking_folder(plan.run_uri, key), "driver", owns_run=True
+        )
         agenda = Agenda(plan, record)
         comparison = Comparison(spec, plan, cluster, facts, key, record, agenda, stop, lease, on_progress, on_metrics)
         try:
@@ -113,7 +114,7 @@ def _calibrated(
     return replace(facts, seconds_per_step=seconds)
 
 
-def _run(work: Comparison, store: Store, tracker: JournalTracker) -> CompareOutcome:
+def _run(work: Comparison, store: Store, tracker: Tracker) -> CompareOutcome:
     plan = work.plan
     tracker.log_text("plan.json", plan.model_dump_json(indent=2))
     tracker.log_params(flat_params(plan.model_dump(mode="json", exclude={"trials", "identities", "tracking"})))
@@ -132,7 +133,7 @@ def _run(work: Comparison, store: Store, tracker: JournalTracker) -> CompareOutc
         return _conclude(work, tracker, end)
 
 
-def _record_inputs(work: Comparison, tracker: JournalTracker) -> None:
+def _record_inputs(work: Comparison, tracker: Tracker) -> None:
     """What its runs read; objectives may select other samples of the same shards."""
     storage, evaluation = work.cluster.storage, work.spec.run.evaluation
     every = list(work.facts.by_label.values())
@@ -141,8 +142,10 @@ def _record_inputs(work: Comparison, tracker: JournalTracker) -> None:
     record_inputs(tracker, train.values(), every[0].heldout, evaluation, uris, storage.s3)
 
 
-def _conclude(work: Comparison, tracker: JournalTracker, end: "_End") -> CompareOutcome:
+def _conclude(work: Comparison, tracker: Tracker, end: "_End") -> CompareOutcome:
     plan, record = work.plan, work.record
+    if record.result.mlflow_run_id is None:
+        record.record_run(tracker.run_id())  # the server may have come back
     tracker.log_metrics(_means(record.result), step=sum(trial.status == "finished" for trial in record.result.trials))
     tracker.log_text(COMPARISON_FILE, record.result.model_dump_json(indent=1))
     outcome = CompareOutcome(_status(work), record.result, plan.run_uri)
@@ -156,7 +159,7 @@ def _conclude(work: Comparison, tracker: JournalTracker, end: "_End") -> Compare
 class _End:
     """How a comparison ended, for its record and for those who look from elsewhere."""
 
-    def __init__(self, tracker: JournalTracker) -> None:
+    def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
         self.status, self.reason = RunStatus.RUNNING, ""
 
@@ -184,7 +187,7 @@ def _live_record(work: Comparison, end: _End) -> LiveRecord:
     )
 
 
-def _train(work: Comparison, tracker: JournalTracker) -> None:
+def _train(work: Comparison, tracker: Tracker) -> None:
     if not len(work.agenda):
         logger.info("comparison '%s' is finished; nothing to train", work.plan.name)
         return
@@ -200,11 +203,6 @@ def _train(work: Comparison, tracker: JournalTracker) -> None:
             run_tuning(work, runner)
     if work.lease.lost:
         raise RunHeldError("the lease on this comparison went to another holder while it ran; it was stopped here")
-
-
-def _target(plan: ComparePlan, key: str) -> RunTarget:
-    tags = {TAG_OBJECTIVE: ", ".join(plan.labels), TAG_PLAN: plan.digest}
-    return RunTarget(plan.tracking.uri, plan.tracking.experiment, plan.name, key, tags)
 
 
 def _status(work: Comparison) -> Literal["finished", "stopped", "failed"]:

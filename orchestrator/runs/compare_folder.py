@@ -41,6 +41,17 @@ def claim_comparison(store: Store, plan: ComparePlan) -> str:
     return str(json.loads(store.read_bytes(KEY_FILE))["key"])
 
 
+def read_claim(store: Store) -> tuple[ComparePlan, str] | None:
+    """Plan and key of a comparison's folder; none where no comparison of this version has claimed it."""
+    plan, key = _read(store, PLAN_FILE), _read(store, KEY_FILE)
+    if plan is None or key is None:
+        return None
+    try:
+        return ComparePlan.model_validate_json(plan), str(json.loads(key)["key"])
+    except ValidationError:
+        return None
+
+
 def load_comparison(store: Store) -> ComparisonResult | None:
     """What was found so far; None before the first start.
 

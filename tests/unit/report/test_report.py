@@ -22,7 +22,6 @@ from orchestrator.report.tables import score_table
 from orchestrator.report.write import REPORT_FILE, write_report
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.storage.store import open_store
-from orchestrator.tracking.mlflow.client import connect, ensure_experiment
 from report_example import KNOWN_SHAPES
 
 HOSTILE = '<script>alert("1")</script>{{ 7 * 7 }}'
@@ -212,25 +211,6 @@ def test_what_is_no_comparison_is_refused(tmp_path: Path) -> None:
     (tmp_path / COMPARISON_FILE).write_text('{"name": 1}')
     with pytest.raises(TrackingError, match="is no comparison that this version can read"):
         write_report(str(tmp_path), S3Spec())
-
-
-def test_the_page_is_an_artifact_of_the_comparisons_run(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow/mlflow.db"
-    client = connect(uri)
-    run_id = client.create_run(ensure_experiment(client, uri, "unit")).info.run_id
-    made = comparison({"clip": [0.5], "catlip": [0.6]}, tracking_uri=uri, mlflow_run_id=run_id)
-    (tmp_path / COMPARISON_FILE).write_text(made.model_dump_json())
-    write_report(str(tmp_path), S3Spec())
-    assert [item.path for item in client.list_artifacts(run_id)] == [REPORT_FILE]
-    assert Path(client.download_artifacts(run_id, REPORT_FILE, str(tmp_path))).read_text().startswith("<!doctype html>")
-
-
-def test_a_server_that_is_away_costs_the_artifact_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    made = comparison({"clip": [0.5], "catlip": [0.6]}, tracking_uri="http://127.0.0.1:9", mlflow_run_id="a" * 32)
-    (tmp_path / COMPARISON_FILE).write_text(made.model_dump_json())
-    write_report(str(tmp_path), S3Spec())
-    assert (tmp_path / REPORT_FILE).exists()
-    assert "the report is not in MLflow" in caplog.text
 
 
 def test_the_command_prints_the_verdict(tmp_path: Path) -> None:
