@@ -54,7 +54,7 @@ class Text(HTMLParser):
 
 
 def test_the_page_says_verdict_numbers_and_places(example: str, page_file: Path) -> None:
-    contents = write_report(example, S3Spec(), str(page_file))
+    contents, _ = write_report(example, S3Spec(), str(page_file))
     text = Text(page_file.read_text())
     verdict = contents.verdict
     assert verdict.sentence in text
@@ -163,7 +163,7 @@ def test_a_comparison_that_goes_on_has_a_page(page_file: Path) -> None:
     made = made.model_copy(update={"trials": (*made.trials, trial("clip", 1, None, status="running"))})
     folder = page_file.parent
     open_store(str(folder)).write_bytes(COMPARISON_FILE, made.model_dump_json().encode())
-    contents = write_report(str(folder), S3Spec())
+    contents, _ = write_report(str(folder), S3Spec())
     text = Text((folder / REPORT_FILE).read_text())
     assert "No verdict yet: 1 of 3 replicates have not ended" in text
     assert "No pictures:" in text
