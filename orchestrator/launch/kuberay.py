@@ -29,7 +29,12 @@ from orchestrator.spec.plan import Plan
 
 MOST_NAME_CHARACTERS = 40  # KubeRay takes 47 of a RayJob, and appends to it
 DRIVER_RESOURCE = "driver"
+RUN_KEY = "orchestrator.run"
+"""Metadata of a submission: its run."""
 
+_ENTRYPOINT = (  # one plain command: KubeRay puts it into a line of the submitter's shell
+    f"python -m orchestrator.launch.entrypoint run {FILES_FOLDER}/job.yaml --cluster {FILES_FOLDER}/cluster.yaml"
+)
 _SUBMITTER_MEMORY = "2Gi"
 _SUBMITTER_RETRIES = 2
 _SMALL_STORE_BYTES = 2**30  # of nodes that hold no blocks
@@ -57,7 +62,8 @@ def build_manifests(
             "kind": "RayJob",
             "metadata": {**metadata, "labels": labels | queue},
             "spec": {
-                "entrypoint": f"orchestrator run {FILES_FOLDER}/job.yaml --cluster {FILES_FOLDER}/cluster.yaml",
+                "entrypoint": _ENTRYPOINT,
+                "metadata": {RUN_KEY: plan.name},  # by which `jobs` and `stop` know the submission
                 "submissionMode": "K8sJobMode",
                 "backoffLimit": launch.retry.backoff_limit,
                 "activeDeadlineSeconds": launch.retry.deadline_s,

@@ -20,13 +20,13 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from orchestrator.errors import ClusterAccessError, RunNotFoundError
+from orchestrator.launch.kuberay import RUN_KEY
 from orchestrator.spec.cluster_submit import SubmitSpec
 
 logger = logging.getLogger(__name__)
 for _name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # they tell every upload
 
-RUN_KEY = "orchestrator.run"
 _TIMEOUT_S = 30.0
 _RETRY_S = 3.0
 _FOLLOW_S = 2.0
@@ -69,6 +69,11 @@ class RayJobs:
         """Ray's version on the cluster."""
         return str(self._client._server_ray_version)
 
+    @property
+    def address(self) -> str:
+        """Of the dashboard."""
+        return str(self._client.get_address())
+
     def clock_skew_s(self) -> float:
         """The cluster's clock minus this one; to a second, as HTTP dates have it."""
         asked_at = time.time()
@@ -80,14 +85,17 @@ class RayJobs:
         found = [_submission(job) for job in self._client.list_jobs() if RUN_KEY in (job.metadata or {})]
         return sorted(found, key=lambda submission: submission.started_at, reverse=True)
 
-    def find(self, submission_id: str) -> Submission:
-        """Raises RunNotFoundError where the cluster knows no such submission of ours."""
-        for submission in self.list():
-            if submission.id == submission_id:
+    def find(self, name: str) -> Submission:
+        """A submission by its id, or the last one of a run.
+
+        Raises:
+            RunNotFoundError: the cluster knows none of ours.
+        """
+        submissions = self.list()
+        for submission in (*(found for found in submissions if found.id == name), *submissions):
+            if name in (submission.id, submission.run):
                 return submission
-        raise RunNotFoundError(
-            f"{self._client.get_address()} knows no submission '{submission_id}'; 'orchestrator jobs' lists them"
-        )
+        raise RunNotFoundError(f"{self.address} knows no submission '{name}'; 'orchestrator jobs' lists them")
 
     def start(
         self, submission_id: str, entrypoint: str, folder: str, metadata: dict[str, str], environment: dict[str, str]
@@ -177,6 +185,14 @@ def connect(submit: SubmitSpec, patience_s: float | None = None) -> RayJobs:
                 logger.info("%s; trying for %.0f s", error, patience_s)
             told = True
             time.sleep(_RETRY_S)
+
+
+def stop_here(submission_id: str) -> None:
+    """Ray's own stop, asked by the driver of its own submission; where Ray cannot be asked, nothing happens."""
+    try:
+        JobSubmissionClient().stop_job(submission_id)  # RAY_ADDRESS is set for a driver, and leads to the dashboard
+    except (RuntimeError, ConnectionError, requests.exceptions.RequestException) as error:
+        logger.warning("Ray did not take the end of %s: %s", submission_id, error)
 
 
 def read_token() -> str | None:

@@ -17,8 +17,9 @@ from typing import Any
 
 from orchestrator.env import SECRETS_ENV, SUBMISSION_ENV
 from orchestrator.errors import ClusterAccessError, PlanError, RunConflictError, RunHeldError
+from orchestrator.launch.kuberay import RUN_KEY
 from orchestrator.launch.look import MARK, VERSIONS, compare_versions
-from orchestrator.launch.ray_jobs import RUN_KEY, RayJobs, Submission
+from orchestrator.launch.ray_jobs import RayJobs, Submission
 from orchestrator.launch.render import job_files
 from orchestrator.runs.check import Finding
 from orchestrator.spec.cluster import ClusterSpec

@@ -23,7 +23,7 @@ from orchestrator.runs.comparison_record import ComparisonRecord, start_result
 from orchestrator.runs.folder import tracking_folder
 from orchestrator.runs.interrupts import StopRequest, stop_on_signals
 from orchestrator.runs.live import LivePost, LiveRecord
-from orchestrator.runs.pretrain import check_reaches_ray
+from orchestrator.runs.pretrain import check_reaches_ray, lease_patience_s
 from orchestrator.runs.progress import OnProgress
 from orchestrator.runs.target import TAG_PLAN
 from orchestrator.spec.cluster import ClusterSpec
@@ -70,7 +70,7 @@ def run_compare(spec: CompareSpec, cluster: ClusterSpec, *, on_progress: OnProgr
     check_tracking(uncalibrated.tracking.uri)
     with (
         stop_on_signals() as stop,
-        acquire_lease(store, holder_name()) as lease,
+        acquire_lease(store, holder_name(), patience_s=lease_patience_s(cluster)) as lease,
         serve_metrics(spec.name, cluster.tracking.metrics_address) as on_metrics,
     ):
         facts = _calibrated(spec, cluster, store, prepared.facts, uncalibrated, stop)

@@ -20,7 +20,7 @@ from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.resolve import resolve_plan
-from orchestrator.storage.lease import Lease, acquire_lease
+from orchestrator.storage.lease import LOST_HOLDER_S, Lease, acquire_lease
 from orchestrator.storage.store import Store, check_store, open_store
 from orchestrator.tracking.mlflow.open import open_tracker
 from orchestrator.tracking.mlflow.runs import check_tracking
@@ -74,7 +74,8 @@ def run_pretrain(job: PretrainSpec, cluster: ClusterSpec, *, on_progress: OnProg
         stop_on_signals() as stop,
         serve_metrics(plan.name, cluster.tracking.metrics_address) as on_metrics,
     ):
-        return run_plan(plan, cluster, stop, Onlookers(on_progress, on_metrics))
+        onlookers = Onlookers(on_progress, on_metrics)
+        return run_plan(plan, cluster, stop, onlookers, patience_s=lease_patience_s(cluster))
 
 
 def run_plan(
@@ -112,6 +113,11 @@ def run_plan(
             return _run(plan, cluster, store, tracker, onlookers, stop, lease)
         finally:
             tracker.close()
+
+
+def lease_patience_s(cluster: ClusterSpec) -> float:
+    """A scheduler may start a job again before the lease of the driver that it lost has ended."""
+    return LOST_HOLDER_S if cluster.launch is not None else 0.0
 
 
 def check_reaches_ray(cluster: ClusterSpec) -> None:

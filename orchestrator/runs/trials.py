@@ -30,6 +30,7 @@ from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.resolve import resolve_plan
 from orchestrator.spec.resolve_compare import trial_job
+from orchestrator.storage.lease import LOST_HOLDER_S
 from orchestrator.training.reports import EvaluationReport, Report
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,6 @@ logger = logging.getLogger(__name__)
 SAMPLES, SCORE = "samples", "score"
 """What Tune hears of a trial."""
 
-_LEASE_PATIENCE_S = 70.0  # a driver that was killed holds its trials' leases for a minute
 _OWN_FACTS = ("objective", "text", "data")
 
 
@@ -117,7 +117,7 @@ class TrialRunner:
                 self._stops[trial.run],
                 onlookers,
                 parent_key=self._of.key,
-                patience_s=_LEASE_PATIENCE_S,
+                patience_s=LOST_HOLDER_S,  # a driver that was killed held its trials' leases
             )
         finally:
             meter.add_wall(time.monotonic() - started_s)

@@ -1,5 +1,6 @@
 """A RayJob's parts, each by what it is for."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
 from orchestrator.errors import JobFileError, PlanError
-from orchestrator.launch.kuberay import MOST_NAME_CHARACTERS, kubernetes_name
+from orchestrator.launch.kuberay import MOST_NAME_CHARACTERS, RUN_KEY, kubernetes_name
 from orchestrator.launch.render import render_job
 from orchestrator.runs.pretrain import run_pretrain
 from orchestrator.spec.cluster import ClusterSpec
@@ -62,6 +63,14 @@ def test_the_head_does_no_work_and_stays_on_demand() -> None:
     assert pod_of(head)["nodeSelector"] == {"pay": "always"}
     assert pod_of(groups_of(job)["gpu"])["nodeSelector"] == {"pay": "spot"}
     assert job["spec"]["submitterPodTemplate"]["spec"]["nodeSelector"] == {"pay": "always"}
+
+
+def test_a_job_says_which_run_it_is_and_its_entry_point_is_one_plain_command() -> None:
+    """The operator puts it into a line of the submitter's shell, where an operator of the shell would act."""
+    spec = ray_job(cluster())["spec"]
+    assert spec["metadata"] == {RUN_KEY: "small"}
+    assert shlex.join(shlex.split(spec["entrypoint"])) == spec["entrypoint"]
+    assert "launch.entrypoint run /etc/orchestrator/job.yaml" in spec["entrypoint"]
 
 
 def test_tokens_are_asked_of_every_connection() -> None:
