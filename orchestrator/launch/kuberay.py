@@ -20,6 +20,7 @@ from orchestrator.launch.pods import (
     build_pod,
     group_shape,
     on_demand_shape,
+    scratch_mount,
     security_context,
 )
 from orchestrator.spec.cluster_kuberay import GroupSpec, KubeRaySpec
@@ -119,6 +120,8 @@ def _build_autoscaler(launch: KubeRaySpec) -> Manifest:
             "idleTimeoutSeconds": launch.autoscaler.idle_timeout_s,
             "resources": {"requests": resources, "limits": resources},
             "securityContext": security_context(),
+            # It logs below the head's temporary folder; KubeRay shares /tmp/ray alone, which is not where TMPDIR leads.
+            "volumeMounts": [scratch_mount()],
         },
     }
 

@@ -105,6 +105,11 @@ def security_context(locks_memory: bool = False) -> Manifest:
     return {"allowPrivilegeEscalation": False, "capabilities": capabilities}
 
 
+def scratch_mount() -> Manifest:
+    """Where a container sees the local disk of its pod."""
+    return {"name": "scratch", "mountPath": SCRATCH_FOLDER}
+
+
 def _build_volumes(shape: PodShape) -> list[Manifest]:
     volumes: list[Manifest] = []
     if shape.scratch is not None:
@@ -115,10 +120,16 @@ def _build_volumes(shape: PodShape) -> list[Manifest]:
     return volumes
 
 
+def _build_mounts(shape: PodShape) -> list[Manifest]:
+    mounts = [scratch_mount()] if shape.scratch is not None else []
+    if shape.shared_memory_bytes:
+        mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})
+    return mounts
+
+
 def _build_container(launch: KubeRaySpec, name: str, shape: PodShape) -> Manifest:
     devices = shape.devices or {}
     disk = {"ephemeral-storage": shape.scratch} if shape.scratch is not None else {}
-    folders = {"scratch": SCRATCH_FOLDER, "shared-memory": "/dev/shm"}
     pins_memory = bool(devices) and launch.network.fabric != "tcp"
     return {
         "name": name,
@@ -130,9 +141,7 @@ def _build_container(launch: KubeRaySpec, name: str, shape: PodShape) -> Manifes
             "limits": {"memory": shape.memory, **devices},
         },
         "securityContext": security_context(pins_memory),
-        "volumeMounts": [
-            {"name": volume["name"], "mountPath": folders[volume["name"]]} for volume in _build_volumes(shape)
-        ],
+        "volumeMounts": _build_mounts(shape),
     }
 
 

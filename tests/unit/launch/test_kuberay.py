@@ -94,6 +94,10 @@ def test_an_autoscaler_has_its_bounds_and_its_api() -> None:
     job = ray_job(cluster({"autoscaler": {}, "groups": [{**GROUP, "min_nodes": 1}]}))
     spec = job["spec"]["rayClusterSpec"]
     assert (spec["enableInTreeAutoscaling"], spec["autoscalerOptions"]["version"]) == (True, "v2")
+    (head,) = pod_of(spec["headGroupSpec"])["containers"]
+    [shared] = spec["autoscalerOptions"]["volumeMounts"]  # it logs below the head's temporary folder
+    assert shared in head["volumeMounts"]
+    assert {"name": "TMPDIR", "value": shared["mountPath"]} in head["env"]
     group = groups_of(job)["gpu"]
     assert (group["minReplicas"], group["maxReplicas"]) == (1, 4)
     assert pod_of(spec["headGroupSpec"])["automountServiceAccountToken"] is True
