@@ -19,17 +19,16 @@ from orchestrator.launch.pods import (
     as_head,
     build_pod,
     group_shape,
+    mount_files,
     on_demand_shape,
     scratch_mount,
     security_context,
 )
-from orchestrator.spec.cluster_kuberay import GroupSpec, KubeRaySpec
+from orchestrator.spec.cluster_kuberay import DRIVER_RESOURCE, GroupSpec, KubeRaySpec
+from orchestrator.spec.launch_plan import LaunchPlan
 from orchestrator.spec.nodes import NodesSpec
-from orchestrator.spec.placement import Placement
-from orchestrator.spec.plan import Plan
 
 MOST_NAME_CHARACTERS = 40  # KubeRay takes 47 of a RayJob, and appends to it
-DRIVER_RESOURCE = "driver"
 RUN_KEY = "orchestrator.run"
 """Metadata of a submission: its run."""
 
@@ -42,7 +41,7 @@ _SMALL_STORE_BYTES = 2**30  # of nodes that hold no blocks
 
 
 def build_manifests(
-    plan: Plan, placement: Placement, launch: KubeRaySpec, files: dict[str, str], metrics_address: str | None
+    plan: LaunchPlan, launch: KubeRaySpec, files: dict[str, str], metrics_address: str | None
 ) -> list[Manifest]:
     """What is applied, in this order: files, network policy, job."""
     name = kubernetes_name(plan.name)
@@ -64,6 +63,7 @@ def build_manifests(
             "metadata": {**metadata, "labels": labels | queue},
             "spec": {
                 "entrypoint": _ENTRYPOINT,
+                **_entrypoint_resources(plan),
                 "metadata": {RUN_KEY: plan.name},  # by which `jobs` and `stop` know the submission
                 "submissionMode": "K8sJobMode",
                 "backoffLimit": launch.retry.backoff_limit,
@@ -73,7 +73,7 @@ def build_manifests(
                 "ttlSecondsAfterFinished": launch.retry.keep_s,
                 "submitterConfig": {"backoffLimit": _SUBMITTER_RETRIES},
                 "submitterPodTemplate": _build_submitter(launch, labels),
-                "rayClusterSpec": _build_cluster(plan, placement, launch, name, labels, metrics_port),
+                "rayClusterSpec": _build_cluster(plan, launch, name, labels, metrics_port),
             },
         },
     ]
@@ -89,13 +89,13 @@ def kubernetes_name(run: str) -> str:
 
 
 def _build_cluster(
-    plan: Plan, placement: Placement, launch: KubeRaySpec, name: str, labels: dict[str, str], metrics_port: int | None
+    plan: LaunchPlan, launch: KubeRaySpec, name: str, labels: dict[str, str], metrics_port: int | None
 ) -> Manifest:
     shape = on_demand_shape(launch, launch.head.cpus, launch.head.memory, launch.head.scratch, 2 * _SMALL_STORE_BYTES)
     head = build_pod(launch, "ray-head", labels, shape)
     start = {"num-cpus": "0", "num-gpus": "0", "dashboard-host": "0.0.0.0"} | _start_params(_SMALL_STORE_BYTES)
-    groups = [_build_group(plan, placement, launch, spec, number, labels) for spec, number in placement.nodes]
-    if launch.drivers is not None:
+    groups = [_build_group(plan, launch, spec, number, name, labels) for spec, number in plan.placement.nodes]
+    if launch.drivers is not None and plan.has_trials:
         groups.append(_build_drivers(launch, labels))
     return {
         "rayVersion": version("ray"),
@@ -107,6 +107,13 @@ def _build_cluster(
         },
         "workerGroupSpecs": groups,
     }
+
+
+def _entrypoint_resources(plan: LaunchPlan) -> Manifest:
+    """What Ray gives the driver, on one of the groups' nodes; the head has nothing to give."""
+    if not plan.computes_in_driver:
+        return {}
+    return {"entrypointNumGpus": 1} if plan.uses_cuda else {"entrypointNumCpus": plan.placement.cpus_per_worker}
 
 
 def _build_autoscaler(launch: KubeRaySpec) -> Manifest:
@@ -127,16 +134,15 @@ def _build_autoscaler(launch: KubeRaySpec) -> Manifest:
 
 
 def _build_group(
-    plan: Plan, placement: Placement, launch: KubeRaySpec, group: NodesSpec, number: int, labels: dict[str, str]
+    plan: LaunchPlan, launch: KubeRaySpec, group: NodesSpec, number: int, name: str, labels: dict[str, str]
 ) -> Manifest:
     assert isinstance(group, GroupSpec), "KubeRay places workers in its groups"
-    stream_bytes = plan.stream.object_store_bytes
-    uses_cuda = plan.workers.accelerator == "cuda"
-    shape = group_shape(launch, group, uses_cuda, placement.shared_memory_bytes(stream_bytes))
+    shape = group_shape(launch, group, plan.uses_cuda, plan.placement.shared_memory_bytes(plan.stream_bytes))
+    pod = build_pod(launch, "ray-worker", labels, shape)
     start = {
         "num-cpus": str(group.cpus),
-        "num-gpus": str(group.workers if uses_cuda else 0),
-        **_start_params(placement.store_bytes(stream_bytes)),
+        "num-gpus": str(group.workers if plan.uses_cuda else 0),
+        **_start_params(plan.placement.store_bytes(plan.stream_bytes)),
     }
     least = min(group.min_nodes, number) if launch.autoscaler is not None else number
     return {
@@ -146,7 +152,7 @@ def _build_group(
         "maxReplicas": number,
         "rayStartParams": start,
         **({"labels": group.labels} if group.labels else {}),
-        "template": build_pod(launch, "ray-worker", labels, shape),
+        "template": mount_files(pod, name) if plan.computes_in_driver else pod,
     }
 
 

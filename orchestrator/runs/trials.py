@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.data.ledger_report import total_rows
 from orchestrator.errors import OrchestratorError, RunNotFoundError
@@ -46,7 +47,8 @@ class TrialRunner:
 
     def __init__(self, comparison: Comparison) -> None:
         self._of = comparison
-        self.board = ray.remote(Board).options(num_cpus=0).remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
         self._trials = {trial.run: trial for trial in comparison.plan.trials}
         self._slots = threading.Semaphore(comparison.plan.share.at_once)
         self._prepare_lock = threading.Lock()

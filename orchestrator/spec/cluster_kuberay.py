@@ -71,11 +71,15 @@ class GroupSpec(NodesSpec):
         return self
 
 
+DRIVER_RESOURCE = "driver"
+"""Ray's resource on the nodes of ``drivers``."""
+
+
 class DriversSpec(Section):
-    """A group for the drivers of trials, which a spot node must not take along: Ray resource ``driver``."""
+    """Nodes on demand for what Tune runs of a comparison's trials: Ray resource ``driver``."""
 
     slots: int = Field(default=8, ge=1)
-    """Drivers at once."""
+    """Trials at once, at most."""
     cpus: int = Field(default=8, ge=1)
     """CPUs of its pod."""
     memory: Quantity = "64Gi"
@@ -152,7 +156,7 @@ class KubeRaySpec(Section):
     head: HeadSpec = HeadSpec()
     groups: tuple[GroupSpec, ...] = Field(min_length=1)
     drivers: DriversSpec | None = None
-    """Room for the drivers of trials; none: the cluster runs one job without a comparison."""
+    """A node on demand beside a comparison, for Tune's actors of its trials; none: they are on any node."""
     queue: KubernetesName | None = None
     """Kueue's local queue: the job waits there until all of its nodes fit. Not together with an autoscaler."""
     autoscaler: AutoscalerSpec | None = None

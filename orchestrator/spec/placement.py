@@ -63,7 +63,7 @@ class Placement:
 
     def store_bytes(self, stream_bytes: int) -> int:
         """Ray's object store on each node, for a stream that takes ``stream_bytes`` over all of them."""
-        share = stream_bytes / min(self.num_worker_nodes, self.num_ingest_nodes)
+        share = stream_bytes / max(1, min(self.num_worker_nodes, self.num_ingest_nodes))
         return max(_LEAST_STORE_BYTES, math.ceil(share * _STORE_MARGIN))
 
     def shared_memory_bytes(self, stream_bytes: int) -> int:
@@ -92,6 +92,21 @@ def place_workers(num_workers: int, cluster: ClusterSpec) -> Placement | None:
     placement = Placement(tuple(taken), num_workers, cluster.workers.cpus, bool(cluster.ray.ingest_labels))
     _check_ingest(placement, cluster)
     return placement
+
+
+def place_readers(cluster: ClusterSpec) -> Placement | None:
+    """All nodes that hold no workers, for a job that has none; None where there are none.
+
+    Raises:
+        PlanError: the cluster file contradicts itself.
+    """
+    if not isinstance(cluster.launch, KubeRaySpec):
+        return None
+    readers = tuple((group, group.nodes) for group in cluster.launch.groups if not group.workers)
+    if not readers:
+        return None
+    _check_kuberay(cluster, cluster.launch)
+    return Placement(readers, 0, cluster.workers.cpus, ingests_apart=True)
 
 
 def check_memory(placement: Placement, stream_bytes: int) -> None:

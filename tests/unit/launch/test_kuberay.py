@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
@@ -15,6 +16,7 @@ from orchestrator.launch.render import render_job
 from orchestrator.runs.pretrain import run_pretrain
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
+from orchestrator.spec.kinds import Job, JobSpec
 from orchestrator.spec.load import load_cluster
 
 JOB: dict[str, Any] = {
@@ -26,6 +28,22 @@ JOB: dict[str, Any] = {
     "batch": {"global_size": 2048},
     "budget": {"steps": 10},
     "optimizer": {"learning_rate": 1e-3},
+}
+COMPARISON: dict[str, Any] = {
+    "kind": "compare",
+    "name": "two",
+    "mode": "controlled",
+    "objectives": [
+        {"label": "clip", "objective": {"name": "clip"}},
+        {"label": "siglip", "objective": {"name": "siglip", "towers": "clip"}},
+    ],
+    "budget": {"steps": 10},
+    "primary_metric": "eval/scenes-val/linear_probe/shape/accuracy",
+    "run": {
+        **{key: JOB[key] for key in ("data", "model", "optimizer")},
+        "batch": {"global_size": 2048},
+        "evaluation": {"sets": ["scenes/val"]},
+    },
 }
 GROUP: dict[str, Any] = {"name": "gpu", "nodes": 4, "workers": 8, "cpus": 96, "memory": "512Gi", "object_store": "64Gi"}
 LAUNCH: dict[str, Any] = {"kind": "kuberay", "namespace": "training", "image": "registry/x:1", "groups": [GROUP]}
@@ -42,7 +60,11 @@ def cluster(launch: dict[str, Any] | None = None, **sections: Any) -> ClusterSpe
 
 
 def ray_job(place: ClusterSpec, **job: Any) -> dict[str, Any]:
-    text = render_job(PretrainSpec.model_validate({**JOB, **job}), place)
+    return ray_job_of({**JOB, **job}, place)
+
+
+def ray_job_of(job: dict[str, Any], place: ClusterSpec) -> dict[str, Any]:
+    text = render_job(TypeAdapter[Job](JobSpec).validate_python(job), place)
     (found,) = [document for document in yaml.safe_load_all(text) if document["kind"] == "RayJob"]
     return found
 
@@ -145,7 +167,7 @@ def test_a_fabric_has_its_devices_and_may_pin_memory(
 
 
 def test_no_pod_runs_as_root_or_may_become_it() -> None:
-    job = ray_job(cluster({"drivers": {}}))
+    job = ray_job_of(COMPARISON, cluster({"drivers": {}}))
     spec = job["spec"]["rayClusterSpec"]
     pods = [pod_of(spec["headGroupSpec"]), *(pod_of(group) for group in spec["workerGroupSpecs"])]
     pods.append(job["spec"]["submitterPodTemplate"]["spec"])
@@ -159,9 +181,59 @@ def test_no_pod_runs_as_root_or_may_become_it() -> None:
         assert {"cpu", "memory"} <= set(container["resources"]["requests"])
 
 
-def test_drivers_of_trials_have_a_resource_of_their_own() -> None:
-    group = groups_of(ray_job(cluster({"drivers": {"slots": 3}})))["drivers"]
+def test_tunes_actors_of_trials_have_a_node_on_demand_beside_a_comparison_alone() -> None:
+    place = cluster({"drivers": {"slots": 3}})
+    group = groups_of(ray_job_of(COMPARISON, place))["drivers"]
     assert group["rayStartParams"]["resources"] == '"{\\"driver\\": 3}"'
+    assert "drivers" not in groups_of(ray_job(place))
+
+
+@pytest.mark.parametrize(
+    ("workers", "launch", "nodes"),
+    [
+        (8, {}, 4),  # four runs at once, a node each
+        (4, {}, 4),  # nodes stay whole: as many runs as nodes
+        (12, {}, 4),  # two nodes each, two at once
+        (16, {"drivers": {"slots": 1}}, 2),
+    ],
+)
+def test_a_comparison_takes_whole_nodes_for_the_runs_that_go_on_side_by_side(
+    workers: int, launch: dict[str, Any], nodes: int
+) -> None:
+    place = cluster(launch)
+    run = {**COMPARISON["run"], "workers": workers, "batch": {"global_size": 96 * workers}}
+    job = {**COMPARISON, "run": run, "replicates": 4}
+    groups = groups_of(ray_job_of(job, place))
+    assert groups["gpu"]["replicas"] == nodes
+    alone = {**JOB, "workers": workers, "batch": run["batch"], "data": run["data"]}
+    store = [
+        int(found["gpu"]["rayStartParams"]["object-store-memory"])
+        for found in (groups, groups_of(ray_job_of(alone, place)))
+    ]
+    assert store[0] == store[1], "a node holds the blocks of one run"
+
+
+def test_a_job_that_computes_in_its_driver_gets_a_device_and_its_files_there() -> None:
+    job = {"kind": "evaluate", "name": "again", "run": "small", "evaluation": {"sets": ["scenes/val"]}}
+    rendered = ray_job_of(job, cluster())
+    assert rendered["spec"]["entrypointNumGpus"] == 1
+    group = groups_of(rendered)["gpu"]
+    assert group["replicas"] == 1
+    (container,) = pod_of(group)["containers"]
+    assert {"name": "files", "mountPath": "/etc/orchestrator", "readOnly": True} in container["volumeMounts"]
+    assert "files" in [volume["name"] for volume in pod_of(group)["volumes"]]
+    on_cpus = ray_job_of(job, cluster(workers={"count": 32, "accelerator": "cpu", "cpus": 3}))
+    assert on_cpus["spec"]["entrypointNumCpus"] == 3
+    assert "entrypointNumGpus" not in ray_job(cluster())["spec"]
+
+
+def test_a_job_without_workers_takes_the_nodes_that_read_or_else_one() -> None:
+    job = {"kind": "prepare", "name": "concepts", "data": JOB["data"], "concepts": {}}
+    ingest = {"name": "ingest", "nodes": 2, "workers": 0, "cpus": 64, "memory": "128Gi", "labels": {"role": "ingest"}}
+    apart = cluster({"groups": [GROUP, ingest]}, ray={"ingest_labels": {"role": "ingest"}})
+    groups = groups_of(ray_job_of(job, apart))
+    assert [(name, group["replicas"]) for name, group in groups.items()] == [("ingest", 2)]
+    assert [(name, group["replicas"]) for name, group in groups_of(ray_job_of(job, cluster())).items()] == [("gpu", 1)]
 
 
 def test_secrets_are_references_and_the_submitter_has_none() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.runs.tuning import build_schedulers
+from orchestrator.runs.tuning import build_schedulers, relay_resources
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.facts import Facts, MachineFacts
@@ -81,3 +81,11 @@ def test_what_ends_by_itself_is_not_stopped() -> None:
 
 def test_schedulers_pickle_as_tune_wants_them() -> None:
     assert pickle.loads(pickle.dumps(scheduler_of("asha"))).debug_string()
+
+
+def test_a_relay_holds_room_on_a_node_on_demand_where_the_cluster_has_one() -> None:
+    launch = {"kind": "kuberay", "namespace": "n", "image": "i:1", "drivers": {"slots": 2}}
+    group = {"name": "gpu", "nodes": 1, "workers": 1, "cpus": 4, "memory": "16Gi"}
+    made = ClusterSpec.model_validate({**CLUSTER, "launch": {**launch, "groups": [group]}})
+    assert relay_resources(made) == {"driver": 1}
+    assert "driver" not in relay_resources(ClusterSpec.model_validate(CLUSTER))
