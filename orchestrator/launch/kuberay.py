@@ -113,7 +113,8 @@ def _entrypoint_resources(plan: LaunchPlan) -> Manifest:
     """What Ray gives the driver, on one of the groups' nodes; the head has nothing to give."""
     if not plan.computes_in_driver:
         return {}
-    return {"entrypointNumGpus": 1} if plan.uses_cuda else {"entrypointNumCpus": plan.placement.cpus_per_worker}
+    devices = {"entrypointNumGpus": 1} if plan.uses_cuda else {}
+    return {"entrypointNumCpus": plan.placement.cpus_per_worker} | devices
 
 
 def _build_autoscaler(launch: KubeRaySpec) -> Manifest:
