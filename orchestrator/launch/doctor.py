@@ -8,6 +8,7 @@ from orchestrator.launch.ray_jobs import RayJobs, connect
 from orchestrator.launch.submit import look_at_place
 from orchestrator.runs.check import Finding
 from orchestrator.runs.doctor import check_place
+from orchestrator.runs.room import find_room
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.storage.store import check_store, open_store
 
@@ -16,10 +17,10 @@ _MOST_SKEW_S = 10.0  # leases compare clocks of different machines, and live for
 
 def examine(cluster: ClusterSpec) -> Iterator[Finding]:
     """What holds and what does not; a cluster that takes no jobs is looked at from here."""
-    versions = ", ".join(f"{name} {version}" for name, version in own_versions().items())
     if cluster.submit is None:
-        yield Finding("versions here", True, versions)
         yield from check_place(cluster)
+        if cluster.ray.address is not None:
+            yield find_room(cluster)
         return
     yield _find_storage(cluster)
     try:
@@ -34,6 +35,7 @@ def examine(cluster: ClusterSpec) -> Iterator[Finding]:
     except OrchestratorError as error:
         yield Finding("versions and secrets", False, str(error))
         return
+    versions = ", ".join(f"{name} {version}" for name, version in own_versions().items())
     yield Finding("versions and secrets", True, f"the same there as here: {versions}; secrets are set")
     for finding in findings:
         yield Finding(f"{finding.subject}, on the cluster", finding.holds, finding.detail)

@@ -6,6 +6,7 @@ wheel. Before that the cluster looks at the job itself (``look.py``): its versio
 
 import contextlib
 import json
+import logging
 import shlex
 import tempfile
 import time
@@ -22,11 +23,14 @@ from orchestrator.launch.look import MARK, VERSIONS, compare_versions
 from orchestrator.launch.ray_jobs import RayJobs, Submission
 from orchestrator.launch.render import job_files
 from orchestrator.runs.check import Finding
+from orchestrator.runs.room import ROOM
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.cluster_submit import SubmitSpec
 from orchestrator.spec.job import EvaluateSpec
 from orchestrator.spec.kinds import Job
 from orchestrator.tracking.redaction import redact
+
+logger = logging.getLogger(__name__)
 
 _LOOK_TIMEOUT_S = 300.0
 _ORCHESTRATOR = "python -m orchestrator.cli.main"
@@ -145,7 +149,10 @@ def _check_not_live(submissions: Sequence[Submission]) -> None:
 
 
 def _refuse_wrong(findings: Sequence[Finding]) -> None:
-    wrong = [finding for finding in findings if not finding.holds]
+    wrong = [finding for finding in findings if not finding.holds and finding.subject != ROOM]
+    for finding in findings:
+        if finding.subject == ROOM and not finding.holds:  # an autoscaler may bring what is missing
+            logger.warning("the cluster is too small now: %s", finding.detail)
     if not wrong:
         return
     text = "the cluster finds wrong:\n  " + "\n  ".join(f"{finding.subject}: {finding.detail}" for finding in wrong)

@@ -245,9 +245,15 @@ def test_doctor_finds_a_cluster_healthy_and_names_what_is_missing(
     shown = orchestrator("doctor", "--cluster", head.cluster, "--json")
     found = {finding["subject"]: finding["holds"] for finding in json.loads(shown.stdout)}
     wanted = ["runs, from here", "Ray Jobs", "clock", "versions and secrets"]
-    wanted += [f"{subject}, on the cluster" for subject in ("data", "runs", "MLflow", "noun table")]
+    wanted += [f"{subject}, on the cluster" for subject in ("data", "runs", "MLflow", "noun table", "room")]
     assert [found.get(subject) for subject in wanted] == [True] * len(wanted), shown.output
     assert "disk of temporary files, on the cluster" in found
+
+    large = Path(write_cluster(head, "large")) / "cluster.yaml"
+    large.write_text(large.read_text().replace("num_cpus: 4", "num_cpus: 96").replace("count: 2", "count: 8"))
+    shown = orchestrator("doctor", "--cluster", str(large.parent))
+    assert "1 nodes with 4 CPUs have room for 4: 4 are missing" in shown.output
+    assert "ray.num_cpus is 96, and nodes have 4: 92 are missing" in shown.output
 
     lacking = write_cluster(head, "lacking", secrets=["NOT_SET_THERE"])
     shown = orchestrator("doctor", "--cluster", lacking)
