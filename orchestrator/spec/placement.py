@@ -9,7 +9,8 @@ from orchestrator.spec.cluster_kuberay import KubeRaySpec
 from orchestrator.spec.facts import MachineFacts
 from orchestrator.spec.nodes import NodesSpec, quantity_bytes
 
-MOST_QUEUED_GROUPS = 7  # Kueue admits a RayJob as at most eight pod sets, and the head is one
+MOST_POD_SETS = 8  # of one job that Kueue admits
+_OWN_POD_SETS = 2  # head and submitter
 _LEAST_STORE_BYTES = 2**30
 _STORE_MARGIN = 5 / 4  # Ray keeps more than our blocks in its store: broadcast readers, evaluation
 _SHARED_MEMORY_BYTES = 2**30  # beside Ray's store: NCCL's and gloo's own segments
@@ -149,11 +150,12 @@ def _check_kuberay(cluster: ClusterSpec, launch: KubeRaySpec) -> None:
             f"cluster '{cluster.name}': launch has both a queue ('{launch.queue}') and an autoscaler; Kueue admits a "
             f"job of a fixed size only: leave one of them out"
         )
-    number = len(launch.groups) + (launch.drivers is not None)
-    if launch.queue is not None and number > MOST_QUEUED_GROUPS:
+    number = len(launch.groups) + (launch.drivers is not None) + _OWN_POD_SETS
+    if launch.queue is not None and number > MOST_POD_SETS:
         raise PlanError(
-            f"cluster '{cluster.name}': launch has {number} worker groups, and Kueue admits at most "
-            f"{MOST_QUEUED_GROUPS} a job; merge groups, or leave launch.queue out"
+            f"cluster '{cluster.name}': launch has {number} pod sets (groups, drivers, head and submitter), and Kueue "
+            f"admits at most {MOST_POD_SETS} a job: {number - MOST_POD_SETS} too many; merge groups, or leave "
+            f"launch.queue out"
         )
     for key, uri in (("data", cluster.storage.data), ("runs", cluster.storage.runs)):
         if uri.startswith("file://"):
