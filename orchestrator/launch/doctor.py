@@ -6,11 +6,10 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.launch.look import own_versions
 from orchestrator.launch.ray_jobs import RayJobs, connect
 from orchestrator.launch.submit import look_at_place
-from orchestrator.runs.check import Finding
+from orchestrator.runs.check import Finding, check_takes_files
 from orchestrator.runs.doctor import check_place
 from orchestrator.runs.room import find_room
 from orchestrator.spec.cluster import ClusterSpec
-from orchestrator.storage.store import check_store, open_store
 
 _MOST_SKEW_S = 10.0  # leases compare clocks of different machines, and live for a minute
 
@@ -43,9 +42,8 @@ def examine(cluster: ClusterSpec) -> Iterator[Finding]:
 
 def _find_storage(cluster: ClusterSpec) -> Finding:
     """``jobs`` and ``stop`` work on the runs' folders from here."""
-    store = open_store(cluster.storage.runs, cluster.storage.s3)
     try:
-        check_store(store, write=True)
+        store = check_takes_files(cluster.storage.runs, cluster)
     except OrchestratorError as error:
         return Finding("runs, from here", False, str(error))
     return Finding("runs, from here", True, f"{store.uri} takes files")

@@ -7,6 +7,7 @@ refused token like a cluster that is away; ``_Client`` mends these.
 import asyncio
 import logging
 import os
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -228,13 +229,27 @@ def _authorization() -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
+def _ca_file(submit: SubmitSpec) -> str | None:
+    if submit.ca_file is None:
+        return None
+    file = str(Path(submit.ca_file).expanduser())
+    try:
+        ssl.create_default_context(cafile=file)
+    except OSError as error:  # SSLError is one
+        raise ClusterAccessError(
+            f"submit.ca_file: {file} does not read as certificates ({error}); name the file with those that vouch for "
+            f"the dashboard's, or leave it out for the system's"
+        ) from error
+    return file
+
+
 class _Client(JobSubmissionClient):
     """Ray's client, at the cluster file's address alone. What is overridden is not public: ``ray`` is pinned."""
 
     def __init__(self, submit: SubmitSpec) -> None:
         self._url = submit.dashboard.rstrip("/")
         os.environ["RAY_API_SERVER_ADDRESS"] = self._url  # a RAY_ADDRESS of the shell's would lead elsewhere
-        super().__init__(self._url, headers=_authorization(), verify=submit.ca_file or True)
+        super().__init__(self._url, headers=_authorization(), verify=_ca_file(submit) or True)
         if submit.ca_file is None:
             self._ssl_context = True  # the system's; None, as Ray has it, is what aiohttp calls deprecated
 

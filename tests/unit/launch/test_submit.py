@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
+import certifi
 import pytest
 
 from orchestrator.env import SUBMISSION_ENV
@@ -31,6 +32,7 @@ from orchestrator.launch.submit import driver_resources, next_attempt, submit_se
 from orchestrator.runs.check import Finding
 from orchestrator.runs.live import STOP_FILE, LivePost, LiveRecord, StopRequest, read_live_record
 from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.cluster_submit import SubmitSpec
 from orchestrator.spec.load import load_cluster, load_job
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.tracker import RunStatus
@@ -251,6 +253,22 @@ def test_a_cluster_that_is_away_is_tried_and_then_named(
     with pytest.raises(ClusterAccessError, match=r"no Ray answers at http://127\.0\.0\.1:9"):
         connect(submit_section(there))
     assert "trying for" in caplog.text
+
+
+def test_certificates_that_do_not_read_are_named_and_a_home_is_expanded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "put back afterwards")
+    submit = SubmitSpec(dashboard="https://127.0.0.1:9", ca_file="~/ca.pem", patience_s=0)
+    with pytest.raises(ClusterAccessError, match=rf"submit\.ca_file: {tmp_path}/ca\.pem .*No such file"):
+        connect(submit)
+    (tmp_path / "ca.pem").write_text("not a certificate")
+    with pytest.raises(ClusterAccessError, match=r"submit\.ca_file: \S+/ca\.pem does not read as certificates"):
+        connect(submit)
+    (tmp_path / "ca.pem").write_text(Path(certifi.where()).read_text())
+    with pytest.raises(ClusterAccessError, match="no Ray answers"):
+        connect(submit)
 
 
 def test_a_token_comes_from_where_ray_looks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
