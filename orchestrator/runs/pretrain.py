@@ -11,6 +11,7 @@ from orchestrator.evaluation.results import ProbeResult
 from orchestrator.runs.folder import claim_run, tracking_folder
 from orchestrator.runs.interrupts import StopRequest, stop_on_signals
 from orchestrator.runs.live import LivePost, LiveRecord
+from orchestrator.runs.live_preparation import live_preparation
 from orchestrator.runs.prepare import prepare_facts
 from orchestrator.runs.progress import OnProgress
 from orchestrator.runs.recorder import OnReport, Recorder
@@ -68,8 +69,9 @@ def run_pretrain(job: PretrainSpec, cluster: ClusterSpec, *, on_progress: OnProg
     """
     apply_quiet_env()
     check_reaches_ray(cluster)
-    plan = resolve_plan(job, cluster, prepare_facts(job, cluster, on_progress))
-    check_tracking(plan.tracking.uri)
+    with live_preparation(job.name, cluster, on_progress) as show:
+        plan = resolve_plan(job, cluster, prepare_facts(job, cluster, show))
+        check_tracking(plan.tracking.uri)
     with (
         stop_on_signals() as stop,
         serve_metrics(plan.name, cluster.tracking.metrics_address) as on_metrics,
