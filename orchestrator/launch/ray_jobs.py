@@ -10,7 +10,6 @@ import os
 import ssl
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +22,7 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 
 from orchestrator.errors import ClusterAccessError, RunNotFoundError
 from orchestrator.launch.kuberay import RUN_KEY
+from orchestrator.launch.submission import ENDED, Submission
 from orchestrator.spec.cluster_submit import SubmitSpec
 
 logger = logging.getLogger(__name__)
@@ -30,34 +30,13 @@ for _name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.p
     logging.getLogger(_name).setLevel(logging.WARNING)  # they tell every upload
 
 _TIMEOUT_S = 30.0
-_RETRY_S = 3.0
-_FOLLOW_S = 2.0
+_RETRY_S, _FOLLOW_S = 3.0, 2.0
 _TOKEN_ENV, _TOKEN_PATH_ENV = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 _REFUSED = (401, 403)
-_ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 class ClusterAwayError(ClusterAccessError):
     """Nobody answers: worth another try."""
-
-
-@dataclass(frozen=True)
-class Submission:
-    """A job of ours as Ray knows it."""
-
-    id: str
-    run: str
-    """The job's name; of a run, the run's."""
-    status: str
-    """Ray's word: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
-    message: str
-    exit_code: int | None
-    started_at: float
-    """Seconds since 1970."""
-
-    @property
-    def has_ended(self) -> bool:
-        return self.status in _ENDED
 
 
 class RayJobs:
@@ -128,7 +107,7 @@ class RayJobs:
     def wait(self, submission_id: str, timeout_s: float, interval_s: float = 0.5) -> bool:
         """Whether it has ended within ``timeout_s``."""
         deadline_s = time.monotonic() + timeout_s
-        while self._client.get_job_status(submission_id) not in _ENDED:
+        while self._client.get_job_status(submission_id) not in ENDED:
             if time.monotonic() >= deadline_s:
                 return False
             time.sleep(interval_s)

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.errors import ClusterAccessError, Interrupted, RunNotFoundError
-from orchestrator.launch.ray_jobs import RayJobs, Submission
+from orchestrator.launch.ray_jobs import RayJobs
+from orchestrator.launch.submission import Submission
 from orchestrator.runs.live import PROGRESS_FILE, LiveRecord, read_live_record, read_ranks, request_stop
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.load import join_uri

@@ -20,8 +20,9 @@ from orchestrator.env import SECRETS_ENV, SUBMISSION_ENV
 from orchestrator.errors import ClusterAccessError, PlanError, RunConflictError, RunHeldError
 from orchestrator.launch.kuberay import RUN_KEY
 from orchestrator.launch.look import MARK, VERSIONS, compare_versions
-from orchestrator.launch.ray_jobs import RayJobs, Submission
+from orchestrator.launch.ray_jobs import RayJobs
 from orchestrator.launch.render import job_files
+from orchestrator.launch.submission import Submission
 from orchestrator.runs.check import Finding
 from orchestrator.runs.room import ROOM
 from orchestrator.spec.cluster import ClusterSpec

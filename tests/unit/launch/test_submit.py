@@ -26,7 +26,8 @@ from orchestrator.errors import (
 )
 from orchestrator.launch import submit as submitting
 from orchestrator.launch.look import MARK, VERSIONS, compare_versions, own_versions
-from orchestrator.launch.ray_jobs import RayJobs, Submission, connect, read_token
+from orchestrator.launch.ray_jobs import RayJobs, connect, read_token
+from orchestrator.launch.submission import Submission
 from orchestrator.launch.submissions import describe_end, list_jobs, stop_run, stop_submission
 from orchestrator.launch.submit import driver_resources, next_attempt, submit_section
 from orchestrator.runs.check import Finding
