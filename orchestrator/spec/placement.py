@@ -87,7 +87,7 @@ def place_workers(num_workers: int, cluster: ClusterSpec) -> Placement | None:
     taken, left = [], num_workers
     for group in groups:
         number = min(group.nodes, math.ceil(left / group.workers)) if group.workers else group.nodes
-        left -= number * group.workers
+        left = max(0, left - number * group.workers)
         if number:
             taken.append((group, number))
     placement = Placement(tuple(taken), num_workers, cluster.workers.cpus, bool(cluster.ray.ingest_labels))

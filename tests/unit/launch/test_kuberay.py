@@ -105,6 +105,12 @@ def test_a_job_takes_the_nodes_that_it_needs(workers: int, nodes: int) -> None:
     assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (nodes, nodes, nodes)
 
 
+def test_a_group_that_is_not_needed_any_more_is_not_taken() -> None:
+    place = cluster({"groups": [GROUP, {**GROUP, "name": "next", "workers": 4}]})
+    groups = groups_of(ray_job(place, workers=2, batch={"global_size": 128}))
+    assert [(name, group["replicas"]) for name, group in groups.items()] == [("gpu", 1)]
+
+
 def test_a_queue_makes_a_job_of_fixed_size() -> None:
     job = ray_job(cluster({"queue": "training"}))
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "training"
