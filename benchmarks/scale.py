@@ -16,6 +16,7 @@ import pickle
 import resource
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ SAMPLES_PER_SHARD = 10_000
 NUM_NODES, RANKS_PER_NODE, MICRO_SIZE, WINDOW = 125, 8, 32, 2048
 SIZES = (1e6, 1e7, 1e8, 1.3e9, 1e10)
 WORKERS = (1, 8, 64, 256, 1000)
+SELECTED = 0.3  # of the samples, at random
 LEDGER_SAMPLES = 1_300_000_000
 REPORTS = 300
 MODEL_PARAMETERS = 400  # tensors of a ViT-L pair
@@ -47,6 +49,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             run_apart(write_index, folder, int(size) // SAMPLES_PER_SHARD)
             found = run_apart(measure, folder, int(size))
+            found |= run_apart(measure_selected, int(size))
             digest = run_apart(read_digest, folder)
             for which in ("first", "other"):
                 of_reader = run_apart(measure_reader, folder, digest)
@@ -97,15 +100,8 @@ def measure(folder: str, num_samples: int) -> dict[str, Any]:
     shuffle = WindowShuffle(WINDOW, 0, layout.batches)
     order = SampleOrder([DatasetOrder(table, 0)], shuffle)
     timed(found, "order_s", lambda: order.window_visits(0, WINDOW))
-    plan = StreamPlan(
-        block_bytes=1,
-        blocks_per_task=8,
-        tasks_per_execution=20_000,
-        ingest_cpus=1,
-        object_store_bytes=1,
-        window=WINDOW,
-        max_concepts_per_row=1,
-    )
+    sizes = {"block_bytes": 1, "blocks_per_task": 8, "tasks_per_execution": 20_000, "object_store_bytes": 1}
+    plan = StreamPlan(**sizes, ingest_cpus=1, window=WINDOW, max_concepts_per_row=1)
     tasks = timed(found, "tasks_s", lambda: plan_tasks(order, layout, plan, range(500), range(RANKS_PER_NODE)))
     found["tasks_per_s"] = len(tasks) / found["tasks_s"]
     found["plan_peak_mb"] = peak_mb() - before_mb
@@ -114,14 +110,41 @@ def measure(folder: str, num_samples: int) -> dict[str, Any]:
     trained = timed(found, "visited_s", lambda: order.datasets[0].visited(0, half))
     ledger.counts[0, 0] = EpochCounts(trained=half)
     ledger.bits[0, 0] = EpochBits(0, trained, np.zeros_like(trained))
-    stored = timed(found, "ledger_write_s", ledger.to_bytes)
+    kept = order.datasets[0].masks()
+    stored = timed(found, "ledger_write_s", lambda: ledger.to_bytes(lambda _: kept))
     found["ledger_mb"] = len(stored) / 2**20
-    again = timed(found, "ledger_read_s", lambda: Ledger.from_bytes(stored, [table.num_chunks], "here"))
+    again = timed(found, "ledger_read_s", lambda: Ledger.from_bytes(stored, [table.num_chunks], lambda _: kept, "here"))
     rows = timed(found, "ledger_report_s", lambda: report_ledger(again, order, half))
     assert all(row.is_healthy for row in rows), rows
     found["peak_mb"] = peak_mb() - before_mb
     drawn = SampleOrder([DatasetOrder(table, 0, with_replacement=True)], shuffle)
     timed(found, "with_replacement_s", lambda: drawn.window_visits(0, WINDOW))
+    return found
+
+
+def measure_selected(num_samples: int) -> dict[str, Any]:
+    """The ledger in mid-epoch of a random selection, as rank 0 stores and every rank reads it."""
+    from orchestrator.data.dataset_order import ChunkTable, DatasetOrder
+    from orchestrator.data.ledger import EpochBits, EpochCounts, Ledger
+
+    table = ChunkTable(np.full(num_samples // SAMPLES_PER_SHARD, SAMPLES_PER_SHARD))
+    kept = DatasetOrder(table, 0).masks()
+    draw = np.random.default_rng(0)
+    for start in range(0, len(kept), 2**17):
+        part = kept[start : start + 2**17]
+        part &= np.packbits(draw.random((len(part), 64), np.float32) < SELECTED).view(np.uint64)
+    order = DatasetOrder(table, 0, kept=kept)
+    ledger = Ledger([table.num_chunks])
+    trained = order.visited(0, order.num_samples // 2)
+    ledger.counts[0, 0] = EpochCounts(trained=order.num_samples // 2)
+    ledger.bits[0, 0] = EpochBits(0, trained, np.zeros_like(trained))
+    found: dict[str, Any] = {}
+    stored = timed(found, "selected_ledger_write_s", lambda: ledger.to_bytes(lambda _: kept))
+    found["selected_ledger_mb"] = len(stored) / 2**20
+    again = timed(
+        found, "selected_ledger_read_s", partial(Ledger.from_bytes, stored, [table.num_chunks], lambda _: kept, "")
+    )
+    assert np.array_equal(again.bits[0, 0].trained, trained)
     return found
 
 

@@ -67,6 +67,7 @@ SKIP_REASONS = (
     "annotation_undecodable",
     NO_CONCEPT,
     "member_refused",
+    "caption_broken",
 )
 
 # Stamp of a block: for whom the plan made it.

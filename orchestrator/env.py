@@ -8,6 +8,8 @@ import os
 import socket
 import sys
 
+from orchestrator.redaction import RedactingFormatter
+
 # What other packages read when they are imported or started.
 QUIET_ENV = {
     "DS_SKIP_CUDA_CHECK": "1",
@@ -29,9 +31,6 @@ QUIET_ENV = {
 SUBMISSION_ENV = "ORCHESTRATOR_SUBMISSION"
 """Set where ``orchestrator submit`` starts a run."""
 
-SECRETS_ENV = "ORCHESTRATOR_SECRETS"
-"""Names of further variables whose values are kept out of all that is written, joined by commas."""
-
 
 def apply_quiet_env() -> None:
     """Set what is not set yet; call before importing Ray, DeepSpeed or MLflow."""
@@ -40,10 +39,10 @@ def apply_quiet_env() -> None:
 
 
 def setup_logging(level: int = logging.INFO, rank: int | None = None) -> None:
-    """Log our own records to stderr, plainly; other packages only from warnings up."""
+    """Log our own records to stderr, plainly and without secrets; other packages only from warnings up."""
     prefix = "" if rank is None else f"[rank {rank}] "
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
+    handler.setFormatter(RedactingFormatter(f"{prefix}%(message)s"))
     root = logging.getLogger("orchestrator")
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -117,6 +117,9 @@ def verify(
     max_image_pixels: Annotated[
         int | None, typer.Option(min=1, help="Larger images are bombs; none: a job's default.")
     ] = None,
+    no_duplicates: Annotated[
+        bool, typer.Option("--no-duplicates", help="Do not look for samples that come twice, nor keep digests on disk.")
+    ] = False,
     processes: Annotated[int | None, typer.Option(min=1, help="Readers at once; none: one a core.")] = None,
     cluster: PlaceOption = None,
     s3_endpoint: EndpointOption = None,
@@ -127,7 +130,7 @@ def verify(
     """
     from orchestrator.cli.verification import show_verification
     from orchestrator.data.audit import SampleRules
-    from orchestrator.data.verify import Sampling
+    from orchestrator.data.chunk_sample import Sampling
 
     if fix_index and sample is not None:
         raise typer.BadParameter("--fix-index needs every shard read whole; leave out --sample")
@@ -140,7 +143,7 @@ def verify(
     sampling = None if sample is None else Sampling(sample, seed)
     num_processes = processes or len(os.sched_getaffinity(0))
     store = _open(uri, cluster, s3_endpoint)
-    if show_verification(store, rules, num_processes, sampling, json=json, fix=fix_index):
+    if show_verification(store, rules, num_processes, sampling, json=json, fix=fix_index, duplicates=not no_duplicates):
         raise typer.Exit(1)
 
 

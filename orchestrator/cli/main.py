@@ -60,6 +60,7 @@ def _start(debug: Annotated[bool, typer.Option("--debug", help="Show all records
 def main() -> None:
     """Run the command line and exit. SIGTERM ends it as Ctrl-C does: what is half done is cleaned up."""
     signal.signal(signal.SIGTERM, _interrupt)
+    sys.excepthook = terminal.report_defect
     try:
         app()
     except OrchestratorError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import json as json_format
 from typing import TYPE_CHECKING, Annotated
@@ -69,7 +70,8 @@ def logs(
     rank: Annotated[str | None, typer.Option(help="A rank's number, or 'all'; none: the driver.")] = None,
 ) -> None:
     """Show what a submission's driver printed, or its ranks."""
-    from orchestrator.launch.submissions import worker_logs
+    from orchestrator.launch.rank_logs import rank_logs
+    from orchestrator.launch.submissions import run_store
 
     if rank is not None and rank != "all" and not rank.isdecimal():
         raise typer.BadParameter(f"--rank {rank}: wanted a number or 'all'")
@@ -83,10 +85,11 @@ def logs(
     if rank is None:
         typer.echo(jobs.driver_log(submission), nl=False)
         return
-    for number, parts in worker_logs(jobs, place, found, None if rank == "all" else int(rank), follow):
+    wanted = None if rank == "all" else int(rank)
+    for number, parts in rank_logs(jobs, run_store(place, found.run), found, wanted, follow):
         terminal.err.print(f"rank {number}", style="bold", markup=False)
-        for part in parts:
-            typer.echo(part.decode(errors="replace"), nl=False)
+        for text in codecs.iterdecode(parts, "utf-8", "replace"):
+            typer.echo(text, nl=False)
 
 
 def stop(

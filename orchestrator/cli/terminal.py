@@ -8,10 +8,14 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
+from types import TracebackType
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -21,6 +25,7 @@ from rich.table import Table
 
 from orchestrator.env import setup_logging
 from orchestrator.errors import Interrupted, OrchestratorError
+from orchestrator.redaction import RedactingFormatter, redact
 from orchestrator.runs.progress import OnProgress, Progress
 
 PLAIN_INTERVAL_S = 10.0
@@ -38,9 +43,10 @@ def start_logging(debug: bool) -> None:
     root = logging.getLogger("orchestrator")
     if err.is_terminal:  # a bare stream handler would write through the middle of a progress bar
         root.handlers[:] = [RichHandler(console=err, show_path=False, show_level=False, markup=False)]
+        root.handlers[0].setFormatter(RedactingFormatter())
     root.handlers[0].setLevel(logging.DEBUG if debug else logging.INFO)
-    file_handler = logging.FileHandler(_new_log_file(), delay=True, encoding="utf-8")
-    file_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    file_handler = _PrivateFileHandler(_new_log_file(), delay=True, encoding="utf-8")
+    file_handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(file_handler)
 
 
@@ -54,9 +60,14 @@ def report_error(error: OrchestratorError) -> None:
     """One clear message on stderr; the traceback goes to the log file (and to stderr with ``--debug``)."""
     logger.debug("%s", type(error).__name__, exc_info=error)
     prefix = "stopped" if isinstance(error, Interrupted) else "error"
-    err.print(f"{prefix}: {error}", style="red", markup=False, soft_wrap=True)
+    err.print(redact(f"{prefix}: {error}"), style="red", markup=False, soft_wrap=True)
     if error.exit_code == 1:
         err.print(f"log file: {log_file()}", markup=False, soft_wrap=True)
+
+
+def report_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What nobody foresaw, as Python itself shows it, but without secrets: for ``sys.excepthook``."""
+    err.print(redact("".join(traceback.format_exception(kind, error, trace))), end="", markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -68,6 +79,14 @@ def show_progress() -> Iterator[OnProgress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=err) as bars:
         yield _BarPerActivity(bars).show
+
+
+class _PrivateFileHandler(logging.FileHandler):
+    """A file for its owner alone: records name buckets, hosts and paths."""
+
+    def _open(self) -> TextIOWrapper:
+        make_private = partial(os.open, mode=0o600)
+        return open(self.baseFilename, "a", encoding=self.encoding, opener=make_private)
 
 
 class _BarPerActivity:
@@ -104,7 +123,7 @@ class _Lines:
 def print_finding(subject: str, holds: bool, detail: str) -> None:
     """What one look found, with a mark."""
     mark, style = ("✓", "green") if holds else ("✗", "red")
-    out.print(f"{mark} {subject}: {detail}", style=style, markup=False, soft_wrap=True)
+    out.print(redact(f"{mark} {subject}: {detail}"), style=style, markup=False, soft_wrap=True)
 
 
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:

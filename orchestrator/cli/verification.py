@@ -15,13 +15,21 @@ from orchestrator.runs.progress import Progress
 
 if TYPE_CHECKING:
     from orchestrator.data.audit import SampleRules
+    from orchestrator.data.chunk_sample import Sampling
     from orchestrator.data.problems import Problem
-    from orchestrator.data.verify import Sampling, Verification
+    from orchestrator.data.verify import Verification
     from orchestrator.storage.store import Store
 
 
 def show_verification(
-    store: Store, rules: SampleRules, num_processes: int, sampling: Sampling | None, *, json: bool, fix: bool
+    store: Store,
+    rules: SampleRules,
+    num_processes: int,
+    sampling: Sampling | None,
+    *,
+    json: bool,
+    fix: bool,
+    duplicates: bool,
 ) -> bool:
     """Verify, write the index anew with ``fix``, print; whether anything is wrong. Raises as the two that it calls."""
     from orchestrator.data.verify import add_chunk_tables, fix_index, verify_dataset
@@ -35,6 +43,7 @@ def show_verification(
                 sampling,
                 on_problem=lambda problem: print(json_format.dumps(asdict(problem)), file=spool),
                 progress=lambda done, total: on_progress(Progress(f"verify {store.uri}", done, total, "shards")),
+                duplicates=duplicates,
             )
         fixed, failure = None, None
         if not fix:

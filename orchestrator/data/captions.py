@@ -28,7 +28,7 @@ def draw_captions(
         weights: how often a field is drawn relative to the others that are left; 1 where it is not named.
 
     Raises BadSampleError: ``caption_missing`` when there is none, ``caption_undecodable`` when one that was drawn is
-    not UTF-8.
+    not UTF-8, ``caption_broken`` when it has control characters or what an earlier decoding left.
     """
     left = {field: data for field in caption_fields if (data := sample.members.get(field, b"").strip())}
     drawn: list[tuple[str, bytes]] = []
@@ -44,6 +44,8 @@ def draw_captions(
         captions = [(field, data.decode("utf-8")) for field, data in drawn]
     except UnicodeDecodeError as error:
         raise BadSampleError("caption_undecodable") from error
+    if any(_BROKEN.search(text) for _, text in captions):
+        raise BadSampleError("caption_broken")
     return tuple(islice(cycle(captions), count))
 
 
@@ -71,7 +73,7 @@ def find_caption_faults(sample: RawSample, caption_fields: Sequence[str]) -> Ite
         yield "caption_empty", ", ".join(f"{field} of {len(data)} bytes" for field, data in captions.items())
     for field, data in captions.items():
         try:
-            text = data.decode("utf-8")
+            text = data.strip().decode("utf-8")
         except UnicodeDecodeError as error:
             yield "caption_undecodable", f"{field}: byte {error.start} is not UTF-8 ({error.reason})"
             continue

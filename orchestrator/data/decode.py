@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,10 @@ Uint8Array = npt.NDArray[np.uint8]
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # no plugin beyond these ever sees the bytes
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_COLORS = ("YCbCr", "RGB", "Gray")  # CMYK needs a conversion that libjpeg-turbo leaves to its caller
-_EXIF, _FRAMES, _RESTARTS, _SCAN = 0xE1, (0xC0, 0xC1), 0xDD, 0xDA  # markers; frames: those that come row by row
+_EXIF, _FRAMES, _RESTARTS, _SCAN, _END = 0xE1, (0xC0, 0xC1), 0xDD, 0xDA, 0xD9  # frames: those that come row by row
+_ALL_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SEGMENT = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")  # a marker that has content, or ends the image
+_MOST_SCANS = 32  # each goes over all pixels and may cost no bytes; libjpeg makes 10, of four channels 18
 _LEFT_ALONE = re.compile("extraneous bytes before marker 0xd9")  # libjpeg-turbo's words where rows are left out
 _MARGIN_ROWS = 4  # upsampling of colour looks at the row below, which may stand for four
 _LEAST_ROWS_LEFT_OUT = 16  # one row of blocks
@@ -130,10 +134,13 @@ def open_image(data: bytes, max_pixels: int) -> JpegImage | PixelImage:
     Args:
         max_pixels: refused by its header, before decoding, when larger (Pillow refuses twice its own limit too).
 
-    Raises BadSampleError: ``image_undecodable`` or ``image_too_large``.
+    Raises BadSampleError: ``image_undecodable`` or ``image_too_large``, which a JPEG of too many scans is as well.
     """
     if not data.startswith(_JPEG_START):
         return _read_with_pillow(data, max_pixels)
+    header = _read_header(data)
+    if not header.is_one_scan:
+        _check_scans(data)
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:  # rare forms of JPEG, and damage: Pillow tells them apart
@@ -142,10 +149,9 @@ def open_image(data: bytes, max_pixels: int) -> JpegImage | PixelImage:
         raise BadSampleError("image_too_large")
     if colors not in _JPEG_COLORS:
         return _read_with_pillow(data, max_pixels)
-    orientation, height_at = _read_segments(data)
-    if orientation >= 5:
+    if header.orientation >= 5:
         width, height = height, width
-    return JpegImage(data, width, height, orientation, height_at)
+    return JpegImage(data, width, height, header.orientation, header.height_at)
 
 
 def _read_with_pillow(data: bytes, max_pixels: int) -> PixelImage:
@@ -162,29 +168,50 @@ def _read_with_pillow(data: bytes, max_pixels: int) -> PixelImage:
         raise BadSampleError("image_undecodable") from error
 
 
-def _read_segments(jpeg: bytes) -> tuple[int, int]:
-    """Orientation, and ``JpegImage.height_at``, from the segments before the first scan."""
-    exif, height_at, restarts = b"", 0, False
+class _Header(NamedTuple):
+    """What the segments of a JPEG say."""
+
+    orientation: int
+    height_at: int
+    """See ``JpegImage``."""
+    is_one_scan: bool
+    """Whether the first scan has all of the image, so that decoders read no other."""
+
+
+def _read_header(jpeg: bytes) -> _Header:
+    exif, frame, frame_at, restarts, is_one_scan = b"", 0, 0, False, False
     for marker, start, stop in _segments(jpeg):
+        if marker == _SCAN:
+            is_one_scan = frame in _FRAMES and jpeg[start : start + 1] == jpeg[frame_at + 5 : frame_at + 6]
+            break
         if marker == _EXIF and not exif and jpeg.startswith(_EXIF_START, start):
             exif = jpeg[start:stop]
-        elif marker in _FRAMES:
-            height_at = start + 1
+        elif marker in _ALL_FRAMES:
+            frame, frame_at = marker, start
         elif marker == _RESTARTS:  # they hide what libjpeg-turbo says at the end
             restarts = True
-    return _read_orientation(exif), 0 if restarts else height_at
+    height_at = frame_at + 1 if frame in _FRAMES and not restarts else 0
+    return _Header(_read_orientation(exif), height_at, is_one_scan)
+
+
+def _check_scans(jpeg: bytes) -> None:
+    """Raises BadSampleError ``image_too_large`` where a few bytes would be decoded for minutes."""
+    if jpeg.count(bytes((0xFF, _SCAN))) <= _MOST_SCANS:  # the true number is smaller, if anything
+        return
+    number = sum(marker == _SCAN for marker, _, _ in _segments(jpeg))
+    if number > _MOST_SCANS:
+        raise BadSampleError("image_too_large") from ValueError(f"{number:,} scans, at most {_MOST_SCANS}")
 
 
 def _segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker and content, from start to stop, of what comes before the first scan."""
+    """Marker and content, from start to stop, up to the image's end, as decoders find them: the content of a segment
+    is left out by its length, and what is between segments (pixels) by looking for the next marker.
+    """
     at = 2
-    while jpeg[at : at + 1] == b"\xff" and at + 4 <= len(jpeg) and (marker := jpeg[at + 1]) != _SCAN:
-        if marker == 0xFF:  # padding
-            at += 1
-            continue
-        stop = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
-        yield marker, at + 4, stop
-        at = stop
+    while (found := _SEGMENT.search(jpeg, at)) and (marker := found[1][0]) != _END:
+        start = found.end() + 2
+        at = found.end() + int.from_bytes(jpeg[found.end() : start], "big")
+        yield marker, start, at
 
 
 def _read_orientation(exif: bytes) -> int:

@@ -62,6 +62,11 @@ def _purpose_bits(purpose: str) -> int:
     return int.from_bytes(blake2b(purpose.encode(), digest_size=8).digest(), "big")  # the same in every process
 
 
+def random_bits(name: str, count: int) -> npt.NDArray[np.uint64]:
+    """64 bits for each of ``count`` things that this name has: outputs of one generator, as ``attempt`` has them."""
+    return _mix_array(np.arange(count, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(_purpose_bits(name)))
+
+
 @dataclass(frozen=True, eq=False)
 class BlockDraws:
     """The draws of many samples at once: row b draws what ``SampleDraw`` of its sample draws.

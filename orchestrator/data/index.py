@@ -59,7 +59,7 @@ class DatasetIndex:
     @property
     def num_counted(self) -> int:
         """Shards without a chunk table: how many samples they hold is known from _stats.json alone."""
-        return int(((self.shards.num_chunk_bounds == 0) & (self.shards.num_samples > 0)).sum())
+        return int((~self.shards.has_chunk_table).sum())
 
     @property
     def problems(self) -> list[str]:

@@ -8,18 +8,20 @@ is asked of the order, afterwards, by ``report``.
 
 A ledger may hold a part of the chunks only, so that ranks can share one (``training/shared_ledger.py``); parts add up.
 
-Size: 16 bytes a chunk of 64 samples in memory, and stored about a bit a chunk, since nearly all chunks are whole or
-untouched.
+Size: 16 bytes a chunk of 64 samples in memory, and stored about a bit a chunk, since of nearly all chunks either all
+samples that the selection keeps are trained, or none. So nobody reads a stored ledger without the selection.
 """
 
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -33,14 +35,19 @@ EpochKey = tuple[int, int]
 EpochMasks = Callable[[EpochKey], Masks]
 """The samples of a whole epoch, one mask a chunk (``SampleOrder.epoch_masks``)."""
 
-_WHOLE = np.uint64(2**64 - 1)
+KeptMasks = Callable[[int], Masks]
+"""The samples of a data set that its selection keeps, one mask a chunk (``DatasetOrder.masks``)."""
 
-_VERSION = "1"
+_ALL = np.uint64(2**64 - 1)
+
+_VERSION = b"2"
+_VERSION_OF_ALL = b"1"  # a chunk was whole where all of its 64 samples were trained, whatever the selection
 _SCHEMA = pa.schema(
     {
         "dataset": pa.int32(),
         "epoch": pa.int32(),
         "counts": pa.string(),
+        "kept": pa.string(),  # digest of the masks that ``whole`` speaks of; null where those are all ones
         "whole": pa.large_binary(),
         "trained_at": pa.list_(pa.int64()),
         "trained": pa.list_(pa.uint64()),
@@ -148,14 +155,14 @@ class Ledger:
         """Make this the ledger of a run that goes on from here: nothing counts as its own, nothing may come again."""
         self.counts = {key: counts.as_inherited() for key, counts in self.counts.items()}
 
-    def to_bytes(self) -> bytes:
-        """A Parquet file."""
+    def to_bytes(self, kept: KeptMasks) -> bytes:
+        """A Parquet file, of a whole ledger."""
         rows = [
             {
                 "dataset": key[0],
                 "epoch": key[1],
                 "counts": json.dumps(vars(counts)),
-                **(_pack_bits(bits) if (bits := self.bits.get(key)) else {}),
+                **(_pack_bits(bits, kept(key[0])) if (bits := self.bits.get(key)) else {}),
             }
             for key, counts in sorted(self.counts.items())
         ]
@@ -165,26 +172,37 @@ class Ledger:
         return sink.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes, num_chunks: Sequence[int], source: str) -> "Ledger":
-        """The opposite, of a whole ledger.
+    def from_bytes(cls, data: bytes, num_chunks: Sequence[int], kept: KeptMasks, source: str) -> "Ledger":
+        """The opposite; also of what an earlier version stored.
 
         Raises:
             CheckpointError: ``data`` is no ledger of these data sets; names ``source``.
         """
         ledger = cls(num_chunks)
         try:
-            for row in pq.read_table(pa.BufferReader(data), schema=_SCHEMA).to_pylist():
-                ledger._take_row(row)
+            version = pq.read_schema(pa.BufferReader(data)).metadata[b"version"]
+            if version not in (_VERSION, _VERSION_OF_ALL):
+                raise ValueError(f"version {version.decode()}")
+            table = pq.read_table(pa.BufferReader(data), schema=_SCHEMA)
+            for number in range(len(table)):
+                row = {name: table[name][number] for name in table.column_names}
+                ledger._take_row(row, kept if version == _VERSION else None)
         except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, IndexError) as error:
             raise CheckpointError(f"{source} is not a ledger of this run's data: {error}") from error
         return ledger
 
-    def _take_row(self, row: dict[str, Any]) -> None:
-        key = (row["dataset"], row["epoch"])
-        counts = json.loads(row["counts"])
+    def _take_row(self, row: Mapping[str, pa.Scalar], kept: KeptMasks | None) -> None:
+        key = (row["dataset"].as_py(), row["epoch"].as_py())
+        counts = json.loads(row["counts"].as_py())
         self.counts[key] = EpochCounts(**{**counts, "skipped": Counter(counts["skipped"])})
-        if row["whole"] is not None:
-            self.bits[key] = _unpack_bits(row, self._num_chunks[key[0]])
+        if row["whole"].is_valid:
+            whole = np.frombuffer(row["whole"].as_buffer(), np.uint8)
+            if len(whole) != -(-self._num_chunks[key[0]] // 8):
+                raise ValueError(f"epoch {key[1]} of data set {key[0]} has another number of chunks")
+            masks = np.full(self._num_chunks[key[0]], _ALL) if kept is None else kept(key[0])
+            if kept is not None and row["kept"].as_py() != _digest(masks):
+                raise ValueError(f"epoch {key[1]} of data set {key[0]} is of another selection")
+            self.bits[key] = _unpack_bits(row, whole, masks)
 
     def _add_to_epoch(self, key: EpochKey, events: Events) -> None:
         is_new = key not in self.counts
@@ -229,11 +247,12 @@ def _set_bits(masks: Masks, first_chunk: int, events: Events) -> int:
     return int(np.bitwise_count(masks[touched]).sum(dtype=np.int64) - before)
 
 
-def _pack_bits(bits: EpochBits) -> dict[str, Any]:
-    """One bit for each chunk of which all 64 samples are trained, and the masks of the few others that are not zero."""
-    whole = bits.trained == _WHOLE
+def _pack_bits(bits: EpochBits, kept: Masks) -> dict[str, Any]:
+    """One bit for each chunk of which all that is kept is trained, and the masks of the few others that are not 0."""
+    whole = (bits.trained == kept) & (kept != 0)
     trained_at, skipped_at = np.flatnonzero((bits.trained != 0) & ~whole), np.flatnonzero(bits.skipped)
     return {
+        "kept": _digest(kept),
         "whole": np.packbits(whole).tobytes(),
         "trained_at": trained_at,
         "trained": bits.trained[trained_at],
@@ -242,11 +261,13 @@ def _pack_bits(bits: EpochBits) -> dict[str, Any]:
     }
 
 
-def _unpack_bits(row: dict[str, Any], num_chunks: int) -> EpochBits:
-    whole = np.unpackbits(np.frombuffer(row["whole"], dtype=np.uint8), count=num_chunks).astype(bool)
-    if len(row["whole"]) != -(-num_chunks // 8):
-        raise ValueError(f"epoch {row['epoch']} of data set {row['dataset']} has another number of chunks")
-    trained, skipped = np.where(whole, _WHOLE, np.uint64(0)), np.zeros(num_chunks, np.uint64)
-    trained[row["trained_at"]] = row["trained"]
-    skipped[row["skipped_at"]] = row["skipped"]
+def _unpack_bits(row: Mapping[str, pa.Scalar], whole: npt.NDArray[np.uint8], kept: Masks) -> EpochBits:
+    trained = np.where(np.unpackbits(whole, count=len(kept)).view(np.bool_), kept, np.uint64(0))
+    skipped = np.zeros(len(kept), np.uint64)
+    for masks, name in ((trained, "trained"), (skipped, "skipped")):
+        masks[row[f"{name}_at"].values.to_numpy()] = row[name].values.to_numpy()
     return EpochBits(0, trained, skipped)
+
+
+def _digest(kept: Masks) -> str:
+    return blake2b(np.ascontiguousarray(kept).data, digest_size=8).hexdigest()

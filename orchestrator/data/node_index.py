@@ -11,7 +11,6 @@ import stat
 import tempfile
 import time
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -45,7 +44,10 @@ class ShardsSource:
         return cls(store, digest, info.etag if info else "")
 
 
-@lru_cache(maxsize=4)
+_kept: dict[Store, tuple[ShardsSource, DatasetIndex]] = {}
+"""Of each data set the last that was asked for; a task reads all sources in turn, so none may displace another."""
+
+
 def open_index(source: ShardsSource) -> DatasetIndex:
     """The index of a source, read once a process, or once a node where it is large.
 
@@ -53,6 +55,12 @@ def open_index(source: ShardsSource) -> DatasetIndex:
         DatasetError: there is another one: whoever counted or ordered samples by it meant other samples.
         StorageAccessError: the node's folder of temporary files has no room, or is not this user's alone.
     """
+    if source.store not in _kept or _kept[source.store][0] != source:
+        _kept[source.store] = source, _open(source)
+    return _kept[source.store][1]
+
+
+def _open(source: ShardsSource) -> DatasetIndex:
     info = source.store.stat(INDEX_PATH)
     if info is None or info.size_bytes < _SHARED_FROM_BYTES:
         return _load(source.store, source.digest)

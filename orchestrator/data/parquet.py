@@ -15,7 +15,7 @@ from orchestrator.data.retry import retried
 from orchestrator.data.sample import RawSample
 from orchestrator.data.shard import CHUNK_SAMPLES, ShardRow
 from orchestrator.errors import ShardDamagedError, ShardReadError
-from orchestrator.storage.store import ObjectInfo, ObjectNotFoundError, Store
+from orchestrator.storage.store import ObjectChangedError, ObjectInfo, ObjectNotFoundError, Store
 
 T = TypeVar("T")
 
@@ -101,7 +101,7 @@ def read_parquet_chunk(store: Store, shard: ShardRow, chunk: int, fields: Collec
 
     try:
         table = retried(lambda: read_file(store, shard.path, read))
-    except (pa.ArrowInvalid, IndexError, ObjectNotFoundError) as error:
+    except (pa.ArrowInvalid, IndexError, ObjectNotFoundError, ObjectChangedError) as error:
         raise _damaged(store, shard, start, str(error)) from error
     # Asked after reading: Arrow's file asks for no version, and a shard may be overwritten meanwhile.
     info = store.stat(shard.path) if shard.etag else None

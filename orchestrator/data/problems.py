@@ -35,7 +35,7 @@ REASONS = {
     # Images and captions.
     "image_missing": "no image",
     "image_undecodable": "an image that does not decode",
-    "image_too_large": "an image of more pixels than allowed (a decompression bomb)",
+    "image_too_large": "an image of more pixels than allowed, or of more than 32 scans (a decompression bomb)",
     "caption_missing": "no caption",
     "caption_empty": "a caption of nothing but white space",
     "caption_undecodable": "a caption that is not UTF-8",

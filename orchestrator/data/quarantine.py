@@ -1,7 +1,7 @@
 """The quarantine: every sample that a run had to skip, by shard, index and reason, as files beside the run.
 
-One Parquet file for the stretch of steps up to each checkpoint that met bad samples; a stretch that is done again after
-a fault overwrites its own file.
+One Parquet file for the stretch of steps up to each checkpoint that met bad samples. A run that goes on from a
+checkpoint drops the files of later steps first: these steps are done again, and their stretches may end elsewhere.
 """
 
 import io
@@ -39,6 +39,17 @@ def write_quarantine(
         rows.append({"shard": shards[dataset][shard], "index": index, "reason": reason, "epoch": key & 0xFFFFFFFF})
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), sink, compression="zstd")
-    path = f"{QUARANTINE}/step-{step:08d}.parquet"
+    path = _path(step)
     store.write_bytes(path, sink.getvalue())
     return f"{store.uri}/{path}"
+
+
+def drop_quarantine_after(store: Store, step: int) -> None:
+    """Remove the lists of stretches that end behind ``step``."""
+    for info in store.list(QUARANTINE):
+        if info.path > _path(step):
+            store.delete(info.path)
+
+
+def _path(step: int) -> str:
+    return f"{QUARANTINE}/step-{step:08d}.parquet"

@@ -1,7 +1,6 @@
 """Reading a shard from its first byte to its last, each byte once, with a hash over all of them."""
 
 import hashlib
-import io
 
 from orchestrator.data.retry import retried
 from orchestrator.storage.store import ObjectInfo, Store
@@ -69,32 +68,3 @@ class SequentialReader:
         if length <= 0:
             return b""
         return retried(lambda: self._store.read_range(self._info.path, offset, length, self._info.etag))
-
-
-class SequentialFile(io.RawIOBase):
-    """A ``SequentialReader`` as a file, for Arrow."""
-
-    def __init__(self, reader: SequentialReader) -> None:
-        super().__init__()
-        self._reader = reader
-        self._offset = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._offset
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._offset, io.SEEK_END: self._reader.size_bytes}[whence]
-        self._offset = base + offset
-        return self._offset
-
-    def read(self, size: int = -1) -> bytes:
-        length = size if size >= 0 else self._reader.size_bytes - self._offset
-        data = self._reader.read_at(self._offset, length)
-        self._offset += len(data)
-        return data

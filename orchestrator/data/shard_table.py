@@ -24,6 +24,8 @@ SHARD_SCHEMA = pa.schema(
     }
 )
 
+_ROWS_AT_ONCE = 1024
+
 
 class ShardTable(Sequence[ShardRow]):
     """A sequence of ``ShardRow`` over an Arrow table of ``SHARD_SCHEMA``."""
@@ -34,9 +36,7 @@ class ShardTable(Sequence[ShardRow]):
     @classmethod
     def from_rows(cls, rows: Iterable[ShardRow]) -> "ShardTable":
         """The same rows, in columns."""
-        kept = list(rows)
-        columns = {name: [getattr(row, name) for row in kept] for name in SHARD_SCHEMA.names}
-        return cls(pa.table(columns, schema=SHARD_SCHEMA))
+        return ShardTableBuilder(rows).build()
 
     @cached_property
     def paths(self) -> list[str]:
@@ -58,6 +58,19 @@ class ShardTable(Sequence[ShardRow]):
     def size_bytes(self) -> npt.NDArray[np.int64]:
         """Of each shard."""
         return self.table["size_bytes"].to_numpy()
+
+    @property
+    def has_chunk_table(self) -> npt.NDArray[np.bool_]:
+        """Of each shard (``ShardRow.has_chunk_table``)."""
+        return (self.num_chunk_bounds > 0) | (self.num_samples == 0)
+
+    def where(self, wanted: npt.NDArray[np.bool_]) -> "ShardTable":
+        """The shards that are wanted."""
+        return ShardTable(self.table.filter(pa.array(wanted)))
+
+    def followed_by(self, other: "ShardTable") -> "ShardTable":
+        """These shards, then those."""
+        return ShardTable(pa.concat_tables([table.table.select(SHARD_SCHEMA.names) for table in (self, other)]))
 
     @property
     def etags(self) -> list[str]:
@@ -100,3 +113,29 @@ class ShardTable(Sequence[ShardRow]):
 
     def __iter__(self) -> Iterator[ShardRow]:
         return (self[number] for number in range(len(self)))
+
+
+class ShardTableBuilder:
+    """Takes rows one by one; keeps few of them as Python's numbers."""
+
+    def __init__(self, rows: Iterable[ShardRow] = ()) -> None:
+        self._tables = [SHARD_SCHEMA.empty_table()]
+        self._rows: list[ShardRow] = []
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: ShardRow) -> None:
+        """The next row."""
+        self._rows.append(row)
+        if len(self._rows) >= _ROWS_AT_ONCE:
+            self._convert()
+
+    def build(self) -> ShardTable:
+        """All rows so far."""
+        self._convert()
+        return ShardTable(pa.concat_tables(self._tables))
+
+    def _convert(self) -> None:
+        columns = {name: [getattr(row, name) for row in self._rows] for name in SHARD_SCHEMA.names}
+        self._tables.append(pa.table(columns, schema=SHARD_SCHEMA))
+        self._rows = []

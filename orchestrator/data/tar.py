@@ -164,12 +164,19 @@ def _pax_fields(data: bytes, offset: int) -> tuple[str | None, int | None]:
     position = 0
     try:
         while position < len(data):
-            length = int(data[position : data.index(b" ", position)])
+            length = _decimal(data[position : data.index(b" ", position)])
             record = data[position : position + length]
             key, value = record[record.index(b" ") + 1 : -1].split(b"=", 1)
             fields[key] = value
             position += max(length, 1)
         path, size = fields.get(b"path"), fields.get(b"size")
-        return path.decode(errors="surrogateescape") if path else None, int(size) if size else None
+        return path.decode(errors="surrogateescape") if path else None, _decimal(size) if size else None
     except ValueError as error:
         raise TarFaultError("header_damaged", f"damaged pax header at byte {offset}") from error
+
+
+def _decimal(field: bytes) -> int:
+    """Digits alone: a size below zero would lead back to members that were walked already, without end."""
+    if not field.isdigit():
+        raise ValueError(f"{field!r} is no number of bytes")
+    return int(field)

@@ -5,19 +5,20 @@ no index: with one, shards are compared with it. Memory: one read and one row gr
 here, for the duplicates.
 """
 
-import heapq
-import math
 import signal
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 from multiprocessing import get_context
 
+import numpy as np
+
 from orchestrator.data.audit import SampleRules
+from orchestrator.data.chunk_sample import Sampling, choose_chunks
 from orchestrator.data.duplicates import DuplicateFinder
 from orchestrator.data.index import (
     INDEX_PATH,
@@ -32,23 +33,16 @@ from orchestrator.data.index import (
 from orchestrator.data.indexing import scan_shards
 from orchestrator.data.problems import Problem
 from orchestrator.data.shard import ShardRow
-from orchestrator.data.shard_table import ShardTable
+from orchestrator.data.shard_table import ShardTable, ShardTableBuilder
 from orchestrator.data.stats import stats_path
 from orchestrator.data.verify_shard import ShardFindings, ShardTask, count_mismatch, verify_shard
 from orchestrator.errors import DatasetError, MemoryExhaustedError, ShardReadError, StorageAccessError
-from orchestrator.storage.store import ObjectInfo, Store
+from orchestrator.storage.store import Store
 
 EXAMPLES = 3  # kept of each reason
+_TASKS_AHEAD = 8  # a process: one slow shard holds no other up
+_SCANNED_AT_ONCE = 1024
 _UNREAD = ("shard_unreadable", "shard_changed")
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Which chunks are looked at where not all are: the same for the same seed and shards."""
-
-    fraction: float
-    """Of all chunks, rounded up; in (0, 1]."""
-    seed: int
 
 
 @dataclass
@@ -66,7 +60,7 @@ class Verification:
     """Problems by reason (``problems.REASONS``)."""
     examples: dict[str, list[Problem]] = field(default_factory=dict)
     """The first of each reason."""
-    rows: list[ShardRow] = field(default_factory=list)
+    rows: ShardTableBuilder = field(default_factory=ShardTableBuilder)
     """Of every shard whose headers were all read."""
 
     def add(self, problem: Problem) -> None:
@@ -84,35 +78,53 @@ def verify_dataset(
     sampling: Sampling | None = None,
     on_problem: Callable[[Problem], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    duplicates: bool = True,
 ) -> Verification:
-    """Look at every shard of a folder; nothing is written.
+    """Look at every shard of a folder; nothing is written there.
 
     Args:
         sampling: look at a share of the chunks only; shards without a valid index row are scanned for it.
         on_problem: called with each problem: those of the listing, of the shards by path, duplicates.
         progress: called with (shards done, shards in all).
+        duplicates: whether samples that come twice are looked for; their digests lie on the disk of temporary files.
 
     Raises:
         DatasetError: no shards there.
-        StorageAccessError: the folder does not open.
+        StorageAccessError: the folder does not open, or that disk is full.
         MemoryExhaustedError: a process was killed.
     """
-    check = _DatasetCheck(store, rules, on_problem)
-    tasks = check.plan_tasks(sampling)
-    with ProcessPoolExecutor(min(num_processes, len(tasks)), get_context("spawn"), _start_process) as pool:
-        num_done = 0
-        try:
-            for findings in pool.map(verify_shard, tasks):
-                check.add(tasks[num_done], findings)
-                num_done += 1
-                if progress is not None:
-                    progress(num_done, len(tasks))
-        except BrokenProcessPool as error:
-            raise MemoryExhaustedError(
-                f"{store.uri}: a process was killed while shards from {tasks[num_done].info.path} on were read, "
-                f"usually for its memory; verify with fewer processes than {num_processes}, or with more memory"
-            ) from error
-    return check.conclude()
+    with DuplicateFinder() if duplicates else nullcontext() as finder:
+        check = _DatasetCheck(store, rules, on_problem, finder)
+        tasks = check.plan_tasks(sampling)
+        num_processes = min(num_processes, len(check.shards))
+        with ProcessPoolExecutor(num_processes, get_context("spawn"), _start_process) as pool:
+            num_done = 0
+            try:
+                for task, findings in _verify_in_order(pool, tasks, _TASKS_AHEAD * num_processes):
+                    check.add(task, findings)
+                    num_done += 1
+                    if progress is not None:
+                        progress(num_done, len(check.shards))
+            except BrokenProcessPool as error:
+                raise MemoryExhaustedError(
+                    f"{store.uri}: a process was killed while shards from {check.shards[num_done].path} on were read, "
+                    f"usually for its memory; verify with fewer processes than {num_processes}, or with more memory"
+                ) from error
+        return check.conclude()
+
+
+def _verify_in_order(
+    pool: ProcessPoolExecutor, tasks: Iterable[ShardTask], ahead: int
+) -> Iterator[tuple[ShardTask, ShardFindings]]:
+    """Each task with its findings; ``ahead``: tasks that are on their way at once."""
+    waiting: deque[tuple[ShardTask, Future[ShardFindings]]] = deque()
+    for task in tasks:
+        waiting.append((task, pool.submit(verify_shard, task)))
+        if len(waiting) == ahead:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    for last, future in waiting:
+        yield last, future.result()
 
 
 def fix_index(store: Store, verification: Verification) -> str:
@@ -129,12 +141,12 @@ def fix_index(store: Store, verification: Verification) -> str:
             f"{store.uri}: the index was left as it is, since not every shard could be read "
             f"(first: {first.shard}: {first.detail}); verify again"
         )
-    index = DatasetIndex.from_rows(store.uri, verification.format, verification.rows)
+    index = DatasetIndex(store.uri, verification.format, verification.rows.build())
     require_samples(index)
     save_index(store, index)
     before = verification.indexed
     was = f"before: {before.num_samples:,} in {len(before.shards):,}" if before else "there was none before"
-    damaged = sum(bool(row.problems) for row in index.shards)
+    damaged = len({path for path, _ in index.shards.problems()})
     return (
         f"{INDEX_PATH} written anew: {index.num_samples:,} whole samples in {len(index.shards):,} shards ({was}), "
         f"{damaged:,} of them damaged; digest {index.digest}"
@@ -146,17 +158,19 @@ def add_chunk_tables(store: Store, verification: Verification) -> str | None:
     index = verification.indexed
     if index is None or not index.num_counted:
         return None
-    found = {row.path: row for row in verification.rows if not row.problems}
-    rows = []
+    found = _RowsByPath(verification.rows.build())
+    rows = ShardTableBuilder()
     for row in index.shards:
-        read = found.get(row.path, row)
+        read = found.get(row.path)
+        if read is None or read.problems:
+            read = row
         is_the_same = (read.size_bytes, read.num_samples) == (row.size_bytes, row.num_samples)
         if is_the_same and row.etag in ("", read.etag) and not row.has_chunk_table:
             row = replace(row, boundaries=read.boundaries, sha256=read.sha256)
-        rows.append(row)
-    completed = replace(index, shards=ShardTable.from_rows(rows))
+        rows.add(row)
+    completed = replace(index, shards=rows.build())
     num_added = index.num_counted - completed.num_counted
-    left = f"{completed.num_counted:,} of {len(rows):,} shards have none yet"
+    left = f"{completed.num_counted:,} of {len(index.shards):,} shards have none yet"
     if not num_added:
         return f"no chunk table was added to {INDEX_PATH}; {left}"
     try:
@@ -166,51 +180,82 @@ def add_chunk_tables(store: Store, verification: Verification) -> str | None:
     return f"{num_added:,} chunk tables added to {INDEX_PATH}; {left}"
 
 
+class _RowsByPath:
+    """Rows that are made when they are asked for."""
+
+    def __init__(self, shards: ShardTable) -> None:
+        self.shards = shards
+        self._at = {path: at for at, path in enumerate(shards.paths)}
+
+    def get(self, path: str) -> ShardRow | None:
+        """The shard's row, if there is one."""
+        at = self._at.get(path)
+        return None if at is None else self.shards[at]
+
+
 class _DatasetCheck:
-    def __init__(self, store: Store, rules: SampleRules, on_problem: Callable[[Problem], None] | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        rules: SampleRules,
+        on_problem: Callable[[Problem], None] | None,
+        duplicates: DuplicateFinder | None,
+    ) -> None:
         self._store = store
         self._rules = rules
         self._on_problem = on_problem
-        self._duplicates = DuplicateFinder()
+        self._duplicates = duplicates
         objects = store.list()
-        file_format, self._shards = find_shards(store.uri, objects)
+        file_format, self.shards = find_shards(store.uri, objects)
         self._paths = {info.path for info in objects}
-        self.result = Verification(store.uri, file_format, len(self._shards), None)
+        self.result = Verification(store.uri, file_format, len(self.shards), None)
 
-    def plan_tasks(self, sampling: Sampling | None) -> list[ShardTask]:
+    def plan_tasks(self, sampling: Sampling | None) -> Iterator[ShardTask]:
         """One task a shard, by path. Without chunks in the sample it still compares what is known of the shard."""
         known = self._compare_index()
         if sampling is None:
-            return [self._task(info, known.get(info.path), None) for info in self._shards]
-        unknown = [info for info in self._shards if info.path not in known or not known[info.path].has_chunk_table]
-        self.result.rows += scan_shards(self._store, unknown)
-        for row in self.result.rows:
-            counted = known.get(row.path)
-            if counted is not None and counted.num_samples != row.num_samples:
-                self._add_problem(count_mismatch(row, counted))
-        known |= {row.path: row for row in self.result.rows}
-        chosen = choose_chunks(known.values(), sampling)
-        return [self._task(info, known[info.path], chosen.get(info.path, ())) for info in self._shards]
+            return self._tasks(_RowsByPath(known), None)
+        scanned = self._scan(known)
+        self.result.rows = ShardTableBuilder(scanned)
+        is_unscanned = ~np.isin(known.paths, scanned.paths) if len(scanned) else np.ones(len(known), np.bool_)
+        known = known.where(is_unscanned).followed_by(scanned)
+        return self._tasks(_RowsByPath(known), choose_chunks(known, sampling))
 
-    def _task(self, info: ObjectInfo, known: ShardRow | None, chunks: tuple[int, ...] | None) -> ShardTask:
-        path = stats_path(info.path)
-        return ShardTask(self._store, self._rules, info, known, path if path in self._paths else None, chunks)
+    def _tasks(self, known: _RowsByPath, chosen: Mapping[str, tuple[int, ...]] | None) -> Iterator[ShardTask]:
+        for info in self.shards:
+            stats, chunks = stats_path(info.path), None if chosen is None else chosen.get(info.path, ())
+            kept_stats = stats if stats in self._paths else None
+            yield ShardTask(self._store, self._rules, info, known.get(info.path), kept_stats, chunks)
 
-    def _compare_index(self) -> dict[str, ShardRow]:
-        """Index rows of the shards that are still what was indexed, by path; what is not is a problem."""
+    def _scan(self, known: ShardTable) -> ShardTable:
+        """Rows of the shards whose chunks are not known; one that was counted otherwise is a problem."""
+        complete = set(known.where(known.has_chunk_table).paths)
+        unknown = [info for info in self.shards if info.path not in complete]
+        counted, rows = _RowsByPath(known), ShardTableBuilder()
+        for start in range(0, len(unknown), _SCANNED_AT_ONCE):
+            for row in scan_shards(self._store, unknown[start : start + _SCANNED_AT_ONCE]):
+                before = counted.get(row.path)
+                if before is not None and before.num_samples != row.num_samples:
+                    self._add_problem(count_mismatch(row, before))
+                rows.add(row)
+        return rows.build()
+
+    def _compare_index(self) -> ShardTable:
+        """Index rows of the shards that are still what was indexed; what is not is a problem."""
+        none = ShardTable.from_rows(())
         try:
             index = load_index(self._store, verify=False)
         except DatasetError as error:
             self._add_problem(Problem(INDEX_PATH, "index_damaged", None, str(error)))
-            return {}
+            return none
         if index is None:
-            return {}
+            return none
         self.result.indexed = index
-        problems = list(compare_listing(index, self._shards))
+        problems = list(compare_listing(index, self.shards))
         for problem in problems:
             self._add_problem(problem)
         changed = {problem.shard for problem in problems}
-        return {row.path: row for row in index.shards if row.path not in changed}
+        return index.shards.where(np.array([path not in changed for path in index.shards.paths], np.bool_))
 
     def add(self, task: ShardTask, findings: ShardFindings) -> None:
         """Take in what was found in the next shard."""
@@ -218,12 +263,13 @@ class _DatasetCheck:
             self._add_problem(problem)
         self.result.num_samples += findings.num_samples
         if findings.row is not None:
-            self.result.rows.append(findings.row)
-        self._duplicates.add(task.info.path, findings)
+            self.result.rows.add(findings.row)
+        if self._duplicates is not None:
+            self._duplicates.add(task.info.path, findings)
 
     def conclude(self) -> Verification:
-        """The result, duplicates included."""
-        for problem in self._duplicates.find():
+        """The result, with the duplicates."""
+        for problem in self._duplicates.find() if self._duplicates is not None else ():
             self._add_problem(problem)
         return self.result
 
@@ -231,20 +277,6 @@ class _DatasetCheck:
         self.result.add(problem)
         if self._on_problem is not None:
             self._on_problem(problem)
-
-
-def choose_chunks(rows: Iterable[ShardRow], sampling: Sampling) -> dict[str, tuple[int, ...]]:
-    """Chunks to look at, by shard: those of least hash, so that neither order nor number of other shards matters."""
-
-    def rank(chunk: tuple[str, int]) -> bytes:
-        return blake2b(f"{sampling.seed}\0{chunk[0]}\0{chunk[1]}".encode(), digest_size=8).digest()
-
-    chunks = [(row.path, chunk) for row in rows for chunk in range(row.num_chunks)]
-    num_chosen = max(1, math.ceil(round(sampling.fraction * len(chunks), 6)))  # 7% of 100 is not 8
-    chosen: dict[str, tuple[int, ...]] = {}
-    for path, chunk in sorted(heapq.nsmallest(num_chosen, chunks, key=rank)):
-        chosen[path] = (*chosen.get(path, ()), chunk)
-    return chosen
 
 
 def _start_process() -> None:

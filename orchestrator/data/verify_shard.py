@@ -13,12 +13,13 @@ from orchestrator.data.parquet import read_footer, to_row, to_samples
 from orchestrator.data.problems import Problem
 from orchestrator.data.readers import read_chunk
 from orchestrator.data.sample import RawSample
-from orchestrator.data.sequential import SequentialFile, SequentialReader
+from orchestrator.data.sequential import SequentialReader
 from orchestrator.data.shard import ShardRow
 from orchestrator.data.stats import StatsDamagedError, read_successes
 from orchestrator.data.tar import TarFaultError, TarMember, walk_members
 from orchestrator.data.webdataset import ChunkTable, TarSample, describe_refused, group_members, split_name
 from orchestrator.errors import ShardDamagedError, ShardReadError
+from orchestrator.storage.range_file import RangeFile
 from orchestrator.storage.store import ObjectChangedError, ObjectInfo, ObjectNotFoundError, Store
 
 
@@ -148,7 +149,10 @@ class _ShardCheck:
         for problem in row.problems:
             self._note("row_group_large" if row.num_samples else "no_samples", problem)
         file = pq.ParquetFile(
-            SequentialFile(reader), metadata=metadata, pre_buffer=False, page_checksum_verification=True
+            RangeFile(reader.read_at, reader.size_bytes),
+            metadata=metadata,
+            pre_buffer=False,
+            page_checksum_verification=True,
         )
         wanted = [name for name in file.schema_arrow.names if name in self._task.rules.fields]
         num_whole = metadata.num_row_groups

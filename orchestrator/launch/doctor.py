@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.launch.look import own_versions
-from orchestrator.launch.ray_jobs import RayJobs, connect
+from orchestrator.launch.ray_jobs import RayJobs, connect, who_reads_token
 from orchestrator.launch.submit import look_at_place
 from orchestrator.runs.check import Finding, check_takes_files
 from orchestrator.runs.doctor import check_place
@@ -27,7 +27,8 @@ def examine(cluster: ClusterSpec) -> Iterator[Finding]:
     except OrchestratorError as error:
         yield Finding("Ray Jobs", False, str(error))
         return
-    yield Finding("Ray Jobs", True, f"{cluster.submit.dashboard} takes this token{_warn_of_plain(cluster)}")
+    warnings = [warning for warning in (_warn_of_plain(cluster), who_reads_token()) if warning]
+    yield Finding("Ray Jobs", True, "; ".join([f"{cluster.submit.dashboard} takes this token", *warnings]))
     yield _find_clock(jobs)
     try:
         findings = look_at_place(jobs, cluster)
@@ -61,4 +62,4 @@ def _warn_of_plain(cluster: ClusterSpec) -> str:
     host = cluster.submit.dashboard.split("://")[1].split("/")[0].rpartition(":")[0]
     if cluster.submit.dashboard.startswith("https") or host in ("127.0.0.1", "localhost", "[::1]"):
         return ""
-    return "; plain http: whoever shares the network can read the token"
+    return "plain http: whoever shares the network can read the token"

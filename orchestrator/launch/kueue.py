@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from orchestrator.errors import PlanError
-from orchestrator.spec.load import MAX_FILE_BYTES
+from orchestrator.spec.yaml_file import MAX_FILE_BYTES
 
 _FACTORS = {f"{letter}i": Fraction(2 ** (10 * power)) for power, letter in enumerate("KMGTPE", start=1)}
 _FACTORS |= {letter: Fraction(10 ** (3 * power)) for power, letter in enumerate("kMGTPE", start=1)}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.redaction import SECRETS_ENV
 from orchestrator.spec.cluster_kuberay import GroupSpec, KubeRaySpec, TolerationSpec
 
 Manifest = dict[str, Any]
@@ -152,7 +153,8 @@ def _build_container(launch: KubeRaySpec, name: str, shape: PodShape) -> Manifes
 
 
 def _build_env(launch: KubeRaySpec) -> list[Manifest]:
-    plain = {"TMPDIR": SCRATCH_FOLDER} | launch.network.variables | launch.environment
+    masked = {SECRETS_ENV: ",".join(launch.secrets)} if launch.secrets else {}
+    plain = {"TMPDIR": SCRATCH_FOLDER} | masked | launch.network.variables | launch.environment
     env: list[Manifest] = [
         {"name": name, "value": value} for name, value in plain.items() if name not in launch.secrets
     ]

@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +23,7 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 
 from orchestrator.errors import ClusterAccessError, RunNotFoundError
 from orchestrator.launch.kuberay import RUN_KEY
+from orchestrator.launch.log_stream import read_stream
 from orchestrator.launch.submission import ENDED, Submission
 from orchestrator.spec.cluster_submit import SubmitSpec
 
@@ -135,20 +137,19 @@ class RayJobs:
         Raises:
             RunNotFoundError: Ray has it no more.
         """
-        query = urlencode({"actor_id": actor, "suffix": "err", "lines": -1})
-        answer = self._client._do_request("GET", f"/api/v0/logs/file?{query}")
+        answer = self._client._do_request("GET", f"/api/v0/logs/file?{_actor_query(actor)}")
         if answer.status_code != 200:
-            raise RunNotFoundError(f"Ray has no log of actor {actor} ({answer.text.strip()}); its node may be gone")
+            raise _log_is_gone(actor, answer.text)
         return answer.content
 
-    def follow_actor(self, submission_id: str, actor: str) -> Iterator[bytes]:
-        """The same, and what it prints until the submission ends. The log is read anew: Ray's own stream has no end."""
-        num_shown, ended = 0, False
-        while not ended:
-            ended = self.wait(submission_id, timeout_s=_FOLLOW_S)
-            log = self.actor_log(actor)
-            yield log[num_shown:]
-            num_shown = len(log)
+    def tail_actor(self, actor: str) -> Iterator[bytes]:
+        """The same and what it prints, each byte once; empty parts while it prints nothing. Ends where the connection
+        breaks off.
+
+        Raises:
+            RunNotFoundError: Ray has it no more.
+        """
+        return self._client.tail_actor(actor)
 
     def stop(self, submission_id: str) -> None:
         """Ray's own stop: a signal, and three seconds later the end."""
@@ -193,9 +194,28 @@ def read_token() -> str | None:
     if token := os.environ.get(_TOKEN_ENV):
         return token
     try:
-        return _token_file().read_text().strip() or None
+        token = _token_file().read_text().strip() or None
     except OSError:
         return None
+    if said := who_reads_token():
+        _warn_of_readers(said)
+    return token
+
+
+def who_reads_token() -> str:
+    """What to do where others can read the token's file: whoever has it executes code there; empty where none can."""
+    file = _token_file()
+    try:
+        is_open = not os.environ.get(_TOKEN_ENV) and file.stat().st_mode & 0o044
+    except OSError:
+        return ""
+    return f"others can read {file}; run: chmod 600 {file}" if is_open else ""
+
+
+@cache
+def _warn_of_readers(said: str) -> None:
+    """Once a process: the token is read for each request."""
+    logger.warning("Ray's token: %s", said)
 
 
 def _token_file() -> Path:
@@ -258,6 +278,18 @@ class _Client(JobSubmissionClient):
                     return
                 yield part
 
+    def tail_actor(self, actor: str) -> Iterator[bytes]:
+        """See ``RayJobs.tail_actor``."""
+        from aiohttp import ClientResponseError
+
+        url = f"{self._url}/api/v0/logs/stream?{_actor_query(actor)}"
+        try:
+            yield from read_stream(url, self._headers | _authorization(), self._ssl_context, _FOLLOW_S)
+        except ClientResponseError as error:
+            if error.status in _REFUSED:
+                raise ClusterAccessError(self._refusal()) from error
+            raise _log_is_gone(actor, error.message) from error
+
     def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
         self._headers.update(_authorization())
         try:
@@ -287,6 +319,14 @@ class _Client(JobSubmissionClient):
             f"{self._url} refuses this token, that of {place}: it has expired, was replaced, or is another cluster's; "
             f"put the valid one there. Jobs that run there go on"
         )
+
+
+def _actor_query(actor: str) -> str:
+    return urlencode({"actor_id": actor, "suffix": "err", "lines": -1})
+
+
+def _log_is_gone(actor: str, said: str) -> RunNotFoundError:
+    return RunNotFoundError(f"Ray has no log of actor {actor} ({said.strip()}); its node may be gone")
 
 
 def _submission(job: JobDetails) -> Submission:

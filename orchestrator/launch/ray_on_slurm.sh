@@ -16,6 +16,9 @@ if [ -n "$SECRETS_FILE" ]; then
   fi
   # shellcheck disable=SC1090
   . "$SECRETS_FILE"
+  # Their names alone: what the run writes is masked where it holds one of the values.
+  names=$(grep -oE 'export +[A-Za-z_][A-Za-z0-9_]*' "$SECRETS_FILE" | awk '{print $2}' | paste -sd, -) || true
+  export ORCHESTRATOR_SECRETS="${ORCHESTRATOR_SECRETS:+$ORCHESTRATOR_SECRETS,}$names"
 fi
 
 # One token for this cluster: other users of the machine reach Ray's ports, and nothing behind them.

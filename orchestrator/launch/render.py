@@ -9,12 +9,12 @@ from orchestrator.launch.kuberay import build_manifests
 from orchestrator.launch.nodes import plan_launch
 from orchestrator.launch.quota import check_quota
 from orchestrator.launch.slurm import build_script
+from orchestrator.redaction import redact
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.cluster_kuberay import KubeRaySpec
 from orchestrator.spec.cluster_slurm import SlurmSpec
 from orchestrator.spec.kinds import Job
 from orchestrator.spec.launch_plan import LaunchPlan
-from orchestrator.tracking.redaction import redact
 
 
 def render_job(job: Job, cluster: ClusterSpec, queue: Path | None = None) -> str:

@@ -6,19 +6,26 @@ Storage alone tells of runs that somebody started without a submission, and of t
 import getpass
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from orchestrator.errors import ClusterAccessError, Interrupted, RunNotFoundError
+from orchestrator.errors import (
+    ClusterAccessError,
+    Interrupted,
+    RunNotFoundError,
+    ShardReadError,
+    StorageAccessError,
+)
 from orchestrator.launch.ray_jobs import RayJobs
 from orchestrator.launch.submission import Submission
-from orchestrator.runs.live import PROGRESS_FILE, LiveRecord, read_live_record, read_ranks, request_stop
+from orchestrator.runs.live import LiveRecord, read_live_record, request_stop
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.storage.store import Store, open_store
 from orchestrator.tracking.tracker import RunStatus
 
 _POLL_S = 1.0
+_READS_AT_ONCE = 16
 _STATES = {"SUCCEEDED": "FINISHED", "STOPPED": "KILLED"}
 
 
@@ -29,7 +36,7 @@ class JobRow:
     id: str
     run: str
     state: str
-    """PENDING, RUNNING, FINISHED, KILLED, FAILED, or SILENT where a driver has stopped writing."""
+    """PENDING, RUNNING, FINISHED, KILLED, FAILED, SILENT where a driver has stopped writing, or UNREADABLE."""
     reason: str
     step: int | None
     steps: int | None
@@ -42,41 +49,22 @@ class JobRow:
 
 
 def list_jobs(cluster: ClusterSpec, jobs: RayJobs | None) -> list[JobRow]:
-    """Every submission, newest first, then other runs, a comparison's among them.
+    """Every submission, newest first, then other runs, a comparison's among them, then those that do not read.
 
     Args:
         jobs: None where no Ray is asked: submissions are then known by their runs alone.
     """
     submissions = jobs.list() if jobs is not None else []
-    records = {(record.submission, record.run): record for record in _live_records(cluster)}
+    found, unreadable = _read_runs(cluster)
+    records = {(record.submission, record.run): record for record in found}
     rows = [_row(submission, records.pop((submission.id, submission.run), None)) for submission in submissions]
     left = sorted(records.values(), key=lambda record: record.written_at, reverse=True)
-    return rows + [_row_of_record(record) for record in left]
+    return rows + [_row_of_record(record) for record in left] + unreadable
 
 
 def run_store(cluster: ClusterSpec, run: str) -> Store:
     """The folder of a run."""
     return open_store(join_uri(cluster.storage.runs, run), cluster.storage.s3)
-
-
-def worker_logs(
-    jobs: RayJobs, cluster: ClusterSpec, submission: Submission, rank: int | None, follow: bool
-) -> Iterator[tuple[int, Iterable[bytes]]]:
-    """The log of one rank, or of all in turn.
-
-    Raises:
-        RunNotFoundError: the ranks have not started, or there is no such rank.
-    """
-    actors = read_ranks(run_store(cluster, submission.run), submission.id)
-    if not actors:
-        raise RunNotFoundError(
-            f"{submission.id} has no ranks yet, or never got to start them; look at its driver's log"
-        )
-    if rank is not None and rank not in actors:
-        raise RunNotFoundError(f"--rank {rank}: {submission.id} has ranks 0 to {max(actors)}")
-    for number, actor in sorted(actors.items()):
-        if rank in (None, number):
-            yield number, jobs.follow_actor(submission.id, actor) if follow else [jobs.actor_log(actor)]
 
 
 def stop_submission(jobs: RayJobs, cluster: ClusterSpec, submission: Submission, deadline_s: float) -> bool:
@@ -131,12 +119,20 @@ def describe_end(cluster: ClusterSpec) -> str:
     return "; its Slurm job ends with code 130 and is not put back into the queue"
 
 
-def _live_records(cluster: ClusterSpec) -> Sequence[LiveRecord]:
-    runs = open_store(cluster.storage.runs, cluster.storage.s3)
-    paths = [info.path.split("/") for info in runs.list()]
-    names = [parts[0] for parts in paths if len(parts) == 2 and parts[1] == PROGRESS_FILE]
-    found = [read_live_record(run_store(cluster, name)) for name in names]
-    return [record for record in found if record is not None]
+def _read_runs(cluster: ClusterSpec) -> tuple[list[LiveRecord], list[JobRow]]:
+    """Records of all runs, and a row for each that does not read. One request a run: checkpoints are not listed."""
+
+    def read(run: str) -> LiveRecord | JobRow | None:
+        try:
+            return read_live_record(run_store(cluster, run))
+        except (StorageAccessError, ShardReadError) as error:
+            return JobRow(run, run, "UNREADABLE", str(error), None, None, "steps", None, None, None)
+
+    runs = open_store(cluster.storage.runs, cluster.storage.s3).folders()
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        found = list(pool.map(read, runs))
+    records = [one for one in found if isinstance(one, LiveRecord)]
+    return records, [one for one in found if isinstance(one, JobRow)]
 
 
 def _row(submission: Submission, record: LiveRecord | None) -> JobRow:

@@ -16,20 +16,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.env import SECRETS_ENV, SUBMISSION_ENV
+from orchestrator.env import SUBMISSION_ENV
 from orchestrator.errors import ClusterAccessError, PlanError, RunConflictError, RunHeldError
 from orchestrator.launch.kuberay import RUN_KEY
 from orchestrator.launch.look import MARK, VERSIONS, compare_versions
 from orchestrator.launch.ray_jobs import RayJobs
 from orchestrator.launch.render import job_files
 from orchestrator.launch.submission import Submission
+from orchestrator.redaction import SECRETS_ENV, redact
 from orchestrator.runs.check import Finding
 from orchestrator.runs.room import ROOM
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.cluster_submit import SubmitSpec
 from orchestrator.spec.job import EvaluateSpec
 from orchestrator.spec.kinds import Job
-from orchestrator.tracking.redaction import redact
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from orchestrator.runs.recorder import Recorder
 from orchestrator.spec.plan import Plan
 from orchestrator.storage.lease import Lease
 from orchestrator.training.entry import train_on_worker
-from orchestrator.training.reports import WorkerResult
+from orchestrator.training.reports import Wish, WorkerResult
 
 logger = logging.getLogger(__name__)
 
@@ -82,14 +82,15 @@ class _Attempt:
             Interrupted: asked to stop while no worker had started.
         """
         self._thread.start()
-        started_s, asked, waits = time.monotonic(), False, False
+        started_s, asked, waits = time.monotonic(), Wish.GO_ON, False
         while self._thread.is_alive():
             self._thread.join(_POLL_S)
             recorder.store_peak.look()
             recorder.record(self._control.take())
-            if not asked and (stop.requested or lease.lost):
-                self._control.request_stop()
-                asked = True
+            wish = Wish.LEAVE if lease.lost else Wish.STOP if stop.requested else Wish.GO_ON
+            if wish > asked:
+                self._control.ask(wish)
+                asked = wish
             if not waits and not recorder.places and time.monotonic() - started_s > _STARTS_WITHIN_S:
                 logger.warning("no worker has started yet: waiting for room for all of them (ray.patience_s)")
                 waits = True

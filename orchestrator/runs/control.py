@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.training.reports import Report
+from orchestrator.training.reports import Report, Wish
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class _Mailbox:
 
     def __init__(self) -> None:
         self._reports: list[Report] = []
-        self._stop = False
+        self._wish = Wish.GO_ON
 
     def send(self, report: Report) -> None:
         self._reports.append(report)
@@ -33,11 +33,11 @@ class _Mailbox:
         taken, self._reports = self._reports, []
         return taken
 
-    def request_stop(self) -> None:
-        self._stop = True
+    def ask(self, wish: Wish) -> None:
+        self._wish = max(self._wish, wish)
 
-    def stop_requested(self) -> bool:
-        return self._stop
+    def wish(self) -> Wish:
+        return self._wish
 
 
 class RunControl:
@@ -52,9 +52,9 @@ class RunControl:
         reports: list[Report] = ray.get(self.mailbox.take.remote())
         return reports
 
-    def request_stop(self) -> None:
-        """Ask the workers to write a checkpoint and end."""
-        ray.get(self.mailbox.request_stop.remote())
+    def ask(self, wish: Wish) -> None:
+        """Ask the workers to end, with or without a checkpoint."""
+        ray.get(self.mailbox.ask.remote(wish))
 
 
 class MailboxLink:
@@ -65,7 +65,7 @@ class MailboxLink:
         self._last_sent: Any = None
         self._answer: Any = None
         self._asked_s = 0.0
-        self._stop = False
+        self._wish = Wish.GO_ON
 
     def send(self, report: Report) -> None:
         """Hand over a report; an actor delivers calls of one caller in order."""
@@ -76,12 +76,12 @@ class MailboxLink:
         if self._last_sent is not None:
             ray.wait([self._last_sent], timeout=_FLUSH_TIMEOUT_S)
 
-    def stop_requested(self) -> bool:
+    def wish(self) -> Wish:
         """The last answer that came."""
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
-            self._stop = ray.get(self._answer)
+            self._wish = ray.get(self._answer)
             self._answer = None
         if self._answer is None and time.monotonic() - self._asked_s > _ASK_INTERVAL_S:
-            self._answer = self._mailbox.stop_requested.remote()
+            self._answer = self._mailbox.wish.remote()
             self._asked_s = time.monotonic()
-        return self._stop
+        return self._wish

@@ -43,6 +43,7 @@ def report_run_ledger(run_uri: str, cluster: ClusterSpec) -> RunLedgerReport:
     if data is None or order is None:
         raise RunNotFoundError(f"{stored.record.uri} has no {LEDGER_FILE}: synthetic data is not counted")
     source = f"{stored.record.uri}/{LEDGER_FILE}"
-    ledger = Ledger.from_bytes(data, [table.num_chunks for table in tables], source)
+    num_chunks, datasets = [table.num_chunks for table in tables], order.datasets
+    ledger = Ledger.from_bytes(data, num_chunks, lambda number: datasets[number].masks(), source)
     rows = report_ledger(ledger, order, plan.batch.start(stored.record.step))
     return RunLedgerReport(stored.record.step, tuple(source.shards.uri for source in plan.data.sources), tuple(rows))

@@ -12,14 +12,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Self
+
+from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.env import submission_id
 from orchestrator.errors import ShardReadError, StorageAccessError
+from orchestrator.redaction import redact
 from orchestrator.runs.interrupts import StopRequest
 from orchestrator.storage.store import ObjectNotFoundError, Store
-from orchestrator.tracking.redaction import redact
 from orchestrator.tracking.tracker import RunStatus
 from orchestrator.training.reports import PlaceReport
 
@@ -32,7 +34,7 @@ SILENT_AFTER_S = 60.0
 
 @dataclass(frozen=True)
 class LiveRecord:
-    """How far a run is, as its driver last wrote it."""
+    """How far a run is, as its driver last wrote it. Fields added later have defaults: older versions' records read."""
 
     run: str
     submission: str | None
@@ -64,6 +66,9 @@ class LiveRecord:
     def is_silent(self) -> bool:
         """Whether a driver that trains should have written again by now."""
         return self.status == RunStatus.RUNNING and time.time() - self.written_at > SILENT_AFTER_S
+
+
+_RECORD = TypeAdapter(LiveRecord)
 
 
 class LivePost:
@@ -149,15 +154,22 @@ class LivePost:
 
 
 def read_live_record(store: Store) -> LiveRecord | None:
-    """How far the run in ``store`` is; None where no driver has said so."""
+    """How far the run in ``store`` is; None where no driver has said so.
+
+    Raises:
+        StorageAccessError: what is written there is no such record.
+    """
     content = _read(store, PROGRESS_FILE)
     if content is None:
         return None
     try:
-        values = {field.name: content[field.name] for field in fields(LiveRecord)}
-        return LiveRecord(**{**values, "status": RunStatus(values["status"])})
-    except (KeyError, ValueError) as error:
-        raise StorageAccessError(f"{store.uri}/{PROGRESS_FILE} is of another version: {error!r}; delete it") from error
+        return _RECORD.validate_python(content)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise StorageAccessError(
+            f"{store.uri}/{PROGRESS_FILE} is damaged or of another version ({wrong}); delete it, or look with the "
+            f"version that wrote it"
+        ) from error
 
 
 def read_ranks(store: Store, submission: str) -> dict[int, str]:

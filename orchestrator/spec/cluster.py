@@ -42,7 +42,7 @@ class StorageSpec(Section):
     """Root of run folders (checkpoints, plans): a folder or ``s3://bucket/prefix``."""
     s3: S3Spec = S3Spec()
     cache: CacheSpec | None = None
-    """Local copies of what is read from buckets; none: every epoch reads it again."""
+    """Local copies of what is read from the data's bucket, tars and Parquet; none: every epoch reads it again."""
 
 
 class RaySpec(Section):

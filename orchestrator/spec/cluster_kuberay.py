@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from orchestrator.spec.nodes import EnvName, NetworkSpec, NodesSpec, Quantity, check_environment
+from orchestrator.spec.nodes import Environment, EnvName, NetworkSpec, NodesSpec, Quantity
 from orchestrator.spec.section import Section
 
 KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -175,7 +175,7 @@ class KubeRaySpec(Section):
     network_policy: NetworkPolicySpec = NetworkPolicySpec()
     scratch: Quantity = "200Gi"
     """Local disk of each pod of the groups: objects that Ray spills, checkpoints on their way, cached shards."""
-    environment: Annotated[dict[EnvName, str], AfterValidator(check_environment)] = Field(default_factory=dict)
+    environment: Environment = Field(default_factory=dict)
     """Plain variables of all pods; a name that looks like a secret is refused."""
     secrets: dict[EnvName, SecretKey] = Field(default_factory=dict)
     """Variables from Kubernetes secrets, as ``SECRET/KEY``; only that reference is ever written."""

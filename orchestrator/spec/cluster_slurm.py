@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from orchestrator.spec.nodes import EnvName, NetworkSpec, NodesSpec, check_environment
+from orchestrator.spec.nodes import Environment, NetworkSpec, NodesSpec
 from orchestrator.spec.section import Section
 
 OneLine = Annotated[str, Field(pattern=r"^[^\n\r]+$")]
@@ -40,7 +40,8 @@ class SlurmSpec(Section):
     start_deadline_s: int = Field(default=600, ge=60)
     """Seconds that Ray may take to start on all nodes."""
     network: NetworkSpec = NetworkSpec()
-    environment: Annotated[dict[EnvName, str], AfterValidator(check_environment)] = Field(default_factory=dict)
+    environment: Environment = Field(default_factory=dict)
     """Plain variables of all processes; a name that looks like a secret is refused."""
     secrets_file: Word | None = None
-    """Shell file with ``export NAME=VALUE`` lines on the shared disk, mode 0600; only its path is ever written."""
+    """Shell file with ``export NAME=VALUE`` lines on the shared disk, mode 0600; only its path is ever written, and
+    these values are masked in what the run writes."""

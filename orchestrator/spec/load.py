@@ -1,6 +1,7 @@
-"""YAML to Spec: duplicate keys refused, ``--set a.b=c`` applied, every error with its file and path.
+"""YAML to Spec: ``--set a.b=c`` applied, every error with its file and path.
 
-Owns reading job and cluster files. Does not look at anything they point to (that is ``runs``).
+Owns what job and cluster files say; ``yaml_file.py`` parses them. Does not look at anything they point to (that is
+``runs``).
 """
 
 import difflib
@@ -8,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.errors import JobFileError
@@ -18,9 +18,10 @@ from orchestrator.spec.installed import find_installed, installed_names
 from orchestrator.spec.job import EvaluateSpec, PrepareSpec, PretrainSpec
 from orchestrator.spec.kinds import Job, JobSpec
 from orchestrator.spec.section import Section
+from orchestrator.spec.yaml_file import parse_yaml, read_yaml, shown
 
-MAX_FILE_BYTES = 1_000_000
 _UNION_TAGS = ("kind", "name")
+_MAY_BE_SECRET = frozenset({"environment", "secrets"})
 
 S = TypeVar("S")
 
@@ -35,7 +36,7 @@ def load_job(path: str, overrides: Sequence[str] = ()) -> Job:
     Raises:
         JobFileError: the file is missing, is not YAML, or says something a job cannot say.
     """
-    document = _apply_overrides(_read_yaml(Path(path)), overrides)
+    document = _apply_overrides(read_yaml(Path(path)), overrides)
     return _validate(TypeAdapter(JobSpec), document, Path(path))
 
 
@@ -46,7 +47,7 @@ def load_cluster(path: str) -> ClusterSpec:
         JobFileError: the file is missing, is not YAML, or says something a cluster cannot say.
     """
     file = cluster_file(path)
-    cluster: ClusterSpec = _validate(TypeAdapter(ClusterSpec), _read_yaml(file), file)
+    cluster: ClusterSpec = _validate(TypeAdapter(ClusterSpec), read_yaml(file), file)
     storage = cluster.storage.model_copy(
         update={"data": absolute_uri(cluster.storage.data), "runs": absolute_uri(cluster.storage.runs)}
     )
@@ -73,78 +74,13 @@ def join_uri(root: str, location: str) -> str:
     return f"{root.rstrip('/')}/{location.strip('/')}"
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's last-one-wins would drop what the user wrote first without a word."""
-
-
-def _construct_unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[str, int] = {}
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        line = key_node.start_mark.line + 1
-        if not isinstance(key, str):
-            raise JobFileError(f"{node.start_mark.name}:{line}: key {key!r} is not text; write it in quotes if meant")
-        if key in seen:
-            raise JobFileError(
-                f"{node.start_mark.name}:{line}: key '{key}' is given twice (first on line {seen[key]}); keep one"
-            )
-        seen[key] = line
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_unique_mapping)
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        if file.stat().st_size > MAX_FILE_BYTES:
-            raise JobFileError(f"{file}: larger than {MAX_FILE_BYTES:,} bytes; this is not a job or cluster file")
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise JobFileError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from error
-    except OSError as error:
-        raise JobFileError(f"{file}: cannot be read ({error.strerror}); {_near_files(file)}") from error
-    loader = _UniqueKeyLoader(text)
-    loader.name = str(file)
-    try:
-        document = loader.get_single_data()
-    except (yaml.YAMLError, RecursionError) as error:
-        raise JobFileError(f"{file}: not valid YAML: {error}") from error
-    finally:
-        loader.dispose()
-    if not isinstance(document, dict):
-        raise JobFileError(f"{file}: holds {type(document).__name__}; wanted keys and values at the top")
-    return document
-
-
-def _near_files(file: Path) -> str:
-    is_cluster = file.name == "cluster.yaml"
-    folder, wanted = (file.parent.parent, file.parent.name) if is_cluster else (file.parent, file.name)
-    entries = sorted(folder.iterdir()) if folder.is_dir() else []
-    names = [entry.name for entry in entries if (_is_cluster_folder if is_cluster else _is_yaml)(entry)]
-    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
-    return f"did you mean {folder / near[0]}?" if near else f"{folder} has: {', '.join(names) or 'nothing like it'}"
-
-
-def _is_yaml(file: Path) -> bool:
-    return file.suffix == ".yaml"
-
-
-def _is_cluster_folder(folder: Path) -> bool:
-    return (folder / "cluster.yaml").is_file()
-
-
 def _apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         path, equals, text = override.partition("=")
         keys = path.strip().split(".")
         if not equals or not all(keys):
             raise JobFileError(f"--set {override}: wanted the form a.b=value, for example batch.global_size=512")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise JobFileError(f"--set {override}: the value is not valid YAML: {error}") from error
-        _assign(document, keys, value, override)
+        _assign(document, keys, parse_yaml(text, f"--set {override}"), override)
     return document
 
 
@@ -155,9 +91,8 @@ def _assign(document: dict[str, Any], keys: list[str], value: Any, override: str
         if child is None:
             child = node[key] = {}
         if not isinstance(child, dict):
-            raise JobFileError(
-                f"--set {override}: '{'.'.join(keys[: depth + 1])}' is {child!r}, which has no keys below it"
-            )
+            where = _where(keys[: depth + 1])
+            raise JobFileError(f"--set {override}: '{where}' is {_given(child, keys)}, which has no keys below it")
         node = child
     node[keys[-1]] = value
 
@@ -181,7 +116,7 @@ def _explain_all(details: Sequence[Any], document: dict[str, Any]) -> list[str]:
             of_forms.setdefault(path, []).append(detail)  # else it has another form, and something is wrong within it
     for path, forms in of_forms.items():
         wanted = " or ".join(_message(detail).removeprefix("Input should be ") for detail in forms)
-        lines.append(f"{_where(path)}: wanted {wanted} (given: {forms[0]['input']!r})")
+        lines.append(f"{_where(path)}: wanted {wanted} (given: {_given(forms[0]['input'], path)})")
     return lines
 
 
@@ -218,9 +153,13 @@ def _explain(detail: Any, path: tuple[Any, ...]) -> str:
             choices += installed_names()
         near = difflib.get_close_matches(str(given), choices, n=1, cutoff=0.4)
         hint = f"; did you mean '{near[0]}'?" if near else ""
-        return f"{where}: '{given}' is none of {', '.join(choices)}{hint}"
-    given = "not shown" if "secrets" in path else repr(detail["input"])  # somebody pasted the secret itself
-    return f"{where}: {_message(detail)} (given: {given})"
+        return f"{where}: {shown(given)} is none of {', '.join(choices)}{hint}"
+    return f"{where}: {_message(detail)} (given: {_given(detail['input'], path)})"
+
+
+def _given(value: Any, path: Sequence[Any]) -> str:
+    """A value as it was written, unless somebody may have pasted the secret itself."""
+    return "not shown" if _MAY_BE_SECRET.intersection(path) else shown(value)
 
 
 def _written_path(detail: Any, document: dict[str, Any]) -> tuple[tuple[Any, ...], bool]:

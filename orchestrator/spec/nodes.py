@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from orchestrator.spec.section import Section
 
@@ -16,6 +16,17 @@ _SECRET_WORDS = ("SECRET", "PASSWORD", "TOKEN", "ACCESS_KEY", "CREDENTIAL", "API
 def quantity_bytes(quantity: str) -> int:
     """Bytes of a quantity such as ``64Gi``."""
     return int(quantity[:-2]) * _UNITS[quantity[-2:]]
+
+
+def check_environment(environment: dict[str, str]) -> dict[str, str]:
+    """Refuse what by its name is a secret: a cluster file is read by many and copied into manifests."""
+    for name in environment:
+        if any(word in name.upper() for word in _SECRET_WORDS):
+            raise ValueError(f"{name} looks like a secret; name where it lies under 'secrets', never its value")
+    return environment
+
+
+Environment = Annotated[dict[EnvName, str], AfterValidator(check_environment)]
 
 
 class NodesSpec(Section):
@@ -40,8 +51,8 @@ class NetworkSpec(Section):
     """Network interface of NCCL's and gloo's sockets, for example ``eth0``; none: they choose."""
     fabric: Literal["tcp", "efa", "rdma"] = "tcp"
     """What carries NCCL's traffic: sockets, AWS's Elastic Fabric Adapter, or InfiniBand and RoCE."""
-    environment: dict[EnvName, str] = Field(default_factory=dict)
-    """Further variables for NCCL, such as ``NCCL_IB_HCA``."""
+    environment: Environment = Field(default_factory=dict)
+    """Further variables for NCCL, such as ``NCCL_IB_HCA``; a name that looks like a secret is refused."""
 
     @property
     def variables(self) -> dict[str, str]:
@@ -54,11 +65,3 @@ class NetworkSpec(Section):
         if self.fabric == "rdma":
             found |= {"NCCL_NET": "IB"}
         return found | self.environment
-
-
-def check_environment(environment: dict[str, str]) -> dict[str, str]:
-    """Refuse what by its name is a secret: a cluster file is read by many and copied into manifests."""
-    for name in environment:
-        if any(word in name.upper() for word in _SECRET_WORDS):
-            raise ValueError(f"{name} looks like a secret; name where it lies under 'secrets', never its value")
-    return environment

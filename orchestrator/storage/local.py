@@ -95,6 +95,13 @@ class LocalStore(Store):
                         found.append(info)
         return tuple(sorted(found, key=lambda info: info.path))
 
+    def folders(self) -> tuple[str, ...]:
+        try:
+            with self._explained(""), os.scandir(self.uri) as entries:
+                return tuple(sorted(entry.name for entry in entries if entry.is_dir()))
+        except ObjectNotFoundError:  # an absent folder holds nothing
+            return ()
+
     def stat(self, path: str) -> ObjectInfo | None:
         with self._explained(path):
             try:

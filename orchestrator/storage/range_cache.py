@@ -4,9 +4,11 @@ A folder of files named by the hash of what they are; any number of processes of
 what was used longest ago goes. Only objects with an etag are kept, so that a shard that changed is never read from it.
 """
 
+import fcntl
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -17,9 +19,9 @@ from orchestrator.storage.disk import is_full
 
 logger = logging.getLogger(__name__)
 
-_CHECKS_PER_FILL = 64  # a process looks at the whole folder each time that it has written this part of the limit
 _KEPT_FRACTION = 0.9  # of the limit, after eviction
-_written_bytes: dict[str, int] = {}  # by folder, of this process, since its last look
+_SIZE_FILE = ".size"  # what the folder holds, as all processes that write have counted it; locked while one counts
+_ABANDONED_S = 600.0  # a temporary file of that age has lost its writer
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class RangeCache:
 
     Args:
         folder: made when it is not there.
-        max_bytes: what the files may hold; exceeded by 1/64 of it for each process that writes.
+        max_bytes: what the files of all processes together may hold.
     """
 
     folder: str
@@ -46,42 +48,59 @@ class RangeCache:
             return data
         except FileNotFoundError:
             data = read()
+        if len(data) <= self.max_bytes:
+            self._keep(file, data)
+        return data
+
+    def _keep(self, file: Path, data: bytes) -> None:
         try:
+            self._reserve(len(data))
             with replacing(file) as temporary:
                 temporary.write_bytes(data)
         except OSError as error:
             if not is_full(error):
                 raise
             _warn_full(self.folder)
-            return data
-        self._note_written(len(data))
-        return data
 
-    def _note_written(self, num_bytes: int) -> None:
-        written = _written_bytes.get(self.folder, 0) + num_bytes
-        _written_bytes[self.folder] = written
-        if written * _CHECKS_PER_FILL >= self.max_bytes:
-            _written_bytes[self.folder] = 0
-            self._evict()
+    def _reserve(self, num_bytes: int) -> None:
+        """Count what is about to be written, before it is: who is killed meanwhile has counted too much at worst."""
+        folder = Path(self.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / _SIZE_FILE, "a+b") as size_file:
+            fcntl.flock(size_file, fcntl.LOCK_EX)
+            size_file.seek(0)
+            held = int(size_file.read() or self.max_bytes)  # no count yet: look
+            if held + num_bytes > self.max_bytes:
+                held = self._evict(self.max_bytes - num_bytes)
+            size_file.truncate(0)
+            size_file.write(str(held + num_bytes).encode())
 
-    def _evict(self) -> None:
+    def _evict(self, most_bytes: int) -> int:
+        """Have the folder hold ``most_bytes`` at most, by what was used longest ago; returns what it holds."""
+        files = self._list()
+        held = sum(size for _, size, _ in files)
+        wanted = most_bytes if held <= most_bytes else min(most_bytes, int(self.max_bytes * _KEPT_FRACTION))
+        newest_abandoned = time.time() - _ABANDONED_S
+        for used_at, size, name in files:
+            if held <= wanted:
+                break
+            if not name.endswith(TEMPORARY_SUFFIX) or used_at < newest_abandoned:
+                Path(name).unlink(missing_ok=True)
+                held -= size
+        return held
+
+    def _list(self) -> list[tuple[float, int, str]]:
+        """When each file was used, its size and path; what was used longest ago first."""
         with os.scandir(self.folder) as entries:
-            names = [entry.path for entry in entries if not entry.name.endswith(TEMPORARY_SUFFIX)]
+            names = [entry.path for entry in entries if entry.name != _SIZE_FILE]
         files = []
         for name in names:
             try:
                 found = os.stat(name)
-            except FileNotFoundError:  # another process evicts too
+            except FileNotFoundError:  # a temporary file that has its name now
                 continue
-            files.append((found.st_mtime_ns, found.st_size, name))
-        total = sum(size for _, size, _ in files)
-        if total <= self.max_bytes:
-            return
-        for _, size, name in sorted(files):
-            if total <= self.max_bytes * _KEPT_FRACTION:
-                return
-            Path(name).unlink(missing_ok=True)
-            total -= size
+            files.append((found.st_mtime, found.st_size, name))
+        return sorted(files)
 
 
 @cache

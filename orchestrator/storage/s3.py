@@ -129,6 +129,17 @@ class S3Store(Store):
                         found.append(ObjectInfo(path, entry["Size"], entry["ETag"].strip('"')))
         return tuple(sorted(found, key=lambda info: info.path))
 
+    def folders(self) -> tuple[str, ...]:
+        root = self._key("")
+        found: list[str] = []
+        with self._explained(""):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=root, Delimiter="/"
+            )
+            for page in pages:
+                found += (entry["Prefix"].removeprefix(root).rstrip("/") for entry in page.get("CommonPrefixes", ()))
+        return tuple(sorted(found))
+
     def stat(self, path: str) -> ObjectInfo | None:
         try:
             with self._explained(path):

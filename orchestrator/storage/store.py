@@ -102,6 +102,10 @@ class Store(ABC):
         """All objects in folder ``prefix`` and below, by path."""
 
     @abstractmethod
+    def folders(self) -> tuple[str, ...]:
+        """Names of the folders directly in here, sorted; what is in them is not looked at."""
+
+    @abstractmethod
     def stat(self, path: str) -> ObjectInfo | None:
         """What is known about one object; None when absent."""
 

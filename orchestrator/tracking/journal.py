@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import TrackingError
-from orchestrator.tracking.redaction import redact
+from orchestrator.redaction import redact
 
 logger = logging.getLogger(__name__)
 

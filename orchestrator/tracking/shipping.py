@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from orchestrator.redaction import redact
 from orchestrator.tracking.journal import DAMAGED, METRICS, Entry, Journal
-from orchestrator.tracking.redaction import redact
 
 logger = logging.getLogger(__name__)
 

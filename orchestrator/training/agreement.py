@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from orchestrator.training.reports import Wish
+
 _CONTROL_INTERVAL_S = 2.0
 
 
@@ -17,7 +19,7 @@ _CONTROL_INTERVAL_S = 2.0
 class Decision:
     """What the ranks agreed on."""
 
-    stop: bool
+    wish: Wish
     checkpoint: bool
 
 
@@ -44,20 +46,20 @@ class Agreement:
         """Whether ``step`` is a control step; the same on all ranks."""
         return step >= self._next_control
 
-    def decide(self, step: int, stop_requested: bool) -> Decision:
-        """Agree at a control step; a collective. ``stop_requested`` counts on any rank."""
+    def decide(self, step: int, wish: Wish) -> Decision:
+        """Agree at a control step; a collective. Of the ranks' wishes the greatest counts."""
         now_s = time.monotonic()
         last_step, last_s = self._last_control
         step_s = (now_s - last_s) / max(step - last_step, 1)
         due = now_s - self._last_checkpoint_s >= self._every_s
-        votes = torch.tensor([stop_requested, due, step_s], dtype=torch.float64, device=self._device)
+        votes = torch.tensor([wish, due, step_s], dtype=torch.float64, device=self._device)
         if dist.is_initialized():
             dist.all_reduce(votes, op=dist.ReduceOp.MAX)
-        stop, checkpoint, slowest_step_s = votes.tolist()
+        agreed, checkpoint, slowest_step_s = votes.tolist()
         interval = int(_CONTROL_INTERVAL_S / max(slowest_step_s, 1e-6))
         self._next_control = step + min(max(interval, 1), self._max_interval)
         self._last_control = (step, now_s)
-        return Decision(bool(stop), bool(checkpoint))
+        return Decision(Wish(int(agreed)), bool(checkpoint))
 
     def checkpoint_written(self) -> None:
         """Start the checkpoint's clock anew."""

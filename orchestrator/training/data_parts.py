@@ -53,6 +53,11 @@ def sample_order(plan: Plan, tables: Sequence[ChunkTable]) -> SampleOrder | None
     return SampleOrder(datasets, _shuffle(plan), [source.weight for source in plan.data.sources])
 
 
+def kept_masks(plan: Plan, tables: Sequence[ChunkTable], number: int) -> Masks:
+    """The samples that a data set's selection keeps, one mask a chunk; raises as ``sample_order``."""
+    return DatasetOrder(tables[number], 0, kept=_kept(plan, plan.data.sources[number].shards)).masks()
+
+
 def _kept(plan: Plan, shards: ShardsFacts) -> Masks | None:
     return None if shards.selection is None else load_selection(open_store(shards.uri, plan.s3), shards.selection).kept
 

@@ -4,6 +4,7 @@ Workers know nothing of MLflow: rank 0 sends these reports (each rank where it i
 """
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, Literal, Protocol
 
 Weights = Literal["raw", "ema"]
@@ -65,6 +66,16 @@ class PlaceReport:
 Report = StepReport | CheckpointReport | RemovalReport | EvaluationReport | NoteReport | PlaceReport
 
 
+class Wish(IntEnum):
+    """What the driver wants of the workers; of several the greatest counts."""
+
+    GO_ON = 0
+    STOP = 1
+    """Write a checkpoint and end."""
+    LEAVE = 2
+    """End without a trace: the run's folder is another driver's by now."""
+
+
 class DriverLink(Protocol):
     """Rank 0's line to the driver, for which no step waits."""
 
@@ -76,8 +87,8 @@ class DriverLink(Protocol):
         """Return when what was handed over cannot get lost with this process."""
         ...
 
-    def stop_requested(self) -> bool:
-        """Whether the driver has asked for a checkpoint and an end."""
+    def wish(self) -> Wish:
+        """What the driver wants."""
         ...
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from orchestrator import columns
 from orchestrator.data.ledger_report import report_ledger, total_rows
 from orchestrator.data.order import SampleOrder
-from orchestrator.data.quarantine import write_quarantine
+from orchestrator.data.quarantine import drop_quarantine_after, write_quarantine
 from orchestrator.errors import BadSampleLimitError
 from orchestrator.spec.batches import Batches
 from orchestrator.spec.job import ShardsSpec
@@ -80,7 +80,14 @@ class RunLedger:
         notes = [f"{len(merged.skips):,} samples were skipped and replaced; see {quarantine}"] if quarantine else []
         notes += [f"the ledger is not healthy after step {step:,}: {row}" for row in rows if not row.is_healthy]
         counts = [total_rows(row for row in rows if row.dataset == number) for number in range(len(tables))]
-        return LedgerProof({LEDGER_FILE: merged.ledger.to_bytes()}, counts, notes)
+        datasets = self._order.datasets
+        stored = merged.ledger.to_bytes(lambda number: datasets[number].masks())
+        return LedgerProof({LEDGER_FILE: stored}, counts, notes)
+
+    def forget_after(self, step: int) -> None:
+        """Steps behind the last complete checkpoint are done again: what they had to skip is told then."""
+        if self._order is not None:
+            drop_quarantine_after(self._store, step)
 
     def restore(self, data: bytes, source: str, *, inherited: bool = False) -> None:
         """Take up a stored ledger, whatever number of ranks stored it: this run's, or that of what it starts from."""

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from orchestrator import columns
 from orchestrator.data.dataset_order import ChunkTable
-from orchestrator.data.ledger import EpochKey, EpochMasks, Ledger
+from orchestrator.data.ledger import EpochKey, EpochMasks, KeptMasks, Ledger
 from orchestrator.data.ledger_events import Events, block_events
 
 
@@ -30,9 +30,13 @@ class MergedLedger:
 class SharedLedger:
     """This rank's part, and the way to the others. All ranks call ``exchange`` and ``merge`` in step."""
 
-    def __init__(self, tables: Sequence[ChunkTable], rank: int, world_size: int, device: torch.device) -> None:
-        """``tables``: the chunks of each data set. ``device``: what the process group talks about."""
+    def __init__(
+        self, tables: Sequence[ChunkTable], rank: int, world_size: int, device: torch.device, kept: KeptMasks
+    ) -> None:
+        """``tables``: the chunks of each data set. ``device``: what the process group talks about. ``kept``: asked only
+        to restore, since a rank that plans nothing has no selection in memory."""
         self._tables, self._rank, self._world_size, self._device = tuple(tables), rank, world_size, device
+        self._kept = kept
         self._num_chunks = [table.num_chunks for table in tables]
         self._first_chunks = [table.first_chunk for table in tables]
         self._part = Ledger(self._num_chunks, rank, world_size)
@@ -95,7 +99,7 @@ class SharedLedger:
             inherited: it is of the run that this one starts from.
         """
         self._waiting.clear()
-        whole = Ledger.from_bytes(data, self._num_chunks, source)
+        whole = Ledger.from_bytes(data, self._num_chunks, self._kept, source)
         if inherited:
             whole.inherit()
         self._part = whole.take_part(self._rank, self._world_size)

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from orchestrator.data.blocks import unpack_block
 from orchestrator.data.order import BlockLayout, SampleOrder
 from orchestrator.data.stream import BlockStream
 from orchestrator.env import setup_logging
+from orchestrator.errors import RunHeldError
 from orchestrator.evaluation.predictions import write_predictions
 from orchestrator.spec.plan import Plan, load_plan
 from orchestrator.storage.store import open_store
@@ -27,7 +29,7 @@ from orchestrator.training.agreement import Agreement, Decision
 from orchestrator.training.batches import TrainingBatches
 from orchestrator.training.checkpoint import Checkpoints
 from orchestrator.training.checkpoint_folders import LEDGER_FILE, CheckpointRecord, find_checkpoint, read_attachment
-from orchestrator.training.data_parts import block_reader, chunk_tables, load_indexes, sample_order
+from orchestrator.training.data_parts import block_reader, chunk_tables, kept_masks, load_indexes, sample_order
 from orchestrator.training.ema import Ema
 from orchestrator.training.feed import Arrays, Feed
 from orchestrator.training.heldout import heldout_loss, read_plan_heldout
@@ -46,6 +48,7 @@ from orchestrator.training.reports import (
     Report,
     StepReport,
     Weights,
+    Wish,
     WorkerResult,
 )
 from orchestrator.training.run_ledger import RunLedger, check_skipped, ledger_metrics
@@ -105,6 +108,7 @@ class _Run:
     def restore(self) -> int:
         """Take up the last complete checkpoint, or what the plan starts from; returns the first step to do."""
         stored = self._checkpoints.restore(self._engine, self._ema)
+        self._ledger.forget_after(stored.record.step if stored is not None else self._plan.first_step)
         if stored is None:
             return self._start()
         record = self._restored = stored.record
@@ -175,12 +179,14 @@ class _Run:
         plan, last = self._plan, done == self._plan.steps
         if done % plan.log_every_steps == 0 or last:
             self._log(done)
-        decision = Decision(stop=False, checkpoint=False)
+        decision = Decision(Wish.GO_ON, checkpoint=False)
         if self._agreement.is_due(done):
-            decision = self._agreement.decide(done, self._rank == 0 and self._link.stop_requested())
+            decision = self._agreement.decide(done, self._link.wish() if self._rank == 0 else Wish.GO_ON)
+        if decision.wish is Wish.LEAVE:
+            raise RunHeldError("the lease on this run went to another holder; nothing more is written into its folder")
         if last:
             return False  # the end writes its own checkpoint
-        if decision.stop:
+        if decision.wish is Wish.STOP:
             return True
         evaluate = _is_multiple(done, plan.evaluation.every_steps) and bool(plan.evaluation.sets)
         is_planned = _is_multiple(done, plan.checkpoint.every_steps) or done in plan.checkpoint.keep_steps
@@ -294,7 +300,8 @@ class _Run:
         indexes = load_indexes(self._plan)
         tables = chunk_tables(indexes)
         order = sample_order(self._plan, tables) if self._nodes.place.leads else None
-        shared = SharedLedger(tables, self._rank, self._world_size, self._device)
+        kept = partial(kept_masks, self._plan, tables)
+        shared = SharedLedger(tables, self._rank, self._world_size, self._device, kept)
         shards = [[f"{index.uri}/{path}" for path in index.shards.paths] for index in indexes]
         proof = order if self._rank == 0 else None
         return order, RunLedger(shared, proof, self._store, shards, self._plan.batch)

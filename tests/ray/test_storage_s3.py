@@ -99,6 +99,34 @@ def test_a_cached_range_crosses_the_network_once(store: Store, tmp_path: Path) -
         cached.read_range("a", 2, 4, info.etag)
 
 
+def test_a_cached_chunk_of_parquet_crosses_the_network_once(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(store, S3Store)
+    sink = io.BytesIO()
+    rows = [{"jpg": os.urandom(200), "txt": f"caption {number}"} for number in range(100)]
+    pq.write_table(pa.Table.from_pylist(rows), sink, row_group_size=50)
+    store.write_bytes("0.parquet", sink.getvalue())
+    cached = open_store(store.uri, store.s3, CacheSpec(folder=str(tmp_path / "cache"), max_bytes=2**20))
+    (shard,) = index_dataset(store).shards
+    network: list[int] = []
+
+    def read_range(self: S3Store, path: str, offset: int, length: int, etag: str = "") -> bytes:
+        network.append(length)
+        return direct(self, path, offset, length, etag)
+
+    direct = S3Store.read_range
+    monkeypatch.setattr(S3Store, "read_range", read_range)
+    for chunk in (0, 1):
+        assert read_chunk(cached, shard, chunk) == read_chunk(store, shard, chunk)
+    num_first = len(network)
+    assert num_first > 0
+    assert [sample.members["txt"] for sample in read_chunk(cached, shard, 0)][:2] == [b"caption 0", b"caption 1"]
+    assert len(network) == num_first
+    with pytest.raises(ObjectNotFoundError, match="nothing"):
+        cached.open_input("nothing")
+
+
 def test_store_pickles_without_its_connection(store: Store) -> None:
     store.write_bytes("a", b"1")
     assert pickle.loads(pickle.dumps(store)).read_bytes("a") == b"1"
@@ -122,6 +150,15 @@ def test_listing_is_recursive_and_relative_to_its_store(store: Store) -> None:
     assert store.child("a").list()[0] == store.child("a").stat("1/x")
     store.delete_folder("a")
     assert [info.path for info in store.list()] == ["ab", "b"]
+
+
+def test_folders_are_those_directly_within(store: Store, conditional_store: Store) -> None:
+    for one in (store, conditional_store.child("listed")):
+        assert one.folders() == ()
+        for path in ("b", "c/1", "a/2", "a/1/x"):
+            one.write_bytes(path, b"12")
+        assert one.folders() == ("a", "c")
+        assert one.child("a").folders() == ("1",)
 
 
 def test_bucket_root_is_a_store_too(s3_server: "S3Server") -> None:

@@ -32,10 +32,13 @@ from orchestrator.cli.main import app
 from orchestrator.data.scenes.write import write_scenes
 from orchestrator.errors import ClusterAccessError, RunConflictError, RunHeldError, RunNotFoundError
 from orchestrator.launch.kuberay import RUN_KEY
+from orchestrator.launch.rank_logs import follow_rank
 from orchestrator.launch.ray_jobs import RayJobs, connect
+from orchestrator.launch.submit import submit_section
 from orchestrator.runs.compare_folder import load_comparison
 from orchestrator.runs.live import LiveRecord, read_live_record
 from orchestrator.spec.cluster_submit import SubmitSpec
+from orchestrator.spec.load import load_cluster
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.mlflow.runs import list_runs
 from tls_proxy import tls_proxy
@@ -285,8 +288,12 @@ def test_a_job_is_seen_from_elsewhere_stopped_and_gone_on_with_and_no_secret_is_
 
     check_replaced_token(head, f"{RUN}-1", tmp_path / "token", monkeypatch)
 
-    stopped = orchestrator("stop", f"{RUN}-1", "--cluster", head.cluster, "--deadline", "300")
-    assert done(stopped).strip() == f"{RUN}-1 has ended"
+    with ThreadPoolExecutor() as pool:
+        followed_rank = pool.submit(follow_rank_1, head, f"{RUN}-1")
+        stopped = orchestrator("stop", f"{RUN}-1", "--cluster", head.cluster, "--deadline", "300")
+        assert done(stopped).strip() == f"{RUN}-1 has ended"
+        log = done(orchestrator("logs", f"{RUN}-1", "--cluster", head.cluster, "--rank", "1"))
+        assert followed_rank.result() == log
     row = job_there(head, f"{RUN}-1")
     assert row["state"] == "KILLED"
     assert 0 < row["step"] < 240
@@ -316,6 +323,13 @@ def test_a_job_is_seen_from_elsewhere_stopped_and_gone_on_with_and_no_secret_is_
         written = [file for folder in folders for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
         assert len(written) > 50
         assert [file for file in written if secret.encode() in file.read_bytes()] == []
+
+
+def follow_rank_1(head: RayHead, submission: str) -> str:
+    """All that a follower sees; beside other commands, whose output would be mixed with that of the command itself."""
+    place = load_cluster(head.cluster)
+    jobs = connect(submit_section(place))
+    return b"".join(follow_rank(jobs, open_store(str(head.runs / RUN)), submission, 1)).decode()
 
 
 def check_replaced_token(head: RayHead, submission: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

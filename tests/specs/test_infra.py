@@ -1,6 +1,5 @@
 """What runs beside Ray: files parse and are valid, queries name metrics that exist, images hold what they say."""
 
-import json
 import re
 import subprocess
 from pathlib import Path
@@ -11,6 +10,7 @@ import ray
 import yaml
 
 from manifests import check_manifest, load_manifests
+from metric_queries import alerts, dashboard, metrics_in, queries
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.cluster_kuberay import KubeRaySpec
 from orchestrator.spec.load import load_cluster
@@ -19,23 +19,12 @@ from orchestrator.tracking.prometheus import prometheus_name
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
-DASHBOARD = INFRA / "compose" / "grafana" / "dashboards" / "runs.json"
-ALERTS = INFRA / "compose" / "prometheus" / "alerts.yml"
 IMAGES = sorted((INFRA / "images").glob("*.Dockerfile"))
 KUBERNETES = [
     file
     for file in sorted((INFRA / "kubernetes").rglob("*.yaml"))
     if file.name != "kustomization.yaml" and not file.name.endswith("-values.yaml")
 ]
-_METRIC = re.compile(r"\b(?:orchestrator|ray)_[a-z0-9_]+")
-
-
-def queries() -> list[str]:
-    dashboard = json.loads(DASHBOARD.read_text())
-    found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    found += [variable["query"] for variable in dashboard["templating"]["list"]]
-    groups = yaml.safe_load(ALERTS.read_text())["groups"]
-    return found + [rule["expr"] for group in groups for rule in group["rules"]]
 
 
 def rays_own_metrics() -> str:
@@ -46,11 +35,32 @@ def rays_own_metrics() -> str:
 
 def test_every_query_names_metrics_that_somebody_exports() -> None:
     ours = {prometheus_name(row) for row in METRICS}
-    theirs = set(_METRIC.findall(rays_own_metrics()))
+    theirs = metrics_in(rays_own_metrics())
     assert theirs, "Ray's dashboards have moved"
-    named = {name for query in queries() for name in _METRIC.findall(query)}
+    named = metrics_in(" ".join(queries()))
     assert named - ours - theirs == set()
-    assert {name for name in named if name.startswith("orchestrator_")} & ours
+    assert named & ours, "which of them a run shows: tests/ray/test_scraping.py"
+
+
+def test_no_alert_fires_at_the_first_sample_of_a_run() -> None:
+    """Over a range, one sample is enough for Prometheus: it changes 0 times. So a rule lasts for a while, compares with
+    what was before, or asks for an increase, which takes two."""
+    for rule in alerts():
+        assert "for" in rule or " offset " in rule["expr"] or "increase(" in rule["expr"], rule["alert"]
+
+
+def test_prometheus_reads_ray_at_the_port_that_the_documentation_starts_it_with() -> None:
+    configuration = yaml.safe_load((INFRA / "compose" / "prometheus" / "prometheus.yml").read_text())
+    [[target]] = [
+        place["targets"]
+        for job in configuration["scrape_configs"]
+        for place in job["static_configs"]
+        if job["job_name"] == "ray"
+    ]
+    for page in ("docs/clusters.md", "infra/compose/README.md"):
+        ports = re.findall(r"ray start .*--metrics-export-port=(\d+)", (ROOT / page).read_text())
+        assert ports, page
+        assert set(ports) == {target.rpartition(":")[2]}
 
 
 @pytest.mark.parametrize("query", queries())
@@ -61,11 +71,11 @@ def test_a_query_closes_what_it_opens(query: str) -> None:
 
 
 def test_the_dashboard_shows_what_a_run_is_judged_by() -> None:
-    dashboard = json.loads(DASHBOARD.read_text())
-    titles = {panel["title"] for panel in dashboard["panels"]}
+    panels = dashboard()["panels"]
+    titles = {panel["title"] for panel in panels}
     wanted = {"Throughput", "Data wait", "Checkpoint wait", "GPU use", "Restarts", "Quarantine share"}
     assert wanted <= titles
-    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    assert len({panel["id"] for panel in panels}) == len(panels)
 
 
 @pytest.mark.parametrize("file", KUBERNETES, ids=lambda file: str(file.relative_to(INFRA)))

@@ -3,8 +3,8 @@
 from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import TrackingError
+from orchestrator.redaction import redact
 from orchestrator.tracking.mlflow.client import check_tracking_uri, connect
-from orchestrator.tracking.redaction import redact
 
 
 def log_page(tracking_uri: str, run_id: str, name: str, text: str) -> None:

@@ -14,7 +14,7 @@ from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import JobFileError
-from orchestrator.tracking.redaction import redact
+from orchestrator.redaction import redact
 
 _SQLITE = "sqlite:///"
 

@@ -27,10 +27,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from orchestrator.errors import TrackingError
+from orchestrator.redaction import redact
 from orchestrator.tracking import journal
 from orchestrator.tracking.journal import Entry
 from orchestrator.tracking.mlflow.client import connect, ensure_experiment
-from orchestrator.tracking.redaction import redact
 from orchestrator.tracking.tracker import (
     TAG_CHECKPOINT,
     TAG_HEARTBEAT,

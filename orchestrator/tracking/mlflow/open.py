@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 from orchestrator.errors import TrackingError
+from orchestrator.redaction import redact
 from orchestrator.tracking.journal import CAP_BYTES, Journal
 from orchestrator.tracking.mlflow.client import check_tracking_uri
 from orchestrator.tracking.mlflow.destination import MlflowDestination
 from orchestrator.tracking.prometheus import OnMetrics
-from orchestrator.tracking.redaction import redact
 from orchestrator.tracking.shipping import Delivery
 from orchestrator.tracking.tracker import RunTarget, Unshipped
 from orchestrator.tracking.writer import JournalTracker

@@ -13,8 +13,8 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import TrackingError
+from orchestrator.redaction import redact
 from orchestrator.tracking.mlflow.client import check_tracking_uri, connect
-from orchestrator.tracking.redaction import redact
 from orchestrator.tracking.tracker import TAG_CHECKPOINT, TAG_OBJECTIVE, TAG_RUN_KEY, RunTarget
 
 _TAG_RUN_URI = "orchestrator.run_uri"

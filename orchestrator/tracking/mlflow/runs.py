@@ -11,9 +11,9 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import TrackingAccessError, TrackingError
+from orchestrator.redaction import redact
 from orchestrator.tracking.metrics import SAMPLES_PER_S, STEPS
 from orchestrator.tracking.mlflow.client import check_tracking_uri, connect, sqlite_path
-from orchestrator.tracking.redaction import redact
 from orchestrator.tracking.tracker import (
     TAG_CHECKPOINT,
     TAG_HEARTBEAT,

@@ -1,5 +1,10 @@
 """What is shown where nobody watches: few plain lines, whole ones, nothing styled."""
 
+import logging
+import os
+import stat
+from pathlib import Path
+
 import pytest
 
 from orchestrator.cli import terminal
@@ -43,3 +48,16 @@ def test_tables_in_a_pipe_keep_long_cells_whole(capsys: pytest.CaptureFixture[st
     shown = capsys.readouterr().out
     assert shown.count(uri) == 2
     assert "[bold]is text, not style[/bold]" in shown
+
+
+def test_a_log_file_is_for_its_owner_alone() -> None:
+    before = os.umask(0o022)
+    try:
+        terminal.start_logging(debug=False)
+        logging.getLogger("orchestrator.test").debug("a record")
+    finally:
+        os.umask(before)
+    file = terminal.log_file()
+    assert file is not None
+    assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
+    assert Path(file).read_text().endswith("DEBUG orchestrator.test: a record\n")

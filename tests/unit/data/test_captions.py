@@ -1,7 +1,7 @@
 import pytest
 
 from orchestrator.columns import SKIP_REASONS
-from orchestrator.data.captions import draw_captions
+from orchestrator.data.captions import draw_captions, find_caption_faults
 from orchestrator.data.draw import SampleDraw
 from orchestrator.data.sample import BadSampleError, RawSample
 
@@ -55,8 +55,24 @@ def test_captions_that_are_too_few_are_repeated_in_their_order() -> None:
 
 
 @pytest.mark.parametrize(
+    "data", [b"caption", b"\x0c caption\t of\r\ntwo lines \x0b\n", "Straße 世界 🙂\u200b".encode()]
+)
+def test_white_space_and_other_languages_are_no_faults(data: bytes) -> None:
+    """Neither for whoever verifies nor for whoever trains."""
+    assert list(find_caption_faults(RawSample(0, "a", {"txt": data}), ("txt",))) == []
+    assert choose({"txt": data}) == data.decode().strip()
+
+
+@pytest.mark.parametrize(
     ("members", "reason"),
-    [({}, "caption_missing"), ({"txt": b" \n"}, "caption_missing"), ({"txt": b"\xff\xfe"}, "caption_undecodable")],
+    [
+        ({}, "caption_missing"),
+        ({"txt": b" \n"}, "caption_missing"),
+        ({"txt": b"\xff\xfe"}, "caption_undecodable"),
+        ({"txt": b"a red\0 cube"}, "caption_broken"),
+        ({"txt": "Stra\ufffde".encode()}, "caption_broken"),
+        ({"txt": "\x85 a \x9f cube".encode()}, "caption_broken"),
+    ],
 )
 def test_bad_caption_has_a_reason_that_blocks_can_carry(members: dict[str, bytes], reason: str) -> None:
     with pytest.raises(BadSampleError) as caught:

@@ -292,6 +292,39 @@ def test_a_bomb_is_refused_by_its_header() -> None:
     assert center(JPEG, 320 * 240, 16).shape == (16, 16, 3)
 
 
+def jpeg_of_scans(number: int, between: bytes = b"") -> bytes:
+    """A progressive JPEG whose last scan comes again, behind ``between``, until there are ``number``."""
+    data = encode(photograph(), "JPEG", progressive=True)
+    last, scan = data.rindex(b"\xff\xda"), b"\xff\xda"
+    return data[:last] + (between + data[last:-2]) * (number - data.count(scan) + 1) + data[-2:]
+
+
+@pytest.mark.parametrize("between", [b"", b"\xff\xff", b"\xff\x01", b"\xff\xd0", b"\xff\xfe\0\2"])
+def test_a_jpeg_of_many_scans_is_refused_before_any_of_them_is_decoded(between: bytes) -> None:
+    assert pixels_of(jpeg_of_scans(32)).shape == (240, 320, 3)
+    for number in (33, 200):
+        with pytest.raises(BadSampleError, match="image_too_large") as caught:
+            open_image(jpeg_of_scans(number, between), MAX_PIXELS)
+        assert str(caught.value.__cause__) == f"{number} scans, at most 32"
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "jpeg progressive"])
+def test_scans_are_those_of_the_image_itself(kind: str) -> None:
+    """Not what lies in its segments (a thumbnail) or behind its end (a second image, a film)."""
+    data = KINDS[kind](photograph())
+    thumbnail = b"\xff\xe2" + struct.pack(">H", 2 + 2 * 100) + b"\xff\xda" * 100
+    assert np.array_equal(pixels_of(data[:2] + thumbnail + data[2:] + jpeg_of_scans(200)), pixels_of(data))
+
+
+def test_a_frame_that_only_a_careless_reader_finds_does_not_hide_scans() -> None:
+    """Decoders take marker 0xd0 for one without content, and go on with the very next bytes."""
+    many, shown = jpeg_of_scans(200), JPEG[2 : JPEG.index(b"\xff\xda") + 14]
+    comment = b"\xff\xfe" + struct.pack(">H", 2 + len(shown)) + shown
+    disguised = many[:2] + b"\xff\xd0" + struct.pack(">H", 6) + comment + many[2:]
+    with pytest.raises(BadSampleError, match="image_too_large"):
+        open_image(disguised, MAX_PIXELS)
+
+
 def test_jpegs_are_read_at_a_fraction_of_their_size() -> None:
     data = encode(gradient(801, 600), "JPEG", quality=95)
     shapes = [pixels_of(data, reduction).shape[:2] for reduction in (1, 2, 4, 8)]

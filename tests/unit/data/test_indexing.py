@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from orchestrator.data.audit import SampleRules
+from orchestrator.data.chunk_sample import Sampling
 from orchestrator.data.index import DatasetIndex, load_index, save_index
 from orchestrator.data.indexing import ReadMeter, execute_indexing, index_dataset, plan_indexing
 from orchestrator.data.readers import read_chunk
-from orchestrator.data.verify import Sampling, add_chunk_tables, verify_dataset
+from orchestrator.data.verify import add_chunk_tables, verify_dataset
 from orchestrator.errors import DatasetError
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.store import open_store

@@ -5,7 +5,7 @@ import pytest
 
 from orchestrator import columns
 from orchestrator.data.dataset_order import ChunkTable, DatasetOrder, unpack_visits
-from orchestrator.data.ledger import Ledger
+from orchestrator.data.ledger import EpochBits, EpochCounts, KeptMasks, Ledger
 from orchestrator.data.ledger_events import block_events
 from orchestrator.data.ledger_report import LedgerRow, report_ledger, total_rows
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
@@ -50,6 +50,10 @@ def train(ledger: Ledger, order: SampleOrder, start: int, stop: int) -> None:
         ledger.add(block_events(block_of(rows_at(order, position, position + BLOCK)), first_chunks))
 
 
+def kept(order: SampleOrder) -> KeptMasks:
+    return lambda number: order.datasets[number].masks()
+
+
 def empty_ledger(order: SampleOrder) -> Ledger:
     return Ledger([dataset.table.num_chunks for dataset in order.datasets])
 
@@ -70,12 +74,14 @@ def test_a_run_that_starts_from_another_counts_its_own_rows_alone(start: int) ->
     trunk = empty_ledger(order)
     train(trunk, order, 0, start)
     trunk.close(trunk.whole_epochs(order.epoch_masks))
-    stored = trunk.to_bytes()
+    stored = trunk.to_bytes(kept(order))
     num_chunks = [dataset.table.num_chunks for dataset in order.datasets]
-    branch = Ledger.from_bytes(stored, num_chunks, "trunk")
+    branch = Ledger.from_bytes(stored, num_chunks, kept(order), "trunk")
     branch.inherit()
     train(branch, order, start, start + 80)
-    branch = Ledger.from_bytes(branch.to_bytes(), num_chunks, "branch")  # it is resumed as any run
+    branch = Ledger.from_bytes(
+        branch.to_bytes(kept(order)), num_chunks, kept(order), "branch"
+    )  # it is resumed as any run
     train(branch, order, start + 80, stop)
     rows = report_ledger(branch, order, stop)
     totals = total_rows(rows)
@@ -157,11 +163,13 @@ def test_rows_of_a_step_that_was_left_out_are_counted_as_such_and_not_missing() 
     block = block_of(standing_in, {3: (tuple(rows[3]), 2)})
     ledger.add(block_events(block, first_chunks, left_out=True))
     train(ledger, order, 48, 64)
-    report = report_ledger(Ledger.from_bytes(ledger.to_bytes(), ledger._num_chunks, "here"), order, 64)
+    report = report_ledger(
+        Ledger.from_bytes(ledger.to_bytes(kept(order)), ledger._num_chunks, kept(order), "here"), order, 64
+    )
     assert all(row.is_healthy for row in report)
     counts = {"expected": 64, "trained_once": 48, "left_out": 15, "skipped": 1, "substituted": 0}
     assert total_rows(report) | counts == total_rows(report)
-    started_here = Ledger.from_bytes(ledger.to_bytes(), ledger._num_chunks, "here")
+    started_here = Ledger.from_bytes(ledger.to_bytes(kept(order)), ledger._num_chunks, kept(order), "here")
     started_here.inherit()
     totals = total_rows(report_ledger(started_here, order, 64))
     assert {name: number for name, number in totals.items() if number} == {"expected": 64, "inherited": 64}
@@ -241,14 +249,16 @@ def test_a_run_that_goes_on_at_other_world_sizes_trains_what_one_that_stays_trai
         for part in parts:
             merged.merge(part)
         merged.close(merged.whole_epochs(order.epoch_masks))
-        ledger = Ledger.from_bytes(merged.to_bytes(), [dataset.table.num_chunks for dataset in order.datasets], "here")
+        ledger = Ledger.from_bytes(
+            merged.to_bytes(kept(order)), [dataset.table.num_chunks for dataset in order.datasets], kept(order), "here"
+        )
         report = report_ledger(ledger, order, batches.start(stop))
         assert all(row.is_healthy for row in report)
         assert total_rows(report)["trained_once"] == total_rows(report)["expected"] == batches.start(stop)
     stays = empty_ledger(order)
     train(stays, order, 0, batches.start(40))
     stays.close(stays.whole_epochs(order.epoch_masks))
-    assert stays.to_bytes() == ledger.to_bytes()
+    assert stays.to_bytes(kept(order)) == ledger.to_bytes(kept(order))
     assert {key[0] for key in ledger.counts if key not in ledger.bits} == {0, 1}  # of both, whole epochs lie behind
 
 
@@ -265,11 +275,45 @@ def test_it_comes_back_from_storage() -> None:
     ledger.add(block_events(skipping, [dataset.table.first_chunk for dataset in order.datasets]))
     ledger.close(ledger.whole_epochs(order.epoch_masks))
     num_chunks = [dataset.table.num_chunks for dataset in order.datasets]
-    again = Ledger.from_bytes(ledger.to_bytes(), num_chunks, "here")
+    again = Ledger.from_bytes(ledger.to_bytes(kept(order)), num_chunks, kept(order), "here")
     assert report_ledger(again, order, 1200) == report_ledger(ledger, order, 1200)
-    assert again.to_bytes() == ledger.to_bytes()
+    assert again.to_bytes(kept(order)) == ledger.to_bytes(kept(order))
     assert again.counts == ledger.counts
     assert sum(counts.skipped.total() for counts in again.counts.values()) == 1
+
+
+def test_a_selection_costs_the_file_no_mask_a_chunk() -> None:
+    table = ChunkTable([10_000] * 20)
+    kept_samples = np.random.default_rng(0).random((table.num_chunks, 64)) < 0.3
+    masks = np.packbits(kept_samples, axis=1, bitorder="little").view(np.uint64).reshape(-1)
+    dataset = DatasetOrder(table, 0, kept=masks & DatasetOrder(table, 0).masks())
+    order = SampleOrder([dataset], WindowShuffle(96, 0, Batches(global_size=48)))
+    half = order.datasets[0].num_samples // 2 // 96 * 96
+    ledger = Ledger([table.num_chunks])
+    trained = order.planned(half)[0, 0]
+    ledger.counts[0, 0] = EpochCounts(trained=half)
+    ledger.bits[0, 0] = EpochBits(0, trained, np.zeros_like(trained))
+    stored = ledger.to_bytes(kept(order))
+    assert len(stored) < 2_500 + table.num_chunks // 8
+    again = Ledger.from_bytes(stored, [table.num_chunks], kept(order), "here")
+    assert np.array_equal(again.bits[0, 0].trained, trained)
+    assert all(row.is_healthy for row in report_ledger(again, order, half))
+
+
+def test_a_ledger_of_the_earlier_version_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = build_order(build_order().datasets[0].masks() & np.uint64(0x0F0F0F0F0F0F0F0F))
+    ledger = empty_ledger(order)
+    train(ledger, order, 0, 320)
+    monkeypatch.setattr("orchestrator.data.ledger._VERSION", b"1")  # whole was what had all 64 samples
+    stored = ledger.to_bytes(lambda number: np.full(ledger._num_chunks[number], 2**64 - 1, np.uint64))
+    monkeypatch.undo()
+    again = Ledger.from_bytes(stored, ledger._num_chunks, kept(order), "here")
+    assert report_ledger(again, order, 320) == report_ledger(ledger, order, 320)
+    monkeypatch.setattr("orchestrator.data.ledger._VERSION", b"3")
+    stored = ledger.to_bytes(kept(order))
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="version 3"):
+        Ledger.from_bytes(stored, ledger._num_chunks, kept(order), "here")
 
 
 def test_another_ledger_is_refused_by_name() -> None:
@@ -277,9 +321,13 @@ def test_another_ledger_is_refused_by_name() -> None:
     ledger = empty_ledger(order)
     train(ledger, order, 0, 160)
     with pytest.raises(CheckpointError, match="step-3/ledger is not a ledger of this run's data"):
-        Ledger.from_bytes(ledger.to_bytes(), [99, 3], "step-3/ledger")
+        Ledger.from_bytes(ledger.to_bytes(kept(order)), [99, 3], kept(order), "step-3/ledger")
+    with pytest.raises(CheckpointError, match="of another selection"):
+        Ledger.from_bytes(
+            ledger.to_bytes(kept(order)), ledger._num_chunks, lambda number: order.datasets[number].masks() >> 1, ""
+        )
     with pytest.raises(CheckpointError, match="not a ledger"):
-        Ledger.from_bytes(b"PAR1 something else", [3], "there")
+        Ledger.from_bytes(b"PAR1 something else", [3], kept(order), "there")
 
 
 def test_a_row_is_healthy_by_its_numbers() -> None:

@@ -45,7 +45,7 @@ def index(store: Store) -> DatasetIndex:
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_index, "_SHARED_FROM_BYTES", 0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    open_index.cache_clear()
+    node_index._kept.clear()
 
 
 def files(tmp_path: Path) -> list[Path]:
@@ -54,7 +54,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 def test_what_is_mapped_is_the_index_and_takes_no_memory_of_the_process(store: Store, index: DatasetIndex) -> None:
     open_index(ShardsSource.now(store, index.digest))
-    open_index.cache_clear()
+    node_index._kept.clear()
     before = pa.total_allocated_bytes()
     mapped = open_index(ShardsSource.now(store, index.digest))
     assert mapped.shards[7] == index.shards[7]
@@ -85,7 +85,7 @@ def test_an_index_that_was_written_again_is_another_and_an_unused_one_goes(
     open_index(ShardsSource.now(store, index.digest))
     [first] = files(tmp_path)
     os.utime(first, (1, 1))
-    open_index.cache_clear()
+    node_index._kept.clear()
     save_index(store, index)
     open_index(ShardsSource.now(store, index.digest))
     assert len(files(tmp_path)) == 1
@@ -138,3 +138,28 @@ def test_parquet_shards_stay_what_they_are(store: Store, tmp_path: Path) -> None
     made: Any = DatasetIndex.from_rows(store.uri, "parquet", [ShardRow("a.parquet", 9, "e", 3, (0, 3), ())])
     save_index(store, made)
     assert open_index(ShardsSource.now(store, made.digest)) == made
+
+
+def test_sources_that_are_read_in_turn_are_each_opened_once(
+    tmp_path: Path, index: DatasetIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_index, "_SHARED_FROM_BYTES", 2**40)
+    opened: list[str] = []
+
+    def load(store: Store, *, verify: bool) -> DatasetIndex | None:
+        opened.append(store.uri)
+        return load_index(store, verify=verify)
+
+    monkeypatch.setattr(node_index, "load_index", load)
+    stores = [open_store(str(tmp_path / f"data-{number}")) for number in range(6)]
+    sources = []
+    for store in stores:
+        save_index(store, index)
+        sources.append(ShardsSource.now(store, index.digest))
+    for source in (*sources, *sources, *reversed(sources)):
+        open_index(source)
+    assert opened == [store.uri for store in stores]
+
+    renewed = ShardsSource(stores[0], index.digest, "another version of its file")
+    assert open_index(renewed) is open_index(renewed)
+    assert list(node_index._kept) == stores, "what was renewed is kept in place of the older one"

@@ -7,27 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
-from orchestrator import columns
 from orchestrator.data.audit import SampleRules
-from orchestrator.data.blocks import BlockFormat, BlockTask, unpack_block
-from orchestrator.data.dataset_order import ChunkTable, DatasetOrder
 from orchestrator.data.evaluation_set import read_evaluation_rows
 from orchestrator.data.index import DatasetIndex, save_index
 from orchestrator.data.indexing import index_dataset
-from orchestrator.data.ledger_events import block_events
-from orchestrator.data.node_index import ShardsSource
-from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 from orchestrator.data.problems import Problem
-from orchestrator.data.quarantine import write_quarantine
 from orchestrator.data.readers import read_chunk
-from orchestrator.data.shards_reader import ShardsBlockReader
 from orchestrator.data.verify_shard import ShardTask, verify_shard
-from orchestrator.spec.batches import Batches
-from orchestrator.spec.job import ShardsSpec
 from orchestrator.storage.store import Store, open_store
 
 NUM_SAMPLES, BAD, SIZE = 8, 5, 8
@@ -131,27 +119,6 @@ def test_what_belongs_to_no_sample_is_named_too(maker: Any) -> None:
     assert "1 members are refused" in index.shards[0].problems[0]
     assert verify(store, index) == (Problem("0.tar", "member_refused", None, "'latest': a symbolic link"),)
     assert not any(sample.refused for sample in read_chunk(store, index.shards[0], 0))
-
-
-def test_a_run_skips_the_sample_and_its_quarantine_names_it(maker: Any) -> None:
-    write_tar(maker, REFUSED["symbolic_link"][0], tarfile.GNU_FORMAT, ".txt")
-    store, index = open_indexed(maker.folder)
-    table = ChunkTable(index.shards.num_samples)
-    layout = BlockLayout(Batches(global_size=NUM_SAMPLES), NUM_SAMPLES, 1)
-    order = SampleOrder([DatasetOrder(table, 0)], WindowShuffle(NUM_SAMPLES, 0, layout.batches))
-    source, spec = ShardsSource.now(store, index.digest), ShardsSpec(kind="shards", train="x")
-    format = BlockFormat((columns.IMAGE,), SIZE, 8, 4, None, None)
-    reader = ShardsBlockReader((source,), spec, order.shuffle, layout, format)
-    (packed,) = reader.read_blocks(BlockTask((0,), order.window_visits(0, NUM_SAMPLES)))
-    block = unpack_block(packed, SIZE)
-    assert BAD not in block[columns.INDEX]
-    assert np.flatnonzero(block[columns.SKIP_REASON]).size == 1
-
-    events = block_events(block, [table.first_chunk])
-    uri = write_quarantine(store, 1, events.where(events.is_skip), [table], [["shards/0.tar"]])
-    assert uri is not None
-    rows = pq.read_table(uri.removeprefix("file://")).to_pylist()
-    assert rows == [{"shard": "shards/0.tar", "index": BAD, "reason": "member_refused", "epoch": 0}]
 
 
 def test_evaluation_leaves_the_row_out_and_counts_it(maker: Any) -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.data.sequential import SequentialFile, SequentialReader
+from orchestrator.data.sequential import SequentialReader
 from orchestrator.storage.local import LocalStore
+from orchestrator.storage.range_file import RangeFile
 from orchestrator.storage.store import ObjectChangedError, ObjectInfo
 
 CONTENT = os.urandom(5 * 2**20 + 123)
@@ -74,7 +75,7 @@ def test_another_version_is_refused(reader: SequentialReader, tmp_path: Path) ->
 
 
 def test_the_file_seeks_and_reads_as_files_do(reader: SequentialReader) -> None:
-    file = SequentialFile(reader)
+    file = RangeFile(reader.read_at, reader.size_bytes)
     assert (file.readable(), file.seekable(), file.tell()) == (True, True, 0)
     assert file.read(3) == CONTENT[:3]
     assert file.seek(10, os.SEEK_CUR) == 13

@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.data.audit import SampleRules
+from orchestrator.data.chunk_sample import Sampling, choose_chunks
 from orchestrator.data.index import INDEX_PATH, load_index, save_index
 from orchestrator.data.indexing import index_dataset
 from orchestrator.data.problems import REASONS, Problem
 from orchestrator.data.readers import read_chunk
 from orchestrator.data.shard import ShardRow
 from orchestrator.data.shard_table import ShardTable
-from orchestrator.data.verify import Sampling, Verification, choose_chunks, fix_index, verify_dataset
+from orchestrator.data.verify import Verification, fix_index, verify_dataset
 from orchestrator.data.verify_shard import ShardTask, verify_shard
 from orchestrator.errors import DatasetError, MemoryExhaustedError, ShardReadError
 from orchestrator.storage.local import LocalStore
@@ -472,8 +473,16 @@ def test_a_shard_that_is_written_while_it_is_read_is_named(maker: Any, ending: s
 # A share of the chunks.
 
 
+def test_duplicates_are_left_out_where_nobody_asks_for_them(maker: Any) -> None:
+    for name in ("a.tar", "b.tar"):
+        maker.write_tar(name, range(3))
+    store = open_store(str(maker.folder))
+    assert verify_dataset(store, RULES, 1).counts["sample_duplicate"] == 3
+    assert not verify_dataset(store, RULES, 1, duplicates=False).counts
+
+
 def chunks_of(rows: list[ShardRow], fraction: float, seed: int = 0) -> set[tuple[str, int]]:
-    chosen = choose_chunks(rows, Sampling(fraction, seed))
+    chosen = choose_chunks(ShardTable.from_rows(rows), Sampling(fraction, seed))
     return {(path, chunk) for path, chunks in chosen.items() for chunk in chunks}
 
 

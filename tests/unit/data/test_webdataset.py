@@ -4,6 +4,7 @@ import io
 import os
 import tarfile
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,18 @@ def test_a_flipped_bit_in_a_header_is_found(maker: Any) -> None:
     _, shard = scan(path)
     assert f"damaged header at byte {offset}" in shard.problems[0]
     assert shard.num_samples == 5
+
+
+@pytest.mark.parametrize("size", ["-1536", "-1", "+3", " 3", "1_0", "0x3", "three", "\u0663", "3" * 5000])
+def test_a_pax_size_that_is_no_number_of_bytes_is_damage(size: str) -> None:
+    """-1536 leads back to the pax header itself: whoever believed it would never come to an end."""
+    info = tarfile.TarInfo("1.png")
+    info.size, info.pax_headers = 3, {"size": size}
+    archive = info.tobuf(tarfile.PAX_FORMAT) + b"abc".ljust(BLOCK_BYTES, b"\0") + bytes(2 * BLOCK_BYTES)
+    walked = walk_members(lambda at, n: archive[at : at + n], 0, len(archive), marked=True)
+    with pytest.raises(TarFaultError, match="damaged pax header at byte 0") as damage:
+        list(islice(walked, 3))
+    assert damage.value.reason == "header_damaged"
 
 
 def test_every_flipped_bit_of_a_header_is_found() -> None:

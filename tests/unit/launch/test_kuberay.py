@@ -13,6 +13,7 @@ from orchestrator.cli.main import app
 from orchestrator.errors import JobFileError, PlanError
 from orchestrator.launch.kuberay import MOST_NAME_CHARACTERS, RUN_KEY, kubernetes_name
 from orchestrator.launch.render import render_job
+from orchestrator.redaction import SECRETS_ENV
 from orchestrator.runs.pretrain import run_pretrain
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
@@ -247,6 +248,9 @@ def test_secrets_are_references_and_the_submitter_has_none() -> None:
     (container,) = pod_of(groups_of(job)["gpu"])["containers"]
     reference = {"secretKeyRef": {"name": "store", "key": "key"}}
     assert {"name": "AWS_SECRET_ACCESS_KEY", "valueFrom": reference} in container["env"]
+    assert {"name": SECRETS_ENV, "value": "AWS_SECRET_ACCESS_KEY"} in container["env"], "their values are masked there"
+    (bare,) = pod_of(groups_of(ray_job(cluster()))["gpu"])["containers"]
+    assert SECRETS_ENV not in {variable["name"] for variable in bare["env"]}
     assert "env" not in job["spec"]["submitterPodTemplate"]["spec"]["containers"][0]
 
 
@@ -282,7 +286,11 @@ def test_names_that_kubernetes_does_not_take_stay_apart() -> None:
     ("launch", "said"),
     [
         ({"secrets": {"AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG"}}, "secrets.AWS_SECRET_ACCESS_KEY"),
-        ({"environment": {"HF_TOKEN": "hf_abcdef"}}, "HF_TOKEN looks like a secret"),
+        ({"environment": {"HF_TOKEN": "hf_K7MDENG"}}, "HF_TOKEN looks like a secret"),
+        ({"network": {"environment": {"HF_TOKEN": "hf_K7MDENG"}}}, "HF_TOKEN looks like a secret"),
+        ({"environment": "HF_TOKEN=hf_K7MDENG"}, "launch.environment: Input should be keys and values"),
+        ({"environment": {"HF": ["hf_K7MDENG"]}}, "launch.environment.HF: Input should be a valid string"),
+        ({"environment": {"HF": "hf_K7MDENG"}, "groups": [GROUP, GROUP]}, "groups has gpu twice"),
         ({"groups": [{**GROUP, "market": "spot"}]}, "markets.spot does not say its nodes"),
         ({"groups": [GROUP, GROUP]}, "groups has gpu twice"),
         ({"groups": [{**GROUP, "name": "head"}]}, "groups has 'head', the name of the head's pod"),

@@ -16,7 +16,8 @@ from orchestrator.launch.quota import check_quota
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.launch_plan import resolve_launch
-from orchestrator.spec.load import MAX_FILE_BYTES, load_cluster
+from orchestrator.spec.load import load_cluster
+from orchestrator.spec.yaml_file import MAX_FILE_BYTES
 
 ROOT = Path(__file__).parents[3]
 KUBERAY = ROOT / "cluster" / "kuberay"

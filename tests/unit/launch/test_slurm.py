@@ -21,6 +21,7 @@ PROGRAMS = {
     # `python -c CODE`: the first call makes the token, later ones count nodes.
     "python": 'case "$2" in *secrets*) printf token ;; *) grep -c "^srun" "$LOG" ;; esac',
     "orchestrator": 'echo "token $(cat "$RAY_AUTH_TOKEN_PATH") $RAY_AUTH_MODE" >> "$LOG"; echo "$*" >> "$LOG"\n'
+    'echo "masks $ORCHESTRATOR_SECRETS" >> "$LOG"\n'
     "trap 'exit 130' TERM\n[ \"$LASTS\" = no ] || for _ in $(seq 100); do sleep 0.1; done\nexit $CODE",
 }
 VARIABLES = {
@@ -76,7 +77,7 @@ def wait_for(log: Path, text: str) -> None:
 def test_ray_starts_on_all_nodes_before_the_run_and_the_token_goes_with_the_job(tmp_path: Path, start) -> None:
     process = start()
     assert process.wait(20) == 0, process.stderr.read()
-    head, worker, token, command = (tmp_path / "log").read_text().splitlines()
+    head, worker, token, command, _ = (tmp_path / "log").read_text().splitlines()
     assert "ray start" in head
     assert "--head" in head
     assert "--nodelist=other" in worker
@@ -120,3 +121,16 @@ def test_a_secrets_file_that_others_read_is_refused(tmp_path: Path, start) -> No
     assert process.wait(20) == 2
     secrets.chmod(0o600)
     assert start(SECRETS_FILE=str(secrets)).wait(20) == 3, "its variables reach the run"
+
+
+def test_what_the_secrets_file_sets_is_masked_in_what_the_run_writes(tmp_path: Path, start) -> None:
+    secrets = tmp_path / "secrets.env"
+    secrets.write_text("# of the site\nexport HF_TOKEN=a\n  export AWS_KEY='b c'; export OTHER=d\nLOCAL=f\n")
+    secrets.chmod(0o600)
+    assert start(SECRETS_FILE=str(secrets)).wait(20) == 0
+    assert "masks HF_TOKEN,AWS_KEY,OTHER" in (tmp_path / "log").read_text().splitlines()
+
+
+def test_without_a_secrets_file_what_the_shell_masks_stays(tmp_path: Path, start) -> None:
+    assert start(ORCHESTRATOR_SECRETS="MINE").wait(20) == 0
+    assert "masks MINE" in (tmp_path / "log").read_text().splitlines()

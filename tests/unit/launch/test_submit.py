@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from orchestrator.errors import (
     RunHeldError,
     RunNotFoundError,
 )
+from orchestrator.launch import doctor
 from orchestrator.launch import submit as submitting
 from orchestrator.launch.look import MARK, VERSIONS, compare_versions, own_versions
 from orchestrator.launch.ray_jobs import RayJobs, connect, read_token
@@ -168,6 +170,42 @@ def test_jobs_say_what_ray_and_the_runs_folder_know_together(cluster: ClusterSpe
     }
 
 
+def test_a_record_that_does_not_read_is_a_row_beside_the_others(cluster: ClusterSpec) -> None:
+    write_record(cluster, replace(RECORD, written_at=time.time()))
+    folder = Path(open_store(cluster.storage.runs).uri)
+    content = json.loads((folder / "small" / "progress.json").read_bytes())
+    older = {key: value for key, value in content.items() if key not in ("unit", "reason")}
+    for name, text in (
+        ("older", json.dumps({**older, "run": "older", "submission": None})),
+        ("garbled", "{"),
+        ("late", json.dumps({**content, "written_at": "yesterday"})),
+    ):
+        (folder / name).mkdir()
+        (folder / name / "progress.json").write_text(text)
+    rows = {row.id: row for row in list_jobs(cluster, None)}
+    assert {row.run: row.state for row in rows.values()} == {
+        "small": "RUNNING",
+        "older": "RUNNING",
+        "garbled": "UNREADABLE",
+        "late": "UNREADABLE",
+    }
+    assert "progress.json is no JSON" in rows["garbled"].reason
+    assert "written_at: Input should be a valid number" in rows["late"].reason
+
+
+def test_no_checkpoint_is_listed_for_jobs(cluster: ClusterSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_record(cluster, RECORD)
+    runs = open_store(cluster.storage.runs)
+    for number in range(3):
+        runs.write_bytes(f"small/checkpoints/{number}/model.safetensors", b"")
+    runs.write_bytes("mlflow.db", b"")  # lies beside the runs of a laptop
+    looked: list[str] = []
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: looked.append(str(path)) or scan(path))
+    assert [row.id for row in list_jobs(cluster, None)] == ["small-2"]
+    assert looked == [runs.uri]
+
+
 def test_a_run_that_is_not_live_cannot_be_stopped(cluster: ClusterSpec) -> None:
     with pytest.raises(RunNotFoundError, match="no live run 'small'"):
         stop_run(cluster, "small", 0)
@@ -285,3 +323,26 @@ def test_a_token_comes_from_where_ray_looks_for_it(tmp_path: Path, monkeypatch: 
     assert read_token() == "of a file"
     monkeypatch.setenv("RAY_AUTH_TOKEN", "of the environment")
     assert read_token() == "of the environment"
+
+
+def test_a_token_that_others_can_read_is_said_once_and_by_doctor(
+    tmp_path: Path, cluster: ClusterSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "orchestrator")
+    monkeypatch.setattr(logging.getLogger("orchestrator"), "propagate", True)
+    monkeypatch.setattr(doctor, "connect", lambda submit: Listed())
+    place = cluster.model_copy(update={"submit": SubmitSpec(dashboard="https://ray:8265")})
+    file = tmp_path / "token"
+    file.write_text("abc\n")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(file))
+    for mode, is_said in ((0o600, False), (0o640, True), (0o604, True)):
+        file.chmod(mode)
+        assert [read_token(), read_token()] == ["abc", "abc"]
+        jobs = next(finding for finding in doctor.examine(place) if finding.subject == "Ray Jobs")
+        assert jobs.holds
+        assert (f"others can read {file}; run: chmod 600 {file}" in jobs.detail) == is_said
+    (record,) = caplog.records
+    assert f"chmod 600 {file}" in record.getMessage()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "from the environment")
+    assert "chmod" not in next(finding for finding in doctor.examine(place) if finding.subject == "Ray Jobs").detail

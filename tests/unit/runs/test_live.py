@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.env import SECRETS_ENV, SUBMISSION_ENV
+from orchestrator.env import SUBMISSION_ENV
 from orchestrator.errors import StorageAccessError
+from orchestrator.redaction import SECRETS_ENV
 from orchestrator.runs.interrupts import StopRequest
 from orchestrator.runs.live import STOP_FILE, LivePost, LiveRecord, read_live_record, read_ranks, request_stop
 from orchestrator.storage.store import Store, open_store

@@ -6,7 +6,8 @@ import pytest
 
 from orchestrator.errors import JobFileError
 from orchestrator.spec.job import PretrainSpec
-from orchestrator.spec.load import MAX_FILE_BYTES, absolute_uri, join_uri, load_cluster, load_job
+from orchestrator.spec.load import absolute_uri, join_uri, load_cluster, load_job
+from orchestrator.spec.yaml_file import MAX_FILE_BYTES
 
 JOB = """\
 kind: pretrain
@@ -145,6 +146,43 @@ def test_text_that_is_no_job_is_refused_by_name(job_file: Path, text: str, said:
     assert str(job_file) in message
 
 
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(['*' + last] * 10)}]\n" for last, name in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (LAUGHS + "name: *j\n", ":6: alias '*e' stands for 211,111 characters; written out, the file would have more"),
+        (f"a: &a {'x' * 400_000}\nb: [*a, *a]\n", ":2: alias '*a' stands for 400,001 characters"),
+        ("name: &a [*a]\n", ":1: alias '*a' lies within what it stands for"),
+        ("name: &a {b: {c: *a}}\n", ":1: alias '*a' lies within what it stands for"),
+        ("name: *a\n", "not valid YAML: found undefined alias 'a'"),
+    ],
+)
+def test_aliases_that_stand_for_more_than_a_file_may_hold_are_refused(job_file: Path, text: str, said: str) -> None:
+    job_file.write_text(text)
+    message = refusal(job_file)
+    assert said in message, message[:500]
+    assert str(job_file) in message
+
+
+def test_an_alias_is_its_value(job_file: Path) -> None:
+    job_file.write_text(JOB.replace("name: small", "name: &name small") + "experiment: *name\n")
+    job = load_job(str(job_file))
+    assert isinstance(job, PretrainSpec)
+    assert (job.name, job.experiment) == ("small", "small")
+
+
+def test_a_message_quotes_no_more_of_a_value_than_tells_it(job_file: Path) -> None:
+    for value in ("[" + ", ".join(["x" * 50] * 1000) + "]", "x" * 10_000, "{a: {b: [c]}}"):
+        message = refusal(job_file, f"budget.epochs={value}")
+        assert "budget.epochs: " in message
+        assert len(message) < 3_000
+    assert "(given: {'a': {...}})" in message
+
+
 def test_a_file_of_bytes_and_a_huge_file_are_refused(job_file: Path) -> None:
     job_file.write_bytes(b"\xff\xfe\x00")
     assert "not UTF-8 text" in refusal(job_file)
@@ -163,7 +201,8 @@ def test_a_missing_file_names_its_nearest_neighbour(job_file: Path) -> None:
         ("batch.global_size", "wanted the form a.b=value"),
         ("=5", "wanted the form a.b=value"),
         ("name.first=x", "'name' is 'small', which has no keys below it"),
-        ("name=[", "the value is not valid YAML"),
+        ("name=[", "--set name=[: not valid YAML"),
+        ("name={a: 1, a: 2}", "key 'a' is given twice"),
         ("bacth.global_size=1", "did you mean 'batch'?"),
     ],
 )

@@ -105,6 +105,14 @@ def test_listing_is_recursive_sorted_and_free_of_temporary_files(store: Store, t
     assert store.child("a").list()[0] == store.child("a").stat("1/x")
 
 
+def test_folders_are_those_directly_within(store: Store) -> None:
+    assert store.child("absent").folders() == ()
+    for path in ("b", "c/1", "a/2", "a/1/x"):
+        store.create_bytes(path, b"12")
+    assert store.folders() == ("a", "c")
+    assert store.child("a").folders() == ("1",)
+
+
 def test_only_one_of_many_simultaneous_creators_wins(store: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda n: store.create_bytes("lease", b"%d" % n), range(8)))
