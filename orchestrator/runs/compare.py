@@ -26,7 +26,8 @@ from orchestrator.runs.folder import tracking_folder
 from orchestrator.runs.inputs import record_inputs
 from orchestrator.runs.interrupts import StopRequest, stop_on_signals
 from orchestrator.runs.live import LivePost, LiveRecord
-from orchestrator.runs.pretrain import check_reaches_ray
+from orchestrator.runs.live_preparation import live_preparation
+from orchestrator.runs.pretrain import check_reaches_ray, lease_patience_s
 from orchestrator.runs.progress import OnProgress
 from orchestrator.runs.target import comparison_target
 from orchestrator.spec.cluster import ClusterSpec
@@ -35,7 +36,7 @@ from orchestrator.spec.compare_plan import ComparePlan
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare
 from orchestrator.storage.lease import acquire_lease
-from orchestrator.storage.store import Store, check_store, open_store
+from orchestrator.storage.store import Store, open_store
 from orchestrator.tracking.metrics import comparison_mean
 from orchestrator.tracking.mlflow.open import open_tracker
 from orchestrator.tracking.mlflow.runs import check_tracking
@@ -66,13 +67,13 @@ def run_compare(spec: CompareSpec, cluster: ClusterSpec, *, on_progress: OnProgr
     apply_quiet_env()
     check_reaches_ray(cluster)
     store = open_store(join_uri(cluster.storage.runs, spec.name), cluster.storage.s3)
-    prepared = prepare_compare_facts(spec, cluster, on_progress)
-    uncalibrated = resolve_compare(spec, cluster, prepared.facts)  # what is wrong is said before anything is held
-    check_store(store, write=True)
-    check_tracking(uncalibrated.tracking.uri)
+    with live_preparation(spec.name, cluster, on_progress) as show:
+        prepared = prepare_compare_facts(spec, cluster, show)
+        uncalibrated = resolve_compare(spec, cluster, prepared.facts)  # what is wrong is said before anything is held
+        check_tracking(uncalibrated.tracking.uri)
     with (
         stop_on_signals() as stop,
-        acquire_lease(store, holder_name()) as lease,
+        acquire_lease(store, holder_name(), patience_s=lease_patience_s(cluster)) as lease,
         serve_metrics(spec.name, cluster.tracking.metrics_address) as on_metrics,
     ):
         facts = _calibrated(spec, cluster, store, prepared.facts, uncalibrated, stop)

@@ -15,6 +15,7 @@ from orchestrator.env import apply_quiet_env
 from orchestrator.errors import DatasetError, Interrupted, OrchestratorError
 from orchestrator.labels.concepts import MOST_LABELS, ConceptCounts, build_vocabulary, describe_coverage
 from orchestrator.runs.indexing import ensure_index
+from orchestrator.runs.live_preparation import live_preparation
 from orchestrator.runs.prepare import machine_facts, read_shards_facts
 from orchestrator.runs.progress import OnProgress, Progress
 from orchestrator.runs.vocabulary import finder_facts, vocabulary_place
@@ -61,13 +62,13 @@ def label_concepts(job: PrepareSpec, cluster: ClusterSpec, *, on_progress: OnPro
         Interrupted: the user stopped it.
     """
     apply_quiet_env()
-    data_set = _DataSet(job, cluster, on_progress)
-
     from orchestrator.runs.session import ray_session  # Ray is only imported once there is work for it
 
     try:
-        with ray_session(cluster, machine_facts(cluster)):
-            return data_set.label()
+        with live_preparation(job.name, cluster, on_progress, is_all=True) as show:
+            data_set = _DataSet(job, cluster, show)
+            with ray_session(cluster, machine_facts(cluster)):
+                return data_set.label()
     except KeyboardInterrupt as error:
         raise Interrupted("labels that are stored stay; start it again to go on") from error
 

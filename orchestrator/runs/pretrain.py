@@ -13,6 +13,7 @@ from orchestrator.runs.folder import claim_run, tracking_folder
 from orchestrator.runs.inputs import record_inputs
 from orchestrator.runs.interrupts import StopRequest, stop_on_signals
 from orchestrator.runs.live import LivePost, LiveRecord
+from orchestrator.runs.live_preparation import live_preparation
 from orchestrator.runs.prepare import prepare_facts
 from orchestrator.runs.progress import OnProgress
 from orchestrator.runs.recorder import OnReport, Recorder
@@ -22,7 +23,7 @@ from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.resolve import resolve_plan
-from orchestrator.storage.lease import Lease, acquire_lease
+from orchestrator.storage.lease import LOST_HOLDER_S, Lease, acquire_lease
 from orchestrator.storage.store import Store, check_store, open_store
 from orchestrator.tracking.mlflow.open import open_tracker
 from orchestrator.tracking.mlflow.runs import check_tracking
@@ -70,13 +71,15 @@ def run_pretrain(job: PretrainSpec, cluster: ClusterSpec, *, on_progress: OnProg
     """
     apply_quiet_env()
     check_reaches_ray(cluster)
-    plan = resolve_plan(job, cluster, prepare_facts(job, cluster, on_progress))
-    check_tracking(plan.tracking.uri)
+    with live_preparation(job.name, cluster, on_progress) as show:
+        plan = resolve_plan(job, cluster, prepare_facts(job, cluster, show))
+        check_tracking(plan.tracking.uri)
     with (
         stop_on_signals() as stop,
         serve_metrics(plan.name, cluster.tracking.metrics_address) as on_metrics,
     ):
-        return run_plan(plan, cluster, stop, Onlookers(on_progress, on_metrics))
+        onlookers = Onlookers(on_progress, on_metrics)
+        return run_plan(plan, cluster, stop, onlookers, patience_s=lease_patience_s(cluster))
 
 
 def run_plan(
@@ -120,6 +123,11 @@ def _open_tracker(plan: Plan, key: str, parent_key: str | None, onlookers: Onloo
         samples_system=True,
         on_metrics=onlookers.on_metrics,
     )
+
+
+def lease_patience_s(cluster: ClusterSpec) -> float:
+    """A scheduler may start a job again before the lease of the driver that it lost has ended."""
+    return LOST_HOLDER_S if cluster.launch is not None else 0.0
 
 
 def check_reaches_ray(cluster: ClusterSpec) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.data.ledger_report import total_rows
 from orchestrator.errors import Interrupted, OrchestratorError, RunNotFoundError
@@ -32,6 +33,7 @@ from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.resolve import resolve_plan
 from orchestrator.spec.resolve_compare import trial_job
+from orchestrator.storage.lease import LOST_HOLDER_S
 from orchestrator.training.reports import EvaluationReport, Report
 
 logger = logging.getLogger(__name__)
@@ -39,7 +41,6 @@ logger = logging.getLogger(__name__)
 SAMPLES, SCORE = "samples", "score"
 """What Tune hears of a trial."""
 
-_LEASE_PATIENCE_S = 70.0  # a driver that was killed holds its trials' leases for a minute
 _OWN_FACTS = ("objective", "text", "data")
 
 
@@ -48,7 +49,8 @@ class TrialRunner:
 
     def __init__(self, comparison: Comparison) -> None:
         self._of = comparison
-        self.board = ray.remote(Board).options(num_cpus=0).remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
         self._trials = {trial.run: trial for trial in comparison.plan.trials}
         self._slots = threading.Semaphore(comparison.plan.share.at_once)
         self._prepare_lock = threading.Lock()
@@ -121,7 +123,7 @@ class TrialRunner:
                 self._stops[trial.run],
                 onlookers,
                 parent_key=self._of.key,
-                patience_s=_LEASE_PATIENCE_S,
+                patience_s=LOST_HOLDER_S,  # a driver that was killed held its trials' leases
             )
         finally:
             meter.add_wall(time.monotonic() - started_s)

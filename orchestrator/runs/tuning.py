@@ -22,17 +22,17 @@ from orchestrator.runs.interrupts import StopRequest
 from orchestrator.runs.proposals import Proposals
 from orchestrator.runs.relay import relay
 from orchestrator.runs.trials import SAMPLES, SCORE, TrialRunner
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.cluster_kuberay import DRIVER_RESOURCE, KubeRaySpec
 from orchestrator.spec.compare_plan import ComparePlan, TrialPlan
-
-# Tune wants something of every trial; a share of a CPU would be missing for a whole one that reads.
-_RELAY_RESOURCES = tune.PlacementGroupFactory([{"memory": 1}])
 
 
 def run_tuning(comparison: Comparison, runner: TrialRunner) -> None:
     """Run what is left on the agenda; returns when all trials have ended, or soon after somebody asks to stop."""
     plan, agenda = comparison.plan, comparison.agenda
     live = _Live(comparison, runner)
-    trainable = tune.with_resources(tune.with_parameters(relay, board=runner.board), _RELAY_RESOURCES)
+    room = tune.PlacementGroupFactory([relay_resources(comparison.cluster)])
+    trainable = tune.with_resources(tune.with_parameters(relay, board=runner.board), room)
     with tempfile.TemporaryDirectory(prefix="vl-orchestrator-tune-", ignore_cleanup_errors=True) as folder:
         tuner = tune.Tuner(
             trainable,
@@ -67,6 +67,16 @@ def fit_and_join(fit: Callable[[], object], runner: TrialRunner, stop: StopReque
         runner.join()
         raise
     runner.join()
+
+
+def relay_resources(cluster: ClusterSpec) -> dict[str, float]:
+    """What Tune's actor of a trial holds: room on a node of ``launch.drivers``, which no spot market takes back.
+
+    Elsewhere next to nothing, since Tune wants something: a share of a CPU would be missing for a whole one that reads.
+    """
+    if isinstance(cluster.launch, KubeRaySpec) and cluster.launch.drivers is not None:
+        return {DRIVER_RESOURCE: 1}
+    return {"memory": 1}
 
 
 def build_schedulers(plan: ComparePlan, before: Sequence[TrialResult]) -> TrialScheduler:

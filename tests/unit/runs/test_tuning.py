@@ -10,7 +10,7 @@ from ray.tune.schedulers import TrialScheduler
 from orchestrator.errors import Interrupted
 from orchestrator.evaluation.comparison import CurvePoint, TrialResult, TrialStatus
 from orchestrator.runs.interrupts import StopRequest
-from orchestrator.runs.tuning import build_schedulers, fit_and_join
+from orchestrator.runs.tuning import build_schedulers, fit_and_join, relay_resources
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.facts import Facts, MachineFacts
@@ -149,3 +149,11 @@ def test_trials_end_with_tune(error: Exception, reasons: list[str]) -> None:
     assert runner.reasons == reasons
     fit_and_join(lambda: None, runner, stop)
     assert len(runner.reasons) == len(reasons) + 1
+
+
+def test_a_relay_holds_room_on_a_node_on_demand_where_the_cluster_has_one() -> None:
+    launch = {"kind": "kuberay", "namespace": "n", "image": "i:1", "drivers": {"slots": 2}}
+    group = {"name": "gpu", "nodes": 1, "workers": 1, "cpus": 4, "memory": "16Gi"}
+    made = ClusterSpec.model_validate({**CLUSTER, "launch": {**launch, "groups": [group]}})
+    assert relay_resources(made) == {"driver": 1}
+    assert "driver" not in relay_resources(ClusterSpec.model_validate(CLUSTER))
