@@ -1,8 +1,9 @@
 """Captions to CatLIP's labels: the fast path against the published one, in one run, with the labels compared.
 
 The published path (apple/corenet, described in docs/objectives.md) is written here anew: clean with ftfy, NLTK's
-tokenizer, its tagger (whose tags nobody reads), lemmatizer and WordNet reader, labels looked up in a list. It is spared
-the sentence splitter, whose data is rarely at hand, so that it is rather too fast. Both are measured in CPU seconds of
+tokenizer, its tagger (whose tags nobody reads), lemmatizer and WordNet reader, labels looked up in a list. Tokens and
+lemmas are those of NLTK 3.8.1, which it pins (``tests/shared/nltk_381.py``). It is spared the sentence splitter, whose
+data is rarely at hand, so that it is rather too fast. Both are measured in CPU seconds of
 one core; captions are made up, about 10 words each, words as frequent as in text (Zipf).
 
     python benchmarks/concepts.py [--nltk-data FOLDER] [--wordnet /usr/share/wordnet] [--captions FILE] [--json FILE]
@@ -122,19 +123,19 @@ def published_labelling(
     """The published path; labels ascending, once each."""
     import nltk
     from nltk.corpus import wordnet
-    from nltk.stem import WordNetLemmatizer
 
-    load_build_script().lay_nltk_data(wordnet_dir, folder)
+    load_script("scripts/build_wordnet_table.py").lay_nltk_data(wordnet_dir, folder)
     (folder / "taggers").mkdir()
     shutil.copy(tagger, folder / "taggers")
     nltk.data.path[:] = [str(folder)]
     wordnet.ensure_loaded()
+    nltk_381 = load_script("tests/shared/nltk_381.py")
     keys = [f"n{offset}" for offset in vocabulary]
 
     def label(caption: str) -> list[int]:
         labels = []
-        for word, _ in nltk.pos_tag(nltk.word_tokenize(clean(caption), preserve_line=True)):
-            lemma = WordNetLemmatizer().lemmatize(word)
+        for word, _ in nltk.pos_tag(nltk_381.tokenize(clean(caption))):
+            lemma = nltk_381.lemmatize(word)
             try:
                 synset = wordnet.synset(f"{lemma}.n.01")
             except Exception:  # noqa: BLE001  # as published
@@ -178,9 +179,9 @@ def compare(
     return found
 
 
-def load_build_script() -> ModuleType:
-    """scripts/build_wordnet_table.py, which lays WordNet's files where NLTK reads them."""
-    spec = importlib.util.spec_from_file_location("build_wordnet_table", ROOT / "scripts" / "build_wordnet_table.py")
+def load_script(path: str) -> ModuleType:
+    """A file of the repository that lies in no package."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     assert spec is not None and spec.loader is not None  # noqa: PT018
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

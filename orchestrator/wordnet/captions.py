@@ -5,11 +5,11 @@ tokens, take each token's noun lemma and that lemma's first noun synset, and kee
 it (``dog`` -> dog.n.01). That last test keeps out what only looks like a noun (``in`` -> inch.n.01, ``a`` ->
 angstrom.n.01) and costs the synonyms (``photo`` -> photograph.n.01); multi-word lemmas never match.
 
-A caption is cut at white space, and what one piece means is remembered: captions repeat their words, so nearly every
-piece is one dictionary look-up. The result equals NLTK's tokenizer, lemmatizer and reader over WordNet 3.0, but for
-four things: a caption counts as one sentence (an inner full stop stays with its word, as in ``word_tokenize(...,
-preserve_line=True)``), of ftfy's repairs all are made but those of mojibake and of control
-characters, stacked quotes at the very end (``dog's'``) may split otherwise, and what lies beyond
+A caption is cut at spaces, and what one piece means is remembered: captions repeat their words, so nearly every
+piece is one dictionary look-up. The result equals tokenizer, lemmatizer and reader of NLTK 3.8.1, the version that the
+published code pins, over WordNet 3.0, but for four things: a caption counts as one sentence (an inner full stop stays
+with its word, as in ``word_tokenize(..., preserve_line=True)``), of ftfy's repairs all are made but those of mojibake
+and of control characters, stacked quotes at the very end (``dog's'``) may split otherwise, and what lies beyond
 ``MAX_CAPTION_CHARACTERS`` is not read.
 """
 
@@ -40,17 +40,18 @@ _PLAIN = str.maketrans(
     | {"\u3000": " "}
 )
 
-# Characters that are tokens of their own wherever they stand; none is part of a noun.
-_OWN_TOKENS = str.maketrans(dict.fromkeys(';@#$%&?!*[](){}<>"`«»‒–—―', " "))
+# Characters that are tokens of their own wherever they stand; none is part of a noun. Dashes are not among them: later
+# versions of NLTK split them off, and opening quotes too.
+_OWN_TOKENS = str.maketrans(dict.fromkeys(';@#$%&?!*[](){}<>"`«»', " "))
 # A full stop ends the caption if only closing marks follow it; a quote after a space opens.
 _CLOSING_MARKS = "])}>'»\""
 _FINAL_STOP = re.compile(r"""(?<=[^.])\.(?=(?:[])}>'» ]|(?<! )")*$)""")
 
-# What cuts a piece of text that has no white space but one space behind it: pattern and replacement, in this order.
+# What cuts a piece of text with a space behind it: pattern and replacement, in this order.
 _CUTS = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"(?<!\w)'(?!(?:re|ve|ll|m|t|s|d|n)\b)(?=\w)", "' "),  # an opening quote, not the clitic of "'s"
+        (r"'(?=[^\Wmtsdn]\b)", "' "),  # a quote before a lone letter, not the clitic of "'s"
         (r"[:,](\D)", r" \1"),  # but not within a number: 3:30, 1,000
         (r"\.{2,}|--|''", " "),
         (r"(?<=[^'])'(?= )", " "),  # a closing quote, or the possessive of "dogs'"
@@ -67,7 +68,7 @@ class ConceptFinder:
 
     def __init__(self, table: NounTable) -> None:
         self.table = table
-        self.version = f"corenet-1 {table.version}"
+        self.version = f"corenet-2 {table.version}"
         self._concepts = _PieceMemory(self._find_in_piece)
 
     def find(self, caption: str) -> list[int]:
@@ -82,8 +83,7 @@ class ConceptFinder:
         return lambda caption: sorted(set().union(*map(memory.__getitem__, _split_at_space(caption))))
 
     def _find_in_piece(self, piece: str) -> tuple[int, ...]:
-        parts = piece.translate(_OWN_TOKENS).split()
-        return tuple(_concepts_of_tokens(chain.from_iterable(map(_split_part, parts)), self.table))
+        return tuple(_concepts_of_tokens(_split_piece(piece.translate(_OWN_TOKENS)), self.table))
 
 
 class _PieceMemory(dict[str, tuple[int, ...]]):
@@ -139,7 +139,8 @@ def _strip_tags(line: str) -> str:
 
 
 def _split_at_space(caption: str) -> list[str]:
-    return _drop_final_stop(clean_caption(caption)).split()
+    # Not at other white space: the published tokenizer sees a closing quote and a clitic before a space alone.
+    return _drop_final_stop(clean_caption(caption)).split(" ")
 
 
 def _drop_final_stop(caption: str) -> str:
@@ -150,9 +151,9 @@ def _drop_final_stop(caption: str) -> str:
     return caption
 
 
-def _split_part(part: str) -> list[str]:
-    """The tokens of text without white space, less the marks and clitics."""
-    text = part + " "
+def _split_piece(piece: str) -> list[str]:
+    """The tokens of text without spaces but those of marks, less the marks and clitics."""
+    text = piece + " "
     for pattern, replacement in _CUTS:
         text = pattern.sub(replacement, text)
     return text.split()

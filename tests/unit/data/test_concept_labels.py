@@ -167,9 +167,9 @@ def test_stored_concepts_are_refused_where_they_are_absent_or_another_jobs(pool:
     for shard in range(2):
         assert not pool.reader().read(0, shard).was_stored, "another job's are made again"
     assert labeller.stored is not None
-    maker_of_other = replace(labeller.stored.annotation.maker, version="corenet-1 3.1-abc")
+    maker_of_other = replace(labeller.stored.annotation.maker, version="corenet-2 3.1-abc")
     other = StoredConcepts(replace(labeller.stored.annotation, maker=maker_of_other), FIELDS)
-    with pytest.raises(AnnotationError, match=r"was made by 'corenet-1 3\.0.*the job labels with 'corenet-1 3.1-abc'"):
+    with pytest.raises(AnnotationError, match=r"was made by 'corenet-2 3\.0.*the job labels with 'corenet-2 3.1-abc'"):
         pool.read_epoch(replace(labeller, stored=other))
 
 
@@ -244,8 +244,8 @@ def test_labels_that_came_with_a_copy_of_rows_without_keys_are_taken_where_the_c
 
 
 def test_a_vocabulary_of_another_finder_is_refused(pool: Pool) -> None:
-    vocabulary = replace(pool.labeller(stored=False).vocabulary, finder="corenet-1 3.1-abc")
-    with pytest.raises(DatasetError, match=r"counted with 'corenet-1 3.1-abc', the job labels with 'corenet-1 3.0"):
+    vocabulary = replace(pool.labeller(stored=False).vocabulary, finder="corenet-2 3.1-abc")
+    with pytest.raises(DatasetError, match=r"counted with 'corenet-2 3.1-abc', the job labels with 'corenet-2 3.0"):
         open_labeller(vocabulary, FINDER, S3Spec())
 
 
