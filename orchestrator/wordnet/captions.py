@@ -5,11 +5,12 @@ tokens, take each token's noun lemma and that lemma's first noun synset, and kee
 it (``dog`` -> dog.n.01). That last test keeps out what only looks like a noun (``in`` -> inch.n.01, ``a`` ->
 angstrom.n.01) and costs the synonyms (``photo`` -> photograph.n.01); multi-word lemmas never match.
 
-A caption is cut at spaces, and what one piece means is remembered: captions repeat their words, so nearly every
-piece is one dictionary look-up. The result equals tokenizer, lemmatizer and reader of NLTK 3.8.1, the version that the
-published code pins, over WordNet 3.0, but for four things: a caption counts as one sentence (an inner full stop stays
-with its word, as in ``word_tokenize(..., preserve_line=True)``), of ftfy's repairs all are made but those of mojibake
-and of control characters, stacked quotes at the very end (``dog's'``) may split otherwise, and what lies beyond
+A caption is cut at spaces, and what one piece means is remembered, and what its tokens mean: captions repeat their
+words, so nearly every piece is one dictionary look-up, and nearly every new one has a token that came before. The
+result equals tokenizer, lemmatizer and reader of NLTK 3.8.1, the version that the published code pins, over WordNet
+3.0, but for four things: a caption counts as one sentence (an inner full stop stays with its word, as in
+``word_tokenize(..., preserve_line=True)``), of ftfy's repairs all are made but those of mojibake and of control
+characters, stacked quotes at the very end (``dog's'``) may split otherwise, and what lies beyond
 ``MAX_CAPTION_CHARACTERS`` is not read.
 """
 
@@ -17,7 +18,7 @@ import functools
 import html
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain
 from urllib.parse import unquote
 
@@ -26,8 +27,8 @@ from orchestrator.wordnet.table import NounTable, load_noun_table
 
 # A page of text behind an image is no caption, and its time and memory must have a bound.
 MAX_CAPTION_CHARACTERS = 10_000
-# Pieces remembered per finder (about 30 MB): a web data set has no end of misspellings and numbers.
-MAX_REMEMBERED_PIECES = 200_000
+# Texts in each memory (about 30 MB): a web data set has no end of misspellings and numbers.
+MAX_REMEMBERED = 200_000
 _MAX_REMEMBERED_CHARACTERS = 40  # of a piece: what is longer hardly comes again
 
 _TAG = re.compile(r"<[^>]*>")
@@ -42,63 +43,88 @@ _PLAIN = str.maketrans(
 
 # Characters that are tokens of their own wherever they stand; none is part of a noun. Dashes are not among them: later
 # versions of NLTK split them off, and opening quotes too.
-_OWN_TOKENS = str.maketrans(dict.fromkeys(';@#$%&?!*[](){}<>"`«»', " "))
+_MARKS = ';@#$%&?!*[](){}<>"`«»'
+_OWN_TOKENS = str.maketrans(dict.fromkeys(_MARKS, " "))
 # A full stop ends the caption if only closing marks follow it; a quote after a space opens.
 _CLOSING_MARKS = "])}>'»\""
 _FINAL_STOP = re.compile(r"""(?<=[^.])\.(?=(?:[])}>'» ]|(?<! )")*$)""")
 
-# What cuts a piece of text with a space behind it: pattern and replacement, in this order.
+# What cuts a piece of text with a space behind it: one of what it cuts at, pattern and replacement, in this order.
 _CUTS = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"'(?=[^\Wmtsdn]\b)", "' "),  # a quote before a lone letter, not the clitic of "'s"
-        (r"[:,](\D)", r" \1"),  # but not within a number: 3:30, 1,000
-        (r"\.{2,}|--|''", " "),
-        (r"(?<=[^'])'(?= )", " "),  # a closing quote, or the possessive of "dogs'"
-        (r"(?<=[^' ])'[smd](?= )", " "),
-        (r"(?<=[^' ])(?:'ll|'re|'ve|n't)(?= )", " "),
-        (r"\b(?:can(?=not\b)|d(?='ye\b)|gim(?=me\b)|gon(?=na\b)|got(?=ta\b))", r" \g<0> "),
-        (r"\b(?:lem(?=me\b)|more(?='n\b)|wan(?=na\s))", r" \g<0> "),
+    (marks, re.compile(pattern), replacement)
+    for marks, pattern, replacement in (
+        (("'",), r"'(?=[^\Wmtsdn]\b)", "' "),  # a quote before a lone letter, not the clitic of "'s"
+        ((":", ","), r"[:,](\D)", r" \1"),  # but not within a number: 3:30, 1,000
+        (("..", "--", "''"), r"\.{2,}|--|''", " "),
+        (("'",), r"(?<=[^'])'(?= )", " "),  # a closing quote, or the possessive of "dogs'"
+        (("'",), r"(?<=[^' ])'[smd](?= )", " "),
+        (("'",), r"(?<=[^' ])(?:'ll|'re|'ve|n't)(?= )", " "),
+        (("'",), r"\b(?:d(?='ye\b)|more(?='n\b))", r" \g<0> "),
+        (
+            ("not", "me", "na", "ta"),
+            r"\b(?:can(?=not\b)|(?:gim|lem)(?=me\b)|gon(?=na\b)|got(?=ta\b)|wan(?=na\s))",
+            r" \g<0> ",
+        ),
     )
 )
+# Words without any mark that are cut nevertheless, by the last pattern.
+_CONTRACTIONS = frozenset({"cannot", "gimme", "gonna", "gotta", "lemme", "wanna"})
 
 
 class ConceptFinder:
-    """Finds the concepts of captions in one noun table; remembers what each piece of text means."""
+    """Finds the concepts of captions in one noun table; remembers what pieces of text and their tokens mean."""
 
     def __init__(self, table: NounTable) -> None:
         self.table = table
         self.version = f"corenet-2 {table.version}"
-        self._concepts = _PieceMemory(self._find_in_piece)
+        self._of_token = _Memory(self._find_in_token)
+        self._of_piece = _Memory(self._find_in_piece)
 
     def find(self, caption: str) -> list[int]:
         """Offsets of the caption's synsets, each once, in the order of their first word; empty for none."""
-        return list(dict.fromkeys(chain.from_iterable(map(self._concepts.__getitem__, _split_at_space(caption)))))
+        return list(dict.fromkeys(chain.from_iterable(map(self._of_piece.__getitem__, _split_at_space(caption)))))
 
     def labelling(self, index_of: Mapping[int, int]) -> Callable[[str], list[int]]:
         """From a caption to the indices of its concepts, ascending; concepts without one are left out."""
-        memory = _PieceMemory(
-            lambda piece: tuple(index_of[offset] for offset in self._concepts[piece] if offset in index_of)
+        memory = _Memory(
+            lambda piece: tuple([index_of[offset] for offset in self._find_in_piece(piece) if offset in index_of])
         )
         return lambda caption: sorted(set().union(*map(memory.__getitem__, _split_at_space(caption))))
 
     def _find_in_piece(self, piece: str) -> tuple[int, ...]:
-        return tuple(_concepts_of_tokens(_split_piece(piece.translate(_OWN_TOKENS)), self.table))
+        token = piece.strip(_MARKS).rstrip(",:").removesuffix("'s")
+        word = token.removesuffix(".")
+        if word.isalnum() and word not in _CONTRACTIONS:  # one token and marks, as nearly all are
+            return self._of_token[token]
+        return tuple(chain.from_iterable(map(self._of_token.__getitem__, _split_piece(piece))))
+
+    def _find_in_token(self, token: str) -> tuple[int, ...]:
+        lemma = lemmatize_noun(token, self.table)
+        synsets = self.table.synsets(lemma)
+        return tuple(synsets[:1]) if synsets and self.table.lemma_names(synsets[0])[0].lower() == lemma else ()
 
 
-class _PieceMemory(dict[str, tuple[int, ...]]):
-    """Piece of text -> what it means, worked out on the first look-up and forgotten all at once when full."""
+class _Memory(dict[str, tuple[int, ...]]):
+    """Text -> what it means, worked out on the first look-up, within a bound.
+
+    When half of that is full it becomes the older half, and the older one before it is forgotten but for what is asked
+    for again: what comes often stays, at the price of nothing for what is there.
+    """
 
     def __init__(self, work_out: Callable[[str], tuple[int, ...]]) -> None:
         super().__init__()
         self._work_out = work_out
+        self._older: dict[str, tuple[int, ...]] = {}
 
-    def __missing__(self, piece: str) -> tuple[int, ...]:
-        meaning = self._work_out(piece)
-        if len(piece) <= _MAX_REMEMBERED_CHARACTERS:
-            if len(self) >= MAX_REMEMBERED_PIECES:
+    def __missing__(self, text: str) -> tuple[int, ...]:
+        meaning = self._older.get(text)
+        if meaning is None:
+            meaning = self._work_out(text)
+        if len(text) <= _MAX_REMEMBERED_CHARACTERS:
+            if len(self) >= MAX_REMEMBERED // 2:
+                self._older = dict(self)
                 self.clear()
-            self[piece] = meaning
+            self[text] = meaning
         return meaning
 
 
@@ -106,14 +132,6 @@ class _PieceMemory(dict[str, tuple[int, ...]]):
 def packaged_finder() -> ConceptFinder:
     """The one over the packaged table, shared by the whole process."""
     return ConceptFinder(load_noun_table())
-
-
-def _concepts_of_tokens(tokens: Iterable[str], table: NounTable) -> Iterable[int]:
-    for token in tokens:
-        lemma = lemmatize_noun(token, table)
-        synsets = table.synsets(lemma)
-        if synsets and table.lemma_names(synsets[0])[0].lower() == lemma:
-            yield synsets[0]
 
 
 def clean_caption(caption: str) -> str:
@@ -152,8 +170,9 @@ def _drop_final_stop(caption: str) -> str:
 
 
 def _split_piece(piece: str) -> list[str]:
-    """The tokens of text without spaces but those of marks, less the marks and clitics."""
-    text = piece + " "
-    for pattern, replacement in _CUTS:
-        text = pattern.sub(replacement, text)
+    """The tokens of text without spaces, less the marks and clitics."""
+    text = piece.translate(_OWN_TOKENS) + " "
+    for marks, pattern, replacement in _CUTS:
+        if any(mark in text for mark in marks):
+            text = pattern.sub(replacement, text)
     return text.split()

@@ -19,6 +19,7 @@ PLURAL_ENDINGS = (
     ("men", "man"),
     ("ies", "y"),
 )
+_PLURAL = tuple(plural for plural, _ in PLURAL_ENDINGS)
 
 
 def lemmatize_noun(word: str, table: NounTable) -> str:
@@ -37,6 +38,7 @@ def _singulars(forms: list[str]) -> list[str]:
     return [
         form.removesuffix(plural) + singular
         for form in forms
+        if form.endswith(_PLURAL)
         for plural, singular in PLURAL_ENDINGS
         if form.endswith(plural)
     ]
