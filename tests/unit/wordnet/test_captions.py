@@ -47,6 +47,20 @@ def test_cleaning_undoes_url_quoting_markup_and_typographic_quotes():
     assert clean_caption("1 < 2 &amp; 3") == "1 < 2 &amp; 3"
 
 
+@pytest.mark.parametrize(
+    ("caption", "cleaned"),  # by the published cleaning with ftfy 6.3.1
+    [
+        ("\ufeffdog \u206acat", "dog cat"),
+        ("&#xfeff;dog &EACUTE;&NBSP;cat", "dog é\xa0cat"),
+        ("&notit; &COPY; &hellip;", "&notit; © …"),
+        ("d\u0133k \u01c6 \u0149 \ufb05", "dijk dž 'n ſt"),
+        ("ｶﾞ ½ straße", "ガ ½ straße"),
+    ],
+)
+def test_cleaning_repairs_what_ftfy_does(caption, cleaned):
+    assert clean_caption(caption) == cleaned
+
+
 def test_huge_captions_are_read_to_a_bound_whatever_they_hold():
     filler = MAX_CAPTION_CHARACTERS - 5
     assert concept_names("<" * filler + " dog") == ["dog.n.01"]
