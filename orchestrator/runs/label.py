@@ -113,9 +113,8 @@ class _DataSet:
             finder=self._finder.version,
             data=tuple(source.digest for source in self._reader.sources),
         )
-        coverage = describe_coverage(
-            vocabulary, self._count_labels(groups, vocabulary, counts.num_shards), self._finder
-        )
+        histogram, num_left_out = self._count_labels(groups, vocabulary, counts.num_shards)
+        coverage = describe_coverage(vocabulary, histogram, num_left_out, self._finder)
         place = vocabulary_place(self._job.data, concepts, self._cluster, self._facts, None)
         place.write(vocabulary.to_bytes(self._finder.table, coverage), started_s)
         numbers = {name: value for name, value in asdict(counts).items() if name != "concepts"}
@@ -132,15 +131,21 @@ class _DataSet:
 
     def _count_labels(
         self, groups: Sequence["ShardGroup"], vocabulary: Vocabulary, num_shards: int
-    ) -> NDArray[np.int64]:
+    ) -> tuple[NDArray[np.int64], int]:
         from orchestrator.labels.concepts_job import count_labels_in_shards
 
-        histogram, done = np.zeros(MOST_LABELS + 1, np.int64), 0
-        labels = self._cluster.ray.ingest_labels
-        for number, of_group in _named_errors(count_labels_in_shards(self._reader, groups, vocabulary, labels)):
-            histogram, done = histogram + of_group, done + number
+        histogram, num_left_out, done = np.zeros(MOST_LABELS + 1, np.int64), 0, 0
+        answers = count_labels_in_shards(
+            self._reader,
+            groups,
+            vocabulary,
+            self._job.concepts.max_concepts_per_image,
+            self._cluster.ray.ingest_labels,
+        )
+        for number, of_group, left_out in _named_errors(answers):
+            histogram, num_left_out, done = histogram + of_group, num_left_out + left_out, done + number
             self._show("measure coverage", done, num_shards, "")
-        return histogram
+        return histogram, num_left_out
 
     def _show(self, activity: str, done: int, total: int, note: str) -> None:
         if self._on_progress is not None:

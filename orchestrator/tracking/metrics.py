@@ -91,6 +91,11 @@ LOSS_OVER_PRIOR = _metric(
 )
 POSITIVES_PER_IMAGE = _metric("train/positives_per_image", "concepts", "CatLIP: mean number of concepts of an image")
 PRECISION_AT_5 = _metric("train/precision_at_5", "share", "CatLIP: right ones among the five most probable concepts")
+LEFT_OUT_CONCEPTS_PER_IMAGE = _metric(
+    "train/left_out_concepts_per_image",
+    "concepts",
+    "CatLIP: mean number of concepts beyond objective.max_concepts_per_image, which were left out",
+)
 ALL_ZERO_FRACTION = _metric("train/all_zero_fraction", "share", "CatLIP: images whose caption names no known concept")
 
 # Means first: their names fit the rows of single scores too.

@@ -102,6 +102,14 @@ def test_metrics_count_hits_and_positives(objective: CatlipObjective) -> None:
     assert metrics["precision_at_5"].item() == pytest.approx((1 + 0 + 2 + 1) / (4 * 5))
     assert metrics["positives_per_image"].item() == pytest.approx((2 + 0 + 3 + 1) / 4)
     assert metrics["all_zero_fraction"].item() == pytest.approx(1 / 4)
+    assert metrics["left_out_concepts_per_image"].item() == 0
+    cut = torch.cat([CONCEPTS, torch.tensor([[-1], [-1], [-1 - 6], [-1]])], dim=1)
+    loss, counted = objective.loss([giving(objective, logits) | {"concepts_BK": cut}])
+    assert counted.pop("left_out_concepts_per_image").item() == 6 / 4
+    assert loss.item() == objective.loss([giving(objective, logits)])[0].item()
+    assert {name: value.item() for name, value in counted.items()} == pytest.approx(
+        {name: metrics[name].item() for name in counted}
+    )
     assert all(value.ndim == 0 and not value.requires_grad for value in metrics.values())
 
 
