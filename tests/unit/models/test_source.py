@@ -63,8 +63,10 @@ def filled(objective: Objective, path: str) -> Objective:
     return objective
 
 
-def vit(head: nn.Module, patch: int = PATCH, width: int = WIDTH, image_size: int = IMAGE_SIZE) -> Vit:
-    return Vit(image_size, patch, width, NUM_LAYERS, 2, head)
+def vit(
+    head: nn.Module, patch: int = PATCH, width: int = WIDTH, image_size: int = IMAGE_SIZE, flash: bool = False
+) -> Vit:
+    return Vit(image_size, patch, width, NUM_LAYERS, 2, head, flash)
 
 
 def test_open_clips_names_there_and_back_are_the_same_bits(open_clip_state: dict[str, Tensor]) -> None:
@@ -98,8 +100,9 @@ def test_openais_archives_are_known_by_the_numbers_beside_their_weights(
 
 
 @torch.no_grad()
-def test_corenets_classifier_sees_here_what_it_sees_there(tmp_path: Path) -> None:
-    theirs = shake(vit(nn.Linear(WIDTH, NUM_CONCEPTS)))
+@pytest.mark.parametrize("flash", [False, True])
+def test_corenets_classifier_sees_here_what_it_sees_there(tmp_path: Path, flash: bool) -> None:
+    theirs = shake(vit(nn.Linear(WIDTH, NUM_CONCEPTS), flash=flash))
     path = save_pt({"model_state_dict": theirs.state_dict()}, tmp_path)
     ours = filled(build("catlip"), path)
     pixels = normalize_pixels(noise_images(), VARIANTS["corenet"].pixels)
