@@ -89,7 +89,11 @@ def import_weights(
         str | None, typer.Option(help="Tokenizer folder or hub name; none: the one beside the weights, or OpenAI's.")
     ] = None,
     vocabulary: Annotated[
-        str | None, typer.Option(help="concepts.parquet of a classifier; none: the one beside the weights.")
+        str | None,
+        typer.Option(
+            help="concepts.parquet of a classifier, or corenet's keys with counts (.pkl, .json); none: the one "
+            "beside the weights."
+        ),
     ] = None,
     evaluate_on: SetsOption = None,
 ) -> None:
