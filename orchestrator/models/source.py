@@ -53,6 +53,13 @@ class SourceModel:
     """Captions lose case and punctuation before they become tokens, as open_clip's configuration says."""
 
     @property
+    def objective(self) -> str | None:
+        """What they were trained for, as what lies beside the towers tells; none: a vision tower alone."""
+        if self.num_tokens is not None:
+            return "siglip" if "logit_bias" in self.state else "clip"
+        return "catlip" if "classifier.weight" in self.state else None
+
+    @property
     def has_siglip_towers(self) -> bool:
         """Whether they are SigLIP's own; else CLIP's, whatever they were trained for."""
         return has_siglip_towers(self.state)

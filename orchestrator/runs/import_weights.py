@@ -124,12 +124,10 @@ def _describe(model: SourceModel, name: str, cluster: ClusterSpec, evaluation_se
 
 
 def _objective_of(model: SourceModel) -> dict[str, str]:
-    if model.num_tokens is not None and "logit_bias" in model.state:
+    if model.objective == "siglip":
         return {"name": "siglip", "towers": "siglip" if model.has_siglip_towers else "clip"}
-    if model.num_tokens is not None:
-        return {"name": "clip"}
-    if "classifier.weight" in model.state:
-        return {"name": "catlip"}
+    if model.objective is not None:
+        return {"name": model.objective}
     raise ModelSourceError(
         f"{model.uri}: a vision tower alone, without text tower or classifier, is no model that can be judged; "
         f"start a job from it instead (init.from)"
