@@ -18,6 +18,7 @@ from orchestrator.errors import ModelSourceError
 from orchestrator.models.layouts.corenet import from_corenet, is_corenet
 from orchestrator.models.layouts.hugging_face import from_hugging_face, is_hugging_face
 from orchestrator.models.layouts.open_clip import CONFIG_FILE, WEIGHTS_FILE, from_open_clip, is_open_clip
+from orchestrator.models.layouts.open_clip_config import check_open_clip_config
 from orchestrator.models.layouts.open_clip_siglip import from_open_clip_siglip, is_open_clip_siglip
 from orchestrator.models.sizes import find_preset, has_siglip_towers
 from orchestrator.models.weight_files import read_tensors
@@ -77,9 +78,11 @@ def read_model(source: str, variant: str | None = None) -> SourceModel:
     """Read the model at ``source``; ``variant`` says whose towers they are where the files do not.
 
     Raises:
-        ModelSourceError: nothing there, not weights, of a layout or size that is not known (names the keys).
+        ModelSourceError: nothing there, not weights, of a layout, size or kind that is not known (names the keys).
     """
     files = _read_files(source)
+    if "model_cfg" in files.config:
+        check_open_clip_config(source, files.config["model_cfg"], is_open_clip_siglip(files.tensors))
     state, unknown = _to_our_names(source, files)
     if unknown:
         raise ModelSourceError(f"{source}: no tower here has a place for {shown(unknown)}")

@@ -24,7 +24,7 @@ from foreign import (
     small_tokenizer,
 )
 from orchestrator.errors import ModelSourceError
-from orchestrator.models.layouts.open_clip import from_open_clip, to_open_clip
+from orchestrator.models.layouts.open_clip import CONFIG_FILE, WEIGHTS_FILE, from_open_clip, to_open_clip
 from orchestrator.models.layouts.open_clip_siglip import to_open_clip_siglip
 from orchestrator.models.pixels import normalize_pixels
 from orchestrator.models.source import read_model
@@ -177,6 +177,54 @@ def test_a_size_that_no_preset_has_is_said_with_its_numbers(tmp_path: Path, open
         deeper[name.replace("visual.transformer.resblocks.1.", "visual.transformer.resblocks.2.")] = tensor
     with pytest.raises(ModelSourceError, match=r"no preset has its sizes \(patch size 8.*vision layers 3"):
         read_model(save_pt(deeper, tmp_path))
+
+
+def save_open_clip(folder: Path, state: dict[str, Tensor], **changes: object) -> str:
+    """A ``local-dir:`` whose configuration says as little as open_clip needs; ``changes``: by ``part__key``."""
+    sizes = {"width": WIDTH, "layers": NUM_LAYERS}
+    model: dict[str, dict[str, object]] = {
+        "vision_cfg": {**sizes, "image_size": IMAGE_SIZE, "patch_size": PATCH, "head_width": WIDTH // 2},
+        "text_cfg": {**sizes, "context_length": CONTEXT, "vocab_size": 289, "heads": 2},
+    }
+    for name, value in changes.items():
+        part, _, key = name.partition("__")
+        model[part][key] = value
+    (folder / CONFIG_FILE).write_text(json.dumps({"model_cfg": {"embed_dim": WIDTH, **model}, "preprocess_cfg": {}}))
+    save_file(state, folder / WEIGHTS_FILE)
+    return str(folder)
+
+
+def test_a_configuration_of_the_towers_that_are_here_is_taken(
+    tmp_path: Path, open_clip_state: dict[str, Tensor]
+) -> None:
+    assert read_model(save_open_clip(tmp_path, open_clip_state)).preset == "vit_nano_32"
+    said = {"vision_cfg__pool_type": "tok", "vision_cfg__patch_dropout": 0.5, "text_cfg__norm_kwargs": {"eps": 1e-5}}
+    assert read_model(save_open_clip(tmp_path, open_clip_state, **said)).preset == "vit_nano_32"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("vision_cfg__pool_type", "avg", r"vision_cfg\.pool_type is 'avg', supported: 'tok'"),
+        ("vision_cfg__act_kwargs", {"approximate": "tanh"}, r"act_kwargs is {'approximate': 'tanh'}, supported: None"),
+        ("vision_cfg__no_ln_pre", True, r"vision_cfg\.no_ln_pre is True, supported: False"),
+        ("text_cfg__no_causal_mask", True, r"text_cfg\.no_causal_mask is True, supported: False"),
+        ("text_cfg__pool_type", "last", r"text_cfg\.pool_type is 'last', supported: 'argmax', 'eos'"),
+        ("text_cfg__norm_kwargs", {"eps": 1e-6}, r"text_cfg\.norm_kwargs is {'eps': 1e-06}, supported: None"),
+        ("vision_cfg__mixture", 8, r"vision_cfg\.mixture is not known with these towers"),
+    ],
+)
+def test_a_configuration_of_other_towers_is_refused_by_its_keys(
+    tmp_path: Path, open_clip_state: dict[str, Tensor], name: str, value: object, message: str
+) -> None:
+    with pytest.raises(ModelSourceError, match=message):
+        read_model(save_open_clip(tmp_path, open_clip_state, **{name: value}))
+
+
+def test_a_siglip_without_what_makes_it_one_is_refused(tmp_path: Path) -> None:
+    state = {name: tensor.contiguous() for name, tensor in to_open_clip_siglip(small_siglip(20).state_dict()).items()}
+    with pytest.raises(ModelSourceError, match=r"timm_pool is absent, supported: 'map'; .*text_cfg\.no_causal_mask"):
+        read_model(save_open_clip(tmp_path, state))
 
 
 def test_other_pixels_than_the_towers_are_built_for_are_refused(tmp_path: Path) -> None:
