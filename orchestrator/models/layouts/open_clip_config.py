@@ -23,7 +23,7 @@ class _Keys:
     """Keys that must be there, since open_clip's default is not supported."""
 
 
-_NOTHING = (None, {})
+_NOTHING: tuple[Any, ...] = (None, {})
 _SWITCHES = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 _PLAIN: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys((*_SWITCHES, "final_ln_after_pool"), (False,)),

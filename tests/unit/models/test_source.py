@@ -24,12 +24,13 @@ from foreign import (
     small_tokenizer,
 )
 from orchestrator.errors import ModelSourceError
+from orchestrator.models.layouts.corenet import to_corenet
 from orchestrator.models.layouts.open_clip import CONFIG_FILE, WEIGHTS_FILE, from_open_clip, to_open_clip
 from orchestrator.models.layouts.open_clip_siglip import to_open_clip_siglip
 from orchestrator.models.pixels import normalize_pixels
 from orchestrator.models.source import read_model
 from orchestrator.models.towers import ModelBuild, TokenLayout
-from orchestrator.objectives.adopt import adopt_weights
+from orchestrator.objectives.adopt import adopt_weights, names_in_a_model
 from orchestrator.objectives.clip import ClipObjective
 from orchestrator.objectives.objective import Objective
 from orchestrator.objectives.table import build_objective
@@ -138,6 +139,27 @@ def test_corenets_clip_sees_and_reads_here_what_it_does_there(tmp_path: Path) ->
     tokens[:, :4] = torch.tensor([[48, 5, 6, 49], [48, 7, 49, 0]])
     torch.testing.assert_close(ours.text_embedding(tokens), theirs.text_encoder(tokens), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours.logit_scale, theirs.logit_scale.reshape(1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["catlip", "clip"])
+def test_corenet_opens_what_was_made_here_and_it_comes_back_as_it_was(tmp_path: Path, kind: str) -> None:
+    """Random weights everywhere, a position of the class token among them, which corenet has not."""
+    ours = shake(build(kind))
+    state = {names_in_a_model(name)[0]: tensor for name, tensor in ours.state_dict().items()}
+    converted, left = to_corenet(state)
+    assert not left
+    text = TextTower(NUM_TOKENS, CONTEXT, WIDTH, NUM_LAYERS, 2, WIDTH)
+    tower = vit(nn.Linear(WIDTH, NUM_CONCEPTS), flash=True)
+    theirs = tower if kind == "catlip" else corenet_layout.Clip(vit(Projection(WIDTH, WIDTH)), text)
+    theirs.load_state_dict(converted)
+    encoder = theirs.eval() if isinstance(theirs, Vit) else theirs.eval().image_encoder
+    pixels = normalize_pixels(noise_images(), VARIANTS["corenet"].pixels)
+    torch.testing.assert_close(encoder.features(pixels), ours.vision_features(noise_images()), atol=1e-5, rtol=1e-5)
+    back = filled(build(kind), save_pt(converted, tmp_path))
+    assert torch.equal(back.vision_features(noise_images()), ours.vision_features(noise_images()))
+    again, _ = to_corenet({names_in_a_model(name)[0]: tensor for name, tensor in back.state_dict().items()})
+    assert all(torch.equal(again[name], tensor) for name, tensor in converted.items())
 
 
 def test_a_tower_of_another_family_is_refused_by_its_keys(tmp_path: Path, open_clip_state: dict[str, Tensor]) -> None:
