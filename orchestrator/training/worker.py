@@ -16,6 +16,7 @@ import ray
 import ray.train
 import torch
 
+from orchestrator.collectives import from_rank_zero
 from orchestrator.data.blocks import unpack_block
 from orchestrator.data.order import BlockLayout, SampleOrder
 from orchestrator.data.stream import BlockStream
@@ -88,7 +89,7 @@ class _Run:
         self._format = block_format(plan)
         self._store = open_store(plan.run_uri, plan.s3)
         objective = build_plan_objective(plan, self._format.vocabulary)
-        if plan.init is not None and find_checkpoint(self._store) is None:
+        if plan.init is not None and from_rank_zero(find_checkpoint(self._store) is None):
             initialize_from(objective, plan.init, plan)
         self._engine = build_plan_engine(plan, objective)
         self._device = self._engine.device

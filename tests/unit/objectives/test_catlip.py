@@ -156,7 +156,7 @@ def test_an_export_opens_in_transformers_and_keeps_the_classifier(
     export.model.save_pretrained(tmp_path)
     opened = CLIPVisionModel.from_pretrained(tmp_path).eval()
     with torch.no_grad():
-        pooled = opened(pixel_values=normalize_pixels(images)).pooler_output
+        pooled = opened(pixel_values=normalize_pixels(images, objective.vision.pixels)).pooler_output
         torch.testing.assert_close(pooled, objective.vision_features(images))
     weight, bias = objective.concept_classifier()
     assert torch.equal(export.head["classifier.weight"], weight)
