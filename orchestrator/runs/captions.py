@@ -11,6 +11,7 @@ of concepts settle long before that, and a web-sized data set would be read for 
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -164,7 +165,8 @@ class Captions:
     def __init__(self, job: PretrainSpec, cluster: ClusterSpec, on_progress: OnProgress | None) -> None:
         assert isinstance(job.data, ShardsSpec)
         self._fields = job.data.drawn_fields
-        uris = [join_uri(cluster.storage.data, source.uri) for source in job.data.sources]
+        self._sources = job.data.sources
+        uris = [join_uri(cluster.storage.data, source.uri) for source in self._sources]
         self._stores = [open_store(uri, cluster.storage.s3) for uri in uris]
         self._on_progress = on_progress
         self.num_captions = 0
@@ -172,13 +174,16 @@ class Captions:
     def __iter__(self) -> Iterator[str]:
         indexes = [_require_index(store) for store in self._stores]
         available = sum(index.num_samples for index in indexes)
-        total = min(available, MOST_SAMPLES)
+        parts = self._parts([index.num_samples for index in indexes])
+        total = sum(parts)
         if total < available:
             logger.info("captions of the first %s of %s samples are read", f"{total:,}", f"{available:,}")
         num_without = num_undecodable = 0
-        sources = zip(self._stores, indexes, strict=True)
-        samples = chain.from_iterable(_read_samples(store, index, self._fields) for store, index in sources)
-        for number, sample in enumerate(islice(samples, total), 1):
+        sources = zip(self._stores, indexes, parts, strict=True)
+        samples = chain.from_iterable(
+            islice(_read_samples(store, index, self._fields), part) for store, index, part in sources
+        )
+        for number, sample in enumerate(samples, 1):
             captions, undecodable = read_captions(sample, self._fields)
             num_without += not captions
             num_undecodable += undecodable
@@ -187,6 +192,14 @@ class Captions:
             if self._on_progress is not None and (number % 1000 == 0 or number == total):
                 self._on_progress(Progress("read captions", number, total, "samples"))
         self._conclude(total, num_without, num_undecodable)
+
+    def _parts(self, sizes: Sequence[int]) -> list[int]:
+        """How many samples of each source are read: all, or by its share what is bearable."""
+        if sum(sizes) <= MOST_SAMPLES:
+            return list(sizes)
+        shares = [source.weight or source.proportion or size for source, size in zip(self._sources, sizes, strict=True)]
+        wanted = [math.ceil(MOST_SAMPLES * share / sum(shares)) for share in shares]
+        return [min(part, size) for part, size in zip(wanted, sizes, strict=True)]
 
     def _conclude(self, num_samples: int, num_without: int, num_undecodable: int) -> None:
         if self.num_captions == 0:

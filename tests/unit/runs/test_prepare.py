@@ -191,6 +191,20 @@ def test_no_more_samples_than_the_limit_are_read(cluster: ClusterSpec, monkeypat
     assert (shown[-1].activity, shown[-1].done, shown[-1].total) == ("read captions", 12, 12)
 
 
+def test_a_source_behind_a_large_one_is_read_too(
+    tmp_path: Path, cluster: ClusterSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read of the captions is shared out as the samples are."""
+    monkeypatch.setattr(captions_module, "MOST_SAMPLES", 12)
+    (tmp_path / "data/more").mkdir()
+    write_shard(tmp_path / "data/more/00000.tar", ["an ultramarine teapot"] * 9)
+    for name in ("train", "more"):
+        index_shards(open_store(str(tmp_path / "data" / name)))
+    both = [{"uri": "train", "weight": 1}, {"uri": "more", "weight": 2}]
+    captions = captions_module.Captions(job(CLIP, data={"kind": "shards", "train": both}), cluster, None)
+    assert sum(caption == "an ultramarine teapot" for caption in captions) == 8
+
+
 def test_synthetic_data_needs_no_folder_and_its_tokenizer_lies_in_the_run(tmp_path: Path, cluster: ClusterSpec) -> None:
     facts = prepare_facts(job(CLIP, data=SYNTHETIC, evaluation={}), cluster)
     assert not facts.train
