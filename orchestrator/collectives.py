@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
@@ -68,6 +68,26 @@ def all_reduce_mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     means = torch.stack([values[name].detach().float() for name in names])
     dist.all_reduce(means)
     return dict(zip(names, means / world_size, strict=True))
+
+
+def from_rank_zero(value: Any) -> Any:
+    """What rank 0 hands in, on every rank; anything that pickles."""
+    if rank_and_world_size()[1] == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+@torch.no_grad()
+def share_parameters(module: nn.Module, device: torch.device) -> None:
+    """Gives every rank rank 0's parameters; ``device``: where the group's backend can send from."""
+    if rank_and_world_size()[1] == 1:
+        return
+    for parameter in module.parameters():
+        sent = parameter.to(device)
+        dist.broadcast(sent, src=0)
+        parameter.copy_(sent)
 
 
 class _GatherWithGradient(torch.autograd.Function):

@@ -9,7 +9,8 @@ from typing import Literal
 # Content.
 IMAGE = "image"  # uint8 [B, H, W, 3], RGB
 TOKENS = "tokens"  # int32 [B, n T]: the image's n captions one after the other, each padded behind its end token
-CONCEPTS = "concepts"  # int32 [B, K], indices into the vocabulary, -1 behind the last
+CONCEPTS = "concepts"  # int32 [B, K + 1], indices into the vocabulary, -1 behind the last; where more were named, the
+#                        last number is -1 less as many as were left out
 CAPTION = "caption"  # str, evaluation only
 KEPT_PATCHES = "kept_patches"  # int64 [B, n], patches that go through the vision tower; made on the worker
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _HEADINGS = (
     "objective", "replicates", "mean", "spread", "samples/s", "steps s", "data wait s", "evaluation s", "device s",
-    "FLOPs", "settings",
+    "FLOPs", "search s", "prepare s", "settings",
 )  # fmt: skip
 
 
@@ -139,7 +139,10 @@ def print_objectives(result: ComparisonResult) -> None:
     ]
     terminal.print_table(_HEADINGS, [*(_row(result, entry.label) for entry in result.objectives), *baselines])
     terminal.out.print(
-        "\nspread: standard deviation over replicates; costs are sums over them and their cooldowns", markup=False
+        "\nspread: standard deviation over replicates; costs are sums over them and their cooldowns; "
+        "search: of all its trials; prepare: making its vocabulary or tokenizer",
+        markup=False,
+        soft_wrap=True,
     )
 
 
@@ -170,6 +173,8 @@ def _row(result: ComparisonResult, label: str) -> tuple[str, ...]:
         _speed(trials),
         *(f"{sum(getattr(trial.cost, key) for trial in charged):,.0f}" for key in _SECONDS),
         f"{sum(trial.cost.flops for trial in charged):.3g}",
+        f"{result.search_s(label):,.0f}",
+        f"{entry.prepare_s:,.1f}",
         chosen or ("default" if entry.tuned else "untuned"),
     )
 

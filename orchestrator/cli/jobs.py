@@ -58,17 +58,16 @@ def plan(
         from orchestrator.spec.resolve_compare import resolve_compare
 
         comparison = resolve_compare(spec, place, read_compare_facts(spec, place))
-        document, sections = comparison.model_dump_json(indent=2), describe_compare(comparison)
+        document = comparison.model_dump_json(indent=2)
+        sections = [*describe_compare(comparison), *_describe_quota(spec, place, cluster)]
     else:
-        from orchestrator.launch.quota import check_quota, queue_file
         from orchestrator.runs.prepare import read_facts
 
         resolved = resolve_plan(spec, place, read_facts(spec, place))
         capacity = estimate_capacity(resolved, place)
-        quota = check_quota(resolved, place, queue_file(cluster))
         document = dumps({**resolved.model_dump(mode="json"), "capacity": capacity.to_dict()}, indent=2)
         sections = [*describe_plan(resolved), *describe_capacity(resolved, capacity)]
-        sections += [("quota", quota)] if quota else []
+        sections += _describe_quota(spec, place, cluster)
     if json:
         typer.echo(document)
     else:
@@ -105,24 +104,28 @@ def run(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOption 
         raise typer.Exit(130)
 
 
+def _describe_quota(spec: Job, place: ClusterSpec, cluster: str) -> list[tuple[str, str]]:
+    from orchestrator.launch.nodes import plan_launch
+    from orchestrator.launch.quota import check_quota, queue_file
+
+    quota = check_quota(plan_launch(spec, place), place, queue_file(cluster)) if place.launch is not None else None
+    return [("quota", quota)] if quota else []
+
+
 def _look_at_quota(spec: Job, place: ClusterSpec, cluster: str) -> Iterator[Finding]:
     """Whether the cluster's queue can hold the job; nothing where there is none, or where the two do not fit anyway."""
+    from orchestrator.launch.nodes import plan_launch
     from orchestrator.launch.quota import check_quota, queue_file
     from orchestrator.runs.check import Finding
-    from orchestrator.runs.prepare import read_facts
-    from orchestrator.spec.facts import stand_in_facts
-    from orchestrator.spec.job import PretrainSpec
-    from orchestrator.spec.resolve import resolve_plan
 
-    if not isinstance(spec, PretrainSpec):
+    if place.launch is None:
         return
     try:
-        facts = read_facts(spec, place)
-        resolved = resolve_plan(spec, place, facts.model_copy(update={"train": facts.train or stand_in_facts(spec)}))
+        nodes = plan_launch(spec, place)
     except OrchestratorError:
         return  # what is wrong has been said of the plan
     try:
-        said = check_quota(resolved, place, queue_file(cluster))
+        said = check_quota(nodes, place, queue_file(cluster))
     except PlanError as error:
         yield Finding("quota", False, str(error))
         return
@@ -134,11 +137,13 @@ def _run_compare(spec: CompareSpec, place: ClusterSpec) -> None:
     from orchestrator.cli.compare import print_compare
     from orchestrator.report.write import write_report
     from orchestrator.runs.compare import run_compare
+    from orchestrator.runs.page import record_page
 
     with terminal.show_progress() as on_progress:
         outcome = run_compare(spec, place, on_progress=on_progress)
     with terminal.err.status("writing the report"):
-        contents = write_report(outcome.folder, place.storage.s3)
+        contents, page = write_report(outcome.folder, place.storage.s3)
+        record_page(outcome.folder, place.storage.s3, page)
     print_compare(outcome, contents)
     if outcome.status != "finished":
         raise typer.Exit(130 if outcome.status == "stopped" else 1)

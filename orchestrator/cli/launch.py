@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from orchestrator.cli import terminal
 from orchestrator.cli.options import JobArgument, SetOption
 from orchestrator.errors import PlanError
-
-if TYPE_CHECKING:
-    from orchestrator.spec.facts import ShardsFacts
 
 LaunchClusterOption = Annotated[str, typer.Option("--cluster", help="Cluster folder with a section 'launch'.")]
 OutputOption = Annotated[str | None, typer.Option("-o", "--output", metavar="FILE", help="File; none: stdout.")]
@@ -25,19 +21,9 @@ def render(
     """Print what would be handed to Kubernetes or Slurm; starts nothing."""
     from orchestrator.launch.quota import queue_file
     from orchestrator.launch.render import render_job
-    from orchestrator.spec.job import PretrainSpec
     from orchestrator.spec.load import load_cluster, load_job
 
-    spec = load_job(job, overrides or ())
-    if not isinstance(spec, PretrainSpec):
-        raise PlanError(f"{job}: a job of kind {spec.kind} has no training workers to place; use 'orchestrator run'")
-    place = load_cluster(cluster)
-    train: Sequence[ShardsFacts] = ()
-    if spec.objective.annotations:  # their width counts in a block, and only the shards' folders tell it
-        from orchestrator.runs.prepare import read_facts
-
-        train = read_facts(spec, place).train
-    text = render_job(spec, place, train, queue_file(cluster))
+    text = render_job(load_job(job, overrides or ()), load_cluster(cluster), queue_file(cluster))
     if output is None:
         typer.echo(text, nl=False)
         return

@@ -18,10 +18,13 @@ def report(
 ) -> None:
     """Write a comparison's verdict, numbers and pictures as one page that needs no network."""
     from orchestrator.report.write import write_report
+    from orchestrator.runs.page import record_page
     from orchestrator.spec.load import load_cluster
 
     place = load_cluster(cluster)
+    folder = run_uri(comparison, place)
     with terminal.err.status(f"writing the report of {comparison}"):
-        contents = write_report(run_uri(comparison, place), place.storage.s3, output)
+        contents, page = write_report(folder, place.storage.s3, output)
+        record_page(folder, place.storage.s3, page)
     print_verdict(contents)
     terminal.print_pairs([("report", output)])

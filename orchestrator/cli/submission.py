@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from orchestrator.launch.submissions import JobRow
     from orchestrator.spec.cluster import ClusterSpec
 
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="A submission's id, as 'submit' and 'jobs' print it.")]
+IdArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="A submission's id, as 'submit' and 'jobs' print it, or a run: its last.")
+]
 FollowOption = Annotated[bool, typer.Option("--follow", help="Show what it prints until it ends.")]
 
 _HEADINGS = ("id", "state", "done", "samples/s", "left", "run in MLflow", "reason")
@@ -97,9 +99,9 @@ def stop(
 ) -> None:
     """Have a submission write a checkpoint and end; 'submit' goes on from there.
 
-    On a cluster that takes no submissions, the name of a run stops one that 'orchestrator run' started.
+    On a cluster that takes no submissions, and on one that is made for each job, name the run.
     """
-    from orchestrator.launch.submissions import stop_run, stop_submission
+    from orchestrator.launch.submissions import describe_end, stop_run, stop_submission
     from orchestrator.spec.load import load_cluster
 
     place = load_cluster(cluster)
@@ -111,9 +113,9 @@ def stop(
             ended = stop_submission(jobs, place, jobs.find(submission), deadline)
     if not ended:
         what = "is asked to stop and has not yet" if place.submit is None else "was ended by Ray, past its deadline"
-        terminal.err.print(f"{submission} {what}", markup=False, soft_wrap=True)
+        terminal.err.print(f"{submission} {what}{describe_end(place)}", markup=False, soft_wrap=True)
         raise typer.Exit(1)
-    typer.echo(f"{submission} has ended")
+    typer.echo(f"{submission} has ended{describe_end(place)}")
 
 
 def doctor(cluster: ClusterOption = LAPTOP, json: JsonOption = False) -> None:

@@ -32,12 +32,13 @@ def export(
     dest: Annotated[str, typer.Argument(metavar="DEST", help="Folder to write; must be empty or new.")],
     cluster: ClusterOption = LAPTOP,
     format: Annotated[
-        Literal["huggingface", "open_clip"], typer.Option(help="Whose from_pretrained or local-dir: opens it.")
+        Literal["huggingface", "open_clip", "corenet"],
+        typer.Option(help="Who opens it: from_pretrained, local-dir:, or corenet (variant corenet alone)."),
     ] = "huggingface",
     weights: WeightsOption = "raw",
     checkpoint: CheckpointOption = "last",
 ) -> None:
-    """Write a run's checkpoint, its tokenizer and its preprocessing for transformers or open_clip."""
+    """Write a run's checkpoint, its tokenizer and its preprocessing for transformers, open_clip or corenet."""
     from orchestrator.runs.export import export_run
     from orchestrator.spec.load import load_cluster
 
@@ -89,7 +90,11 @@ def import_weights(
         str | None, typer.Option(help="Tokenizer folder or hub name; none: the one beside the weights, or OpenAI's.")
     ] = None,
     vocabulary: Annotated[
-        str | None, typer.Option(help="concepts.parquet of a classifier; none: the one beside the weights.")
+        str | None,
+        typer.Option(
+            help="concepts.parquet of a classifier, or corenet's keys with counts (.pkl, .json); none: the one "
+            "beside the weights."
+        ),
     ] = None,
     evaluate_on: SetsOption = None,
 ) -> None:

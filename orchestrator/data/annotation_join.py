@@ -19,6 +19,7 @@ from orchestrator.data.annotation_header import INDEX, KEY, AnnotationColumn
 from orchestrator.data.annotations import annotation_path, read_annotation_chunk
 from orchestrator.data.crop import Crop
 from orchestrator.data.dense import sample_dense
+from orchestrator.data.metadata import key_bytes
 from orchestrator.data.sample import BadSampleError, RawSample
 from orchestrator.data.shard import ShardRow
 from orchestrator.errors import AnnotationError
@@ -85,7 +86,7 @@ class ChunkAnnotations:
         row = rows.by_index.get(sample.index)
         if row is None or any(row[column.name] is None for column in rows.columns):
             return None
-        if row[KEY] != sample.key.encode(errors="surrogateescape"):
+        if row[KEY] != key_bytes(sample.key):
             raise AnnotationError(
                 f"annotation {rows.plan.folder} of {self._where}: sample {sample.index} has key {sample.key!r}, its "
                 f"row {row[KEY].decode(errors='replace')!r}; remove the annotation and make it again"

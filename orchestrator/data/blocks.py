@@ -62,7 +62,7 @@ class BlockFormat:
         image_size: pixels a side.
         image_sizes: of each step, where it is not the same for all.
         context: tokens of a caption (T).
-        max_concepts: concepts of a row (K); what is beyond is the rarest and is left out.
+        max_concepts: concepts of a row (K); what is beyond is the rarest, is left out and counted.
         annotations: what is joined to the rows; all of their columns are in a block.
     """
 
@@ -119,11 +119,12 @@ class BlockFormat:
 
     def _encode_concepts(self, rows: Sequence[Row]) -> IntArray:
         assert self.labeller is not None, "an objective that reads concepts has a labeller"
-        concepts_BK = np.full((len(rows), self.max_concepts), -1, np.int32)
+        concepts_BK = np.full((len(rows), self.max_concepts + 1), -1, np.int32)
         for number, row in enumerate(rows):
             labels = self.labeller.labels_of_all(row.captions) if row.labels is None else row.labels
             kept = labels[: self.max_concepts]
             concepts_BK[number, : len(kept)] = kept
+            concepts_BK[number, -1] -= len(labels) - len(kept)
         return concepts_BK
 
 

@@ -2,6 +2,9 @@
 
 A file holds synset offsets, of each caption field a column: labels follow from any vocabulary of the same finder, and
 a caption is labelled by its own field, whichever is drawn. No row is left out, null stands where there is no caption.
+
+A row is its sample's by position and key. Keys are compared wherever a sample is read; where columns of a whole shard
+are read without its samples, the shard's keys are read as well, unless its version says that nothing moved.
 """
 
 from dataclasses import dataclass
@@ -11,16 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.columns import NO_CONCEPT
-from orchestrator.data.annotation_header import INDEX, KEY, AnnotationHeader
+from orchestrator.data.annotation_header import INDEX, KEY, AnnotationHeader, ShardVersion
 from orchestrator.data.annotations import read_annotation, read_annotation_chunk, write_annotation
 from orchestrator.data.captions import read_captions
-from orchestrator.data.concepts import COMMAND, StoredConcepts, open_finder
-from orchestrator.data.metadata import key_array
+from orchestrator.data.concepts import COMMAND, StoredConcepts, caption_column, open_finder
+from orchestrator.data.metadata import key_array, key_bytes
 from orchestrator.data.node_index import ShardsSource, open_index
 from orchestrator.data.predicate import Mask
 from orchestrator.data.readers import read_shard
 from orchestrator.data.sample import RawSample
 from orchestrator.data.shard import ShardRow
+from orchestrator.data.webdataset import read_keys
 from orchestrator.errors import AnnotationError
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.facts import FinderFacts
@@ -98,15 +102,17 @@ class ChunkConcepts:
     """What is stored of a chunk."""
 
     fields: tuple[str, ...]
-    columns: tuple[pa.ChunkedArray, ...]
-    """[caption fields], of each a list of synset offsets a sample."""
+    table: pa.Table
+    """A row for each sample: its key, and a column for each caption field, of lists of synset offsets."""
     first: int
     """Index of the chunk's first sample."""
     where: str
 
     def of(self, sample: RawSample, field: str) -> list[int]:
-        """Of one caption. Raises AnnotationError where none was there when concepts were found."""
-        concepts: list[int] | None = self.columns[self.fields.index(field)][sample.index - self.first].as_py()
+        """Of one caption. Raises AnnotationError for another sample's row, or where none was there when it was made."""
+        row = sample.index - self.first
+        _check_key(self.table[KEY][row].as_py(), key_bytes(sample.key), sample.index, self.where)
+        concepts: list[int] | None = self.table[caption_column(self.fields.index(field))][row].as_py()
         if concepts is None:
             raise AnnotationError(
                 f"{self.where}: {sample.key} had no caption in '{field}'; make it again with '{COMMAND}'"
@@ -138,27 +144,43 @@ class HasLabel:
 
 
 def read_chunk_concepts(store: Store, shard: ShardRow, chunk: int, stored: StoredConcepts) -> ChunkConcepts:
-    """What is stored of a chunk; raises as ``read_concepts``."""
+    """What is stored of a chunk; raises AnnotationError as ``read_concepts``."""
     annotation, names = stored.annotation, stored.column_names
     found = read_annotation_chunk(store, annotation.name, shard, chunk, names)
     first, stop = shard.chunk_range(chunk)
-    where = f"annotation '{annotation.name}' of {store.uri}/{shard.path}"
-    return ChunkConcepts(stored.fields, _checked(found, stored, stop - first, where), first, where)
+    where = _where(store, shard, stored)
+    header, table = _checked(found, stored, stop - first, where)
+    if not _has_keys(shard):
+        _check_version(header, store, shard, where)
+    return ChunkConcepts(stored.fields, table, first, where)
 
 
 def read_concepts(store: Store, shard: ShardRow, stored: StoredConcepts) -> tuple[pa.ChunkedArray, ...]:
     """What is stored of a shard, a column for each caption field, a row for each sample.
 
-    Raises AnnotationError: nothing stored, made by another finder, for other fields or another version of the shard.
+    Raises:
+        AnnotationError: nothing stored, made by another finder, for other fields, another version of the shard or
+            samples in another order.
+        ShardReadError, ShardDamagedError: the shard's keys had to be read, and it does not give them.
     """
+    where = _where(store, shard, stored)
     found = read_annotation(store, stored.annotation.name, shard, stored.column_names)
-    where = f"annotation '{stored.annotation.name}' of {store.uri}/{shard.path}"
-    return _checked(found, stored, shard.num_samples, where)
+    header, table = _checked(found, stored, shard.num_samples, where)
+    if not _has_keys(shard):
+        _check_version(header, store, shard, where)
+    elif not header.shard.is_known_to_be(ShardVersion.of(shard, store.uri)):
+        for index, (stored_key, key) in enumerate(zip(table[KEY].to_pylist(), read_keys(store, shard), strict=True)):
+            _check_key(stored_key, key_bytes(key), index, where)
+    return tuple(table[name] for name in stored.column_names)
+
+
+def _where(store: Store, shard: ShardRow, stored: StoredConcepts) -> str:
+    return f"annotation '{stored.annotation.name}' of {store.uri}/{shard.path}"
 
 
 def _checked(
     found: tuple[AnnotationHeader, pa.Table] | None, stored: StoredConcepts, num_samples: int, where: str
-) -> tuple[pa.ChunkedArray, ...]:
+) -> tuple[AnnotationHeader, pa.Table]:
     if found is None:
         raise AnnotationError(f"{where} is absent; make it with '{COMMAND}', or set labels: stream in the objective")
     header, table = found
@@ -172,4 +194,27 @@ def _checked(
         raise AnnotationError(
             f"{where} has {table.num_rows:,} rows for {num_samples:,} samples; make it again with '{COMMAND}'"
         )
-    return tuple(table[name] for name in stored.column_names)
+    return header, table
+
+
+def _check_key(stored_key: bytes, key: bytes, index: int, where: str) -> None:
+    if stored_key != key:
+        raise AnnotationError(
+            f"{where}: sample {index} has key {key.decode(errors='replace')!r}, its labels are those of "
+            f"{stored_key.decode(errors='replace')!r}: the shard was written in another order; make it again with "
+            f"'{COMMAND}'"
+        )
+
+
+def _has_keys(shard: ShardRow) -> bool:
+    """Rows of Parquet are called by their position alone: no order shows in their keys."""
+    return not shard.path.endswith(".parquet")
+
+
+def _check_version(header: AnnotationHeader, store: Store, shard: ShardRow, where: str) -> None:
+    if not header.shard.is_known_to_be(ShardVersion.of(shard, store.uri)):
+        raise AnnotationError(
+            f"{where} was made for the shard at {header.shard.uri}, and nothing says that the rows here are in the "
+            f"same order; make it again with '{COMMAND}', or run 'orchestrator data verify --fix-index' on both before "
+            f"labels are made"
+        )

@@ -33,7 +33,7 @@ class StoredConcepts:
     def by(cls, finder: Finder, mode: ConceptMode, fields: Sequence[str]) -> "StoredConcepts":
         """What a finder makes of the captions in ``fields``."""
         columns = tuple(
-            AnnotationColumn(f"caption-{number}", "labels", width=MAX_CAPTION_CHARACTERS)
+            AnnotationColumn(caption_column(number), "labels", width=MAX_CAPTION_CHARACTERS)
             for number in range(len(fields))
         )
         settings = hashlib.sha256(json.dumps(list(fields)).encode()).hexdigest()
@@ -44,6 +44,11 @@ class StoredConcepts:
     def column_names(self) -> tuple[str, ...]:
         """Of the annotation, one for each caption field."""
         return tuple(column.name for column in self.annotation.columns)
+
+
+def caption_column(number: int) -> str:
+    """Where the concepts of a job's caption field lie, by its place among them."""
+    return f"caption-{number}"
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,12 @@ def _read_columns(store: Store, path: str, names: Collection[str], optional: str
 
 def key_array(keys: Sequence[str]) -> pa.Array:
     """Keys as bytes: names in a tar need not be UTF-8."""
-    return pa.array([key.encode(errors="surrogateescape") for key in keys], pa.binary())
+    return pa.array(map(key_bytes, keys), pa.binary())
+
+
+def key_bytes(key: str) -> bytes:
+    """A key as it is stored."""
+    return key.encode(errors="surrogateescape")
 
 
 def _repeated(keys: pa.Array) -> str:

@@ -90,8 +90,13 @@ class ObjectiveEntry(Section):
     num_search_trials: int = 0
     chosen: dict[str, Any] = Field(default_factory=dict)
     """The search's choice, with which the replicates ran."""
-    prepare_s: float = 0.0
-    """Seconds spent on what it alone needs (vocabulary, labels), charged to it."""
+    prepared: dict[str, float] = Field(default_factory=dict)
+    """Seconds that its vocabularies or tokenizers took, by place; charged to all that use one, whoever made it."""
+
+    @property
+    def prepare_s(self) -> float:
+        """Seconds of all that was made for it."""
+        return sum(self.prepared.values())
 
 
 class ComparisonResult(Section):
@@ -122,6 +127,11 @@ class ComparisonResult(Section):
             for trial in self.trials
             if (trial.objective, trial.replicate, trial.phase) == (replicate.objective, replicate.replicate, "cooldown")
         )
+
+    def search_s(self, label: str) -> float:
+        """Seconds of an objective's search trials, start-up and checkpoints left out."""
+        costs = [trial.cost for trial in self.trials if (trial.objective, trial.phase) == (label, "search")]
+        return sum(cost.step_s + cost.data_wait_s + cost.evaluation_s for cost in costs)
 
     def primary_scores(self, label: str) -> list[float]:
         """The primary metric of an objective's finished replicates, in their order."""

@@ -11,18 +11,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from orchestrator.evaluation.answers import Work, answer_retrieval, answer_synset_rows, answer_zero_shot, image_probes
 from orchestrator.evaluation.exchange import share_work
 from orchestrator.evaluation.features import FeatureSet, extract_features, extract_text_features
+from orchestrator.evaluation.fine_tune import HeadStart
 from orchestrator.evaluation.fine_tune_probe import check_fine_tune_targets, fine_tune_probes
 from orchestrator.evaluation.questions import EvaluationSet, Question, ask
 from orchestrator.evaluation.results import EMBEDDING, SYNSET_ROWS, ProbeResult
 from orchestrator.evaluation.retrieval import Direction, pair_captions
 from orchestrator.evaluation.zero_shot import class_embeddings
 from orchestrator.objectives.objective import Objective
-from orchestrator.spec.evaluation import EvaluationSpec
+from orchestrator.spec.evaluation import EvaluationSpec, FineTuneSpec
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +38,8 @@ class SynsetRows:
 
     weight_KF: Tensor
     bias_K: Tensor
-    num_unmatched: int
-    """Classes that no concept stands for; their bias is minus infinity."""
+    is_matched_K: Tensor
+    """bool: whether a concept stands for the class; else its row is drawn at random."""
 
 
 class JudgedModel(Protocol):
@@ -83,7 +85,8 @@ def evaluate(
                 work.append(_prepare_zero_shot(judged, encode, question.judged()))
             work += image_probes(question, spec)
             if "fine_tune" in spec.probes:
-                work += fine_tune_probes(one, question, judged.copy_objective, spec.fine_tune)
+                head = _prepare_head(judged, question, spec.fine_tune)
+                work += fine_tune_probes(one, question, judged.copy_objective, spec.fine_tune, head)
         if "retrieval" in spec.probes:
             work += _prepare_retrieval(encode, one.name, rows.before(one.first_train_row))
     records = share_work([partial(_as_record, item) for item in work], rank, world_size)
@@ -102,13 +105,25 @@ def _prepare_zero_shot(judged: JudgedModel, encode: Encoder | None, question: Qu
             return partial(question.result, "zero_shot", EMBEDDING, reason="the target has no prompt templates")
         return partial(answer_zero_shot, question, class_embeddings(encode, target))
     if judged.match_synsets is not None:
-        rows = judged.match_synsets([target.concept_of(label) for label in target.classes])
-        if rows.num_unmatched == len(target.classes):
+        rows = judged.match_synsets(target.concepts)
+        if not rows.is_matched_K.any():
             reason = "no class of the target is near a concept of the vocabulary"
             return partial(question.result, "zero_shot", SYNSET_ROWS, reason=reason)
-        return partial(answer_synset_rows, question, rows.weight_KF, rows.bias_K, rows.num_unmatched)
+        bias_K = rows.bias_K.masked_fill(~rows.is_matched_K, -torch.inf)  # then a random row is never the answer
+        return partial(answer_synset_rows, question, rows.weight_KF, bias_K, int((~rows.is_matched_K).sum()))
     reason = "the objective has neither a text tower nor a classifier of concepts"
     return partial(question.result, "zero_shot", EMBEDDING, reason=reason)
+
+
+def _prepare_head(judged: JudgedModel, question: Question, spec: FineTuneSpec) -> HeadStart | None:
+    """Where a head starts that is to start from rows of concepts; none: at zero, as where there is no such row."""
+    is_asked_for = not spec.targets or question.target_name in spec.targets
+    if spec.head == "zeros" or judged.match_synsets is None or not is_asked_for:
+        return None
+    rows = judged.match_synsets(question.target.concepts)
+    if not rows.is_matched_K.any():
+        return None
+    return HeadStart(rows.weight_KF, rows.bias_K, int(rows.is_matched_K.sum()))
 
 
 def _prepare_retrieval(encode: Encoder | None, set_name: str, rows: FeatureSet) -> list[Work]:

@@ -12,6 +12,7 @@ Legend: B rows of a batch, N rows, K classes, F pooled features, H W image, T to
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,24 +29,39 @@ _LAYER = re.compile(r"(?:.*\.)?layers\.(\d+)")
 _JUDGE_BATCH = 64
 
 
+@dataclass(frozen=True)
+class HeadStart:
+    """What a head begins with instead of zeros: rows of a classifier that is there (CatLIP's transfer)."""
+
+    weight_KF: Tensor
+    bias_K: Tensor
+    num_from_concepts: int
+    """Classes whose row is that of a concept; the others' are random."""
+
+
 @torch.enable_grad()
 def fine_tune(
-    objective: Objective, image_NHWC: Tensor, label: Tensor, num_classes: int, spec: FineTuneSpec, layer_decay: float
+    objective: Objective,
+    image_NHWC: Tensor,
+    label: Tensor,
+    num_classes: int,
+    spec: FineTuneSpec,
+    layer_decay: float,
+    start: HeadStart | None = None,
 ) -> Callable[[Tensor], Tensor]:
     """Trains on all rows and returns what then judges images: uint8 [B, H, W, C] to fp32 logits [B, K] on the CPU.
 
     Args:
         objective: its weights are changed; runs where they are.
         label: int64 [N] class indices, or bool [N, K].
+        start: of the head; none: zeros.
     """
     tower = objective.towers()["vision"]
     device = next(tower.parameters()).device
     objective.eval().requires_grad_(False)
     with torch.no_grad():
         width = objective.vision_features(image_NHWC[:1].to(device)).shape[1]
-    head = nn.Linear(width, num_classes).to(device)
-    for parameter in head.parameters():
-        nn.init.zeros_(parameter)
+    head = _new_head(width, num_classes, start).to(device)
     generator = torch.Generator().manual_seed(0)
     hooks = add_drop_path(tower, spec.drop_path, generator)
     tower.train().requires_grad_(True)
@@ -66,6 +82,14 @@ def fine_tune(
         hook.remove()
     tower.eval()
     return lambda image: _judge(objective, head, image, device)
+
+
+def _new_head(width: int, num_classes: int, start: HeadStart | None) -> nn.Linear:
+    head = nn.Linear(width, num_classes)
+    with torch.no_grad():
+        head.weight.copy_(torch.zeros_like(head.weight) if start is None else start.weight_KF)
+        head.bias.copy_(torch.zeros_like(head.bias) if start is None else start.bias_K)
+    return head
 
 
 def layer_groups(tower: nn.Module, head: nn.Module, spec: FineTuneSpec, layer_decay: float) -> list[dict[str, Any]]:

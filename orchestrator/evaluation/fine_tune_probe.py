@@ -9,7 +9,7 @@ from torch import Tensor
 from orchestrator.errors import EvaluationError
 from orchestrator.evaluation.answers import Work
 from orchestrator.evaluation.bootstrap import Estimate
-from orchestrator.evaluation.fine_tune import fine_tune, share_of_rows
+from orchestrator.evaluation.fine_tune import HeadStart, fine_tune, share_of_rows
 from orchestrator.evaluation.linear_probe import check_parts
 from orchestrator.evaluation.questions import EvaluationSet, Question
 from orchestrator.evaluation.results import POOLED, RANDOM_WEIGHTS, ProbeResult, split_part
@@ -28,16 +28,26 @@ def check_fine_tune_targets(sets: Sequence[EvaluationSet], spec: FineTuneSpec) -
         raise EvaluationError(f"evaluation.fine_tune.targets names {unknown}; the sets have the targets {known}")
 
 
-def fine_tune_probes(one: EvaluationSet, question: Question, copy: CopyObjective, spec: FineTuneSpec) -> list[Work]:
-    """From the trained weights, and from random ones if asked; each is done on one rank."""
+def fine_tune_probes(
+    one: EvaluationSet, question: Question, copy: CopyObjective, spec: FineTuneSpec, head: HeadStart | None = None
+) -> list[Work]:
+    """From the trained weights, and from random ones (and a head of zeros) if asked; each is done on one rank."""
     if spec.targets and question.target_name not in spec.targets:
         return []
     features = (POOLED, RANDOM_WEIGHTS) if spec.from_random_weights else (POOLED,)
-    return [partial(answer_fine_tune, one, question, copy, spec, feature) for feature in features]
+    return [
+        partial(answer_fine_tune, one, question, copy, spec, feature, head if feature == POOLED else None)
+        for feature in features
+    ]
 
 
 def answer_fine_tune(
-    one: EvaluationSet, question: Question, copy: CopyObjective, spec: FineTuneSpec, feature: str
+    one: EvaluationSet,
+    question: Question,
+    copy: CopyObjective,
+    spec: FineTuneSpec,
+    feature: str,
+    head: HeadStart | None = None,
 ) -> ProbeResult:
     """Trained on training and validation part, since nothing is chosen; judged on the test part."""
     split, label = question.split, question.labels
@@ -47,11 +57,13 @@ def answer_fine_tune(
     layer_decay = 1.0 if feature == RANDOM_WEIGHTS else spec.layer_decay
     scores: dict[str, Estimate] = {}
     details: dict[str, float] = {"steps": spec.steps}
+    if head is not None:
+        details["classes_from_synset_rows"] = head.num_from_concepts
     for fraction in sorted(set(spec.label_fractions)):
         rows = share_of_rows(label, train, fraction)
         objective = copy(feature != RANDOM_WEIGHTS)
         num_classes = len(question.target.classes)
-        judge = fine_tune(objective, image_NHWC[rows], label[rows], num_classes, spec, layer_decay)
+        judge = fine_tune(objective, image_NHWC[rows], label[rows], num_classes, spec, layer_decay, head)
         found = class_scores(judge(image_NHWC[split.test]), label[split.test], question.known_K)
         for name, score in found.items():
             base, part = split_part(name)

@@ -111,24 +111,32 @@ def build_vocabulary(
     )
 
 
-def count_labels(shard: ShardConcepts, vocabulary: Vocabulary) -> NDArray[np.int64]:
-    """[MOST_LABELS + 1] captions of a shard that have 0, 1, 2, ... labels of the vocabulary; the last: or more."""
-    histogram = np.zeros(MOST_LABELS + 1, np.int64)
+def count_labels(shard: ShardConcepts, vocabulary: Vocabulary, max_labels: int) -> tuple[NDArray[np.int64], int]:
+    """[MOST_LABELS + 1] captions of a shard that have 0, 1, 2, ... labels of the vocabulary; the last: or more.
+
+    And how many labels lie beyond ``max_labels`` of their caption.
+    """
+    histogram, num_left_out = np.zeros(MOST_LABELS + 1, np.int64), 0
     known = np.sort(vocabulary.offsets)
     for column in shard.columns:
         lists: pa.ListArray = column.combine_chunks().drop_null()
         is_label = np.isin(lists.flatten().to_numpy(), known)
         sums = np.concatenate([[0], np.cumsum(is_label)])
         starts = lists.offsets.to_numpy() - lists.offsets[0].as_py()
-        histogram += np.bincount(np.minimum(np.diff(sums[starts]), MOST_LABELS), minlength=MOST_LABELS + 1)
-    return histogram
+        numbers = np.diff(sums[starts])
+        histogram += np.bincount(np.minimum(numbers, MOST_LABELS), minlength=MOST_LABELS + 1)
+        num_left_out += int(np.maximum(numbers - max_labels, 0).sum())
+    return histogram, num_left_out
 
 
-def describe_coverage(vocabulary: Vocabulary, histogram: NDArray[np.int64], finder: Finder) -> dict[str, Any]:
+def describe_coverage(
+    vocabulary: Vocabulary, histogram: NDArray[np.int64], num_left_out: int, finder: Finder
+) -> dict[str, Any]:
     """What a vocabulary covers of its captions, and how its labels are spread; plain values for JSON.
 
     ``captions_by_labels``: shares of captions with 0, 1, 2, ... labels, the last with ``MOST_LABELS`` or more.
-    ``head_share``, ``tail_share``: of all labels, what the most frequent 1 % of the concepts and the rarer half carry.
+    ``left_out_labels``: those beyond the most that an image can have. ``head_share``, ``tail_share``: of all labels,
+    what the most frequent 1 % of the concepts and the rarer half carry.
     """
     counts_V = np.array(vocabulary.counts, np.int64)
     head, tail = max(1, round(_HEAD * len(counts_V))), len(counts_V) - round(_TAIL * len(counts_V))
@@ -138,6 +146,7 @@ def describe_coverage(vocabulary: Vocabulary, histogram: NDArray[np.int64], find
     return {
         "captions_by_labels": [round(float(share), 6) for share in histogram / max(1, histogram.sum())],
         "labels_per_caption": round(float(counts_V.sum() / max(1, vocabulary.num_captions)), 4),
+        "left_out_labels": num_left_out,
         "head": dict(named[:_NUM_NAMED]),
         "tail": dict(named[-_NUM_NAMED:]),
         "head_share": round(float(counts_V[:head].sum() / counts_V.sum()), 4),

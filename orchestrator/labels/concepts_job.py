@@ -64,20 +64,28 @@ def count_in_shards(
 
 
 def count_labels_in_shards(
-    reader: ConceptReader, groups: Sequence[ShardGroup], vocabulary: Vocabulary, labels: Mapping[str, str]
-) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """(shards, captions by number of labels) of each group, as tasks end; raises as ``count_in_shards``."""
+    reader: ConceptReader,
+    groups: Sequence[ShardGroup],
+    vocabulary: Vocabulary,
+    max_labels: int,
+    labels: Mapping[str, str],
+) -> Iterator[tuple[int, NDArray[np.int64], int]]:
+    """(shards, captions by number of labels, labels beyond ``max_labels``) of each group, as tasks end.
+
+    Raises as ``count_in_shards``.
+    """
     stored = ray.put(vocabulary)
 
     def work(group: ShardGroup) -> Row:
         known: Vocabulary = ray.get(stored)
-        histogram = np.zeros(MOST_LABELS + 1, np.int64)
+        histogram, num_left_out = np.zeros(MOST_LABELS + 1, np.int64), 0
         for shard in group.shards:
-            histogram += count_labels(reader.read(group.dataset, shard), known)
-        return {"num_shards": len(group.shards), "histogram": histogram.tolist()}
+            of_shard, left_out = count_labels(reader.read(group.dataset, shard), known, max_labels)
+            histogram, num_left_out = histogram + of_shard, num_left_out + left_out
+        return {"num_shards": len(group.shards), "histogram": histogram.tolist(), "num_left_out": num_left_out}
 
     for row in _map_groups(work, groups, labels):
-        yield row["num_shards"], np.array(row["histogram"], np.int64)
+        yield row["num_shards"], np.array(row["histogram"], np.int64), row["num_left_out"]
 
 
 def _map_groups(

@@ -6,20 +6,20 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.launch.look import own_versions
 from orchestrator.launch.ray_jobs import RayJobs, connect, who_reads_token
 from orchestrator.launch.submit import look_at_place
-from orchestrator.runs.check import Finding
+from orchestrator.runs.check import Finding, check_takes_files
 from orchestrator.runs.doctor import check_place
+from orchestrator.runs.room import find_room
 from orchestrator.spec.cluster import ClusterSpec
-from orchestrator.storage.store import check_store, open_store
 
 _MOST_SKEW_S = 10.0  # leases compare clocks of different machines, and live for a minute
 
 
 def examine(cluster: ClusterSpec) -> Iterator[Finding]:
     """What holds and what does not; a cluster that takes no jobs is looked at from here."""
-    versions = ", ".join(f"{name} {version}" for name, version in own_versions().items())
     if cluster.submit is None:
-        yield Finding("versions here", True, versions)
         yield from check_place(cluster)
+        if cluster.ray.address is not None:
+            yield find_room(cluster)
         return
     yield _find_storage(cluster)
     try:
@@ -35,6 +35,7 @@ def examine(cluster: ClusterSpec) -> Iterator[Finding]:
     except OrchestratorError as error:
         yield Finding("versions and secrets", False, str(error))
         return
+    versions = ", ".join(f"{name} {version}" for name, version in own_versions().items())
     yield Finding("versions and secrets", True, f"the same there as here: {versions}; secrets are set")
     for finding in findings:
         yield Finding(f"{finding.subject}, on the cluster", finding.holds, finding.detail)
@@ -42,9 +43,8 @@ def examine(cluster: ClusterSpec) -> Iterator[Finding]:
 
 def _find_storage(cluster: ClusterSpec) -> Finding:
     """``jobs`` and ``stop`` work on the runs' folders from here."""
-    store = open_store(cluster.storage.runs, cluster.storage.s3)
     try:
-        check_store(store, write=True)
+        store = check_takes_files(cluster.storage.runs, cluster)
     except OrchestratorError as error:
         return Finding("runs, from here", False, str(error))
     return Finding("runs, from here", True, f"{store.uri} takes files")

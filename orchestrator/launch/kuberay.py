@@ -19,24 +19,29 @@ from orchestrator.launch.pods import (
     as_head,
     build_pod,
     group_shape,
+    mount_files,
     on_demand_shape,
+    scratch_mount,
     security_context,
 )
-from orchestrator.spec.cluster_kuberay import GroupSpec, KubeRaySpec
+from orchestrator.spec.cluster_kuberay import DRIVER_RESOURCE, GroupSpec, KubeRaySpec
+from orchestrator.spec.launch_plan import LaunchPlan
 from orchestrator.spec.nodes import NodesSpec
-from orchestrator.spec.placement import Placement
-from orchestrator.spec.plan import Plan
 
 MOST_NAME_CHARACTERS = 40  # KubeRay takes 47 of a RayJob, and appends to it
-DRIVER_RESOURCE = "driver"
+RUN_KEY = "orchestrator.run"
+"""Metadata of a submission: its run."""
 
+_ENTRYPOINT = (  # one plain command: KubeRay puts it into a line of the submitter's shell
+    f"python -m orchestrator.launch.entrypoint run {FILES_FOLDER}/job.yaml --cluster {FILES_FOLDER}/cluster.yaml"
+)
 _SUBMITTER_MEMORY = "2Gi"
 _SUBMITTER_RETRIES = 2
 _SMALL_STORE_BYTES = 2**30  # of nodes that hold no blocks
 
 
 def build_manifests(
-    plan: Plan, placement: Placement, launch: KubeRaySpec, files: dict[str, str], metrics_address: str | None
+    plan: LaunchPlan, launch: KubeRaySpec, files: dict[str, str], metrics_address: str | None
 ) -> list[Manifest]:
     """What is applied, in this order: files, network policy, job."""
     name = kubernetes_name(plan.name)
@@ -57,7 +62,9 @@ def build_manifests(
             "kind": "RayJob",
             "metadata": {**metadata, "labels": labels | queue},
             "spec": {
-                "entrypoint": f"orchestrator run {FILES_FOLDER}/job.yaml --cluster {FILES_FOLDER}/cluster.yaml",
+                "entrypoint": _ENTRYPOINT,
+                **_entrypoint_resources(plan),
+                "metadata": {RUN_KEY: plan.name},  # by which `jobs` and `stop` know the submission
                 "submissionMode": "K8sJobMode",
                 "backoffLimit": launch.retry.backoff_limit,
                 "activeDeadlineSeconds": launch.retry.deadline_s,
@@ -66,7 +73,7 @@ def build_manifests(
                 "ttlSecondsAfterFinished": launch.retry.keep_s,
                 "submitterConfig": {"backoffLimit": _SUBMITTER_RETRIES},
                 "submitterPodTemplate": _build_submitter(launch, labels),
-                "rayClusterSpec": _build_cluster(plan, placement, launch, name, labels, metrics_port),
+                "rayClusterSpec": _build_cluster(plan, launch, name, labels, metrics_port),
             },
         },
     ]
@@ -82,13 +89,13 @@ def kubernetes_name(run: str) -> str:
 
 
 def _build_cluster(
-    plan: Plan, placement: Placement, launch: KubeRaySpec, name: str, labels: dict[str, str], metrics_port: int | None
+    plan: LaunchPlan, launch: KubeRaySpec, name: str, labels: dict[str, str], metrics_port: int | None
 ) -> Manifest:
     shape = on_demand_shape(launch, launch.head.cpus, launch.head.memory, launch.head.scratch, 2 * _SMALL_STORE_BYTES)
     head = build_pod(launch, "ray-head", labels, shape)
     start = {"num-cpus": "0", "num-gpus": "0", "dashboard-host": "0.0.0.0"} | _start_params(_SMALL_STORE_BYTES)
-    groups = [_build_group(plan, placement, launch, spec, number, labels) for spec, number in placement.nodes]
-    if launch.drivers is not None:
+    groups = [_build_group(plan, launch, spec, number, name, labels) for spec, number in plan.placement.nodes]
+    if launch.drivers is not None and plan.has_trials:
         groups.append(_build_drivers(launch, labels))
     return {
         "rayVersion": version("ray"),
@@ -102,6 +109,14 @@ def _build_cluster(
     }
 
 
+def _entrypoint_resources(plan: LaunchPlan) -> Manifest:
+    """What Ray gives the driver, on one of the groups' nodes; the head has nothing to give."""
+    if not plan.computes_in_driver:
+        return {}
+    devices = {"entrypointNumGpus": 1} if plan.uses_cuda else {}
+    return {"entrypointNumCpus": plan.placement.cpus_per_worker} | devices
+
+
 def _build_autoscaler(launch: KubeRaySpec) -> Manifest:
     if launch.autoscaler is None:
         return {"enableInTreeAutoscaling": False}
@@ -113,21 +128,22 @@ def _build_autoscaler(launch: KubeRaySpec) -> Manifest:
             "idleTimeoutSeconds": launch.autoscaler.idle_timeout_s,
             "resources": {"requests": resources, "limits": resources},
             "securityContext": security_context(),
+            # It logs below the head's temporary folder; KubeRay shares /tmp/ray alone, which is not where TMPDIR leads.
+            "volumeMounts": [scratch_mount()],
         },
     }
 
 
 def _build_group(
-    plan: Plan, placement: Placement, launch: KubeRaySpec, group: NodesSpec, number: int, labels: dict[str, str]
+    plan: LaunchPlan, launch: KubeRaySpec, group: NodesSpec, number: int, name: str, labels: dict[str, str]
 ) -> Manifest:
     assert isinstance(group, GroupSpec), "KubeRay places workers in its groups"
-    stream_bytes = plan.stream.object_store_bytes
-    uses_cuda = plan.workers.accelerator == "cuda"
-    shape = group_shape(launch, group, uses_cuda, placement.shared_memory_bytes(stream_bytes))
+    shape = group_shape(launch, group, plan.uses_cuda, plan.placement.shared_memory_bytes(plan.stream_bytes))
+    pod = build_pod(launch, "ray-worker", labels, shape)
     start = {
         "num-cpus": str(group.cpus),
-        "num-gpus": str(group.workers if uses_cuda else 0),
-        **_start_params(placement.store_bytes(stream_bytes)),
+        "num-gpus": str(group.workers if plan.uses_cuda else 0),
+        **_start_params(plan.placement.store_bytes(plan.stream_bytes)),
     }
     least = min(group.min_nodes, number) if launch.autoscaler is not None else number
     return {
@@ -137,7 +153,7 @@ def _build_group(
         "maxReplicas": number,
         "rayStartParams": start,
         **({"labels": group.labels} if group.labels else {}),
-        "template": build_pod(launch, "ray-worker", labels, shape),
+        "template": mount_files(pod, name) if plan.computes_in_driver else pod,
     }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from orchestrator.env import apply_quiet_env
 from orchestrator.runs.check import Finding, check_job
 from orchestrator.runs.doctor import check_place
+from orchestrator.runs.room import find_room
 from orchestrator.spec.load import load_cluster, load_job
 
 MARK = "orchestrator-look: "
@@ -61,10 +62,9 @@ def main() -> None:
 def _look(folder: Path) -> Iterator[Finding]:
     cluster = load_cluster(str(folder / "cluster.yaml"))
     job = folder / "job.yaml"
-    if job.exists():
-        yield from check_job(load_job(str(job)), cluster)
-    else:
-        yield from check_place(cluster)
+    spec = load_job(str(job)) if job.exists() else None
+    yield from check_place(cluster) if spec is None else check_job(spec, cluster)
+    yield find_room(cluster, spec)
 
 
 def _version(name: str) -> str | None:

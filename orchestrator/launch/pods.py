@@ -92,9 +92,15 @@ def as_head(pod: Manifest, config_map: str, run_metrics_port: int | None, needs_
     container = spec["containers"][0]
     ports = _HEAD_PORTS | ({"run-metrics": run_metrics_port} if run_metrics_port else {})
     container["ports"] = [*container["ports"], *_build_ports(ports)]
-    container["volumeMounts"].append({"name": "files", "mountPath": FILES_FOLDER, "readOnly": True})
-    spec["volumes"].append({"name": "files", "configMap": {"name": config_map}})
     spec["automountServiceAccountToken"] = needs_api
+    return mount_files(pod, config_map)
+
+
+def mount_files(pod: Manifest, config_map: str) -> Manifest:
+    """A pod in which a driver may run: with job and cluster file."""
+    spec = pod["spec"]
+    spec["containers"][0]["volumeMounts"].append({"name": "files", "mountPath": FILES_FOLDER, "readOnly": True})
+    spec["volumes"].append({"name": "files", "configMap": {"name": config_map}})
     return pod
 
 
@@ -104,6 +110,11 @@ def security_context(locks_memory: bool = False) -> Manifest:
     if locks_memory:
         capabilities["add"] = ["IPC_LOCK"]
     return {"allowPrivilegeEscalation": False, "capabilities": capabilities}
+
+
+def scratch_mount() -> Manifest:
+    """Where a container sees the local disk of its pod."""
+    return {"name": "scratch", "mountPath": SCRATCH_FOLDER}
 
 
 def _build_volumes(shape: PodShape) -> list[Manifest]:
@@ -116,10 +127,16 @@ def _build_volumes(shape: PodShape) -> list[Manifest]:
     return volumes
 
 
+def _build_mounts(shape: PodShape) -> list[Manifest]:
+    mounts = [scratch_mount()] if shape.scratch is not None else []
+    if shape.shared_memory_bytes:
+        mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})
+    return mounts
+
+
 def _build_container(launch: KubeRaySpec, name: str, shape: PodShape) -> Manifest:
     devices = shape.devices or {}
     disk = {"ephemeral-storage": shape.scratch} if shape.scratch is not None else {}
-    folders = {"scratch": SCRATCH_FOLDER, "shared-memory": "/dev/shm"}
     pins_memory = bool(devices) and launch.network.fabric != "tcp"
     return {
         "name": name,
@@ -131,9 +148,7 @@ def _build_container(launch: KubeRaySpec, name: str, shape: PodShape) -> Manifes
             "limits": {"memory": shape.memory, **devices},
         },
         "securityContext": security_context(pins_memory),
-        "volumeMounts": [
-            {"name": volume["name"], "mountPath": folders[volume["name"]]} for volume in _build_volumes(shape)
-        ],
+        "volumeMounts": _build_mounts(shape),
     }
 
 

@@ -16,9 +16,8 @@ from orchestrator.launch.kueue import Flavor, ResourceGroup, parse_quantity, rea
 from orchestrator.launch.pods import Manifest
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.cluster_kuberay import KubeRaySpec
+from orchestrator.spec.launch_plan import LaunchPlan
 from orchestrator.spec.load import cluster_file
-from orchestrator.spec.placement import place_workers
-from orchestrator.spec.plan import Plan
 
 _IN_BYTES = ("memory", "ephemeral-storage")
 
@@ -40,7 +39,7 @@ def queue_file(cluster: str) -> Path:
     return cluster_file(cluster).with_name("queue.yaml")
 
 
-def check_quota(plan: Plan, cluster: ClusterSpec, file: Path) -> str | None:
+def check_quota(plan: LaunchPlan, cluster: ClusterSpec, file: Path) -> str | None:
     """What a job's pods ask for and whether its queue can hold it, in words; None for a cluster without a queue.
 
     Raises:
@@ -49,9 +48,7 @@ def check_quota(plan: Plan, cluster: ClusterSpec, file: Path) -> str | None:
     launch = cluster.launch
     if not isinstance(launch, KubeRaySpec) or launch.queue is None:
         return None
-    placement = place_workers(plan.workers.count, cluster)
-    assert placement is not None, "a cluster with a section launch places workers on nodes"
-    ray_job = build_manifests(plan, placement, launch, {}, cluster.tracking.metrics_address)[-1]
+    ray_job = build_manifests(plan, launch, {}, cluster.tracking.metrics_address)[-1]
     pod_sets = list(_pod_sets(ray_job["spec"]))
     asked = _add_up(pod_sets)
     said = ", ".join(_amount(name, number) for name, number in asked.items())

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from orchestrator.errors import RunNotFoundError
-from orchestrator.launch.ray_jobs import RayJobs, Submission
+from orchestrator.launch.ray_jobs import RayJobs
+from orchestrator.launch.submission import Submission
 from orchestrator.runs.live import read_ranks
 from orchestrator.storage.store import Store
 

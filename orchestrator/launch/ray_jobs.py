@@ -7,12 +7,13 @@ refused token like a cluster that is away; ``_Client`` mends these.
 import asyncio
 import logging
 import os
+import ssl
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode
 
@@ -21,43 +22,23 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from orchestrator.errors import ClusterAccessError, RunNotFoundError
+from orchestrator.launch.kuberay import RUN_KEY
 from orchestrator.launch.log_stream import read_stream
+from orchestrator.launch.submission import ENDED, Submission
 from orchestrator.spec.cluster_submit import SubmitSpec
 
 logger = logging.getLogger(__name__)
 for _name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # they tell every upload
 
-RUN_KEY = "orchestrator.run"
 _TIMEOUT_S = 30.0
-_RETRY_S = 3.0
-_FOLLOW_S = 2.0
+_RETRY_S, _FOLLOW_S = 3.0, 2.0
 _TOKEN_ENV, _TOKEN_PATH_ENV = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 _REFUSED = (401, 403)
-_ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 class ClusterAwayError(ClusterAccessError):
     """Nobody answers: worth another try."""
-
-
-@dataclass(frozen=True)
-class Submission:
-    """A job of ours as Ray knows it."""
-
-    id: str
-    run: str
-    """The job's name; of a run, the run's."""
-    status: str
-    """Ray's word: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
-    message: str
-    exit_code: int | None
-    started_at: float
-    """Seconds since 1970."""
-
-    @property
-    def has_ended(self) -> bool:
-        return self.status in _ENDED
 
 
 class RayJobs:
@@ -71,6 +52,11 @@ class RayJobs:
         """Ray's version on the cluster."""
         return str(self._client._server_ray_version)
 
+    @property
+    def address(self) -> str:
+        """Of the dashboard."""
+        return str(self._client.get_address())
+
     def clock_skew_s(self) -> float:
         """The cluster's clock minus this one; to a second, as HTTP dates have it."""
         asked_at = time.time()
@@ -82,25 +68,40 @@ class RayJobs:
         found = [_submission(job) for job in self._client.list_jobs() if RUN_KEY in (job.metadata or {})]
         return sorted(found, key=lambda submission: submission.started_at, reverse=True)
 
-    def find(self, submission_id: str) -> Submission:
-        """Raises RunNotFoundError where the cluster knows no such submission of ours."""
-        for submission in self.list():
-            if submission.id == submission_id:
+    def find(self, name: str) -> Submission:
+        """A submission by its id, or the last one of a run.
+
+        Raises:
+            RunNotFoundError: the cluster knows none of ours.
+        """
+        submissions = self.list()
+        for submission in (*(found for found in submissions if found.id == name), *submissions):
+            if name in (submission.id, submission.run):
                 return submission
-        raise RunNotFoundError(
-            f"{self._client.get_address()} knows no submission '{submission_id}'; 'orchestrator jobs' lists them"
-        )
+        raise RunNotFoundError(f"{self.address} knows no submission '{name}'; 'orchestrator jobs' lists them")
 
     def start(
-        self, submission_id: str, entrypoint: str, folder: str, metadata: dict[str, str], environment: dict[str, str]
+        self,
+        submission_id: str,
+        entrypoint: str,
+        folder: str,
+        metadata: dict[str, str],
+        environment: dict[str, str],
+        resources: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """Run ``entrypoint`` on the head, in a copy of ``folder``; a used id is refused by Ray."""
+        """Run ``entrypoint`` in a copy of ``folder``; a used id is refused by Ray.
+
+        Args:
+            resources: CPU and GPU that it holds, on any node that has them; none: it runs on the head.
+        """
         try:
             self._client.submit_job(
                 entrypoint=entrypoint,
                 submission_id=submission_id,
                 runtime_env={"working_dir": folder, "env_vars": environment},
                 metadata=metadata,
+                entrypoint_num_cpus=resources.get("CPU"),
+                entrypoint_num_gpus=resources.get("GPU"),
             )
         except RuntimeError as error:  # among others, an id that somebody else has used a moment ago
             raise ClusterAccessError(f"Ray refuses submission {submission_id}: {error}") from error
@@ -108,7 +109,7 @@ class RayJobs:
     def wait(self, submission_id: str, timeout_s: float, interval_s: float = 0.5) -> bool:
         """Whether it has ended within ``timeout_s``."""
         deadline_s = time.monotonic() + timeout_s
-        while self._client.get_job_status(submission_id) not in _ENDED:
+        while self._client.get_job_status(submission_id) not in ENDED:
             if time.monotonic() >= deadline_s:
                 return False
             time.sleep(interval_s)
@@ -180,6 +181,14 @@ def connect(submit: SubmitSpec, patience_s: float | None = None) -> RayJobs:
             time.sleep(_RETRY_S)
 
 
+def stop_here(submission_id: str) -> None:
+    """Ray's own stop, asked by the driver of its own submission; where Ray cannot be asked, nothing happens."""
+    try:
+        JobSubmissionClient().stop_job(submission_id)  # RAY_ADDRESS is set for a driver, and leads to the dashboard
+    except (RuntimeError, ConnectionError, requests.exceptions.RequestException) as error:
+        logger.warning("Ray did not take the end of %s: %s", submission_id, error)
+
+
 def read_token() -> str | None:
     """Ray's token, from where Ray itself looks for it."""
     if token := os.environ.get(_TOKEN_ENV):
@@ -219,13 +228,27 @@ def _authorization() -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
+def _ca_file(submit: SubmitSpec) -> str | None:
+    if submit.ca_file is None:
+        return None
+    file = str(Path(submit.ca_file).expanduser())
+    try:
+        ssl.create_default_context(cafile=file)
+    except OSError as error:  # SSLError is one
+        raise ClusterAccessError(
+            f"submit.ca_file: {file} does not read as certificates ({error}); name the file with those that vouch for "
+            f"the dashboard's, or leave it out for the system's"
+        ) from error
+    return file
+
+
 class _Client(JobSubmissionClient):
     """Ray's client, at the cluster file's address alone. What is overridden is not public: ``ray`` is pinned."""
 
     def __init__(self, submit: SubmitSpec) -> None:
         self._url = submit.dashboard.rstrip("/")
         os.environ["RAY_API_SERVER_ADDRESS"] = self._url  # a RAY_ADDRESS of the shell's would lead elsewhere
-        super().__init__(self._url, headers=_authorization(), verify=submit.ca_file or True)
+        super().__init__(self._url, headers=_authorization(), verify=_ca_file(submit) or True)
         if submit.ca_file is None:
             self._ssl_context = True  # the system's; None, as Ray has it, is what aiohttp calls deprecated
 

@@ -70,14 +70,17 @@ until [ "$(count_nodes)" -ge "$SLURM_JOB_NUM_NODES" ]; do
 done
 say "Ray runs on $SLURM_JOB_NUM_NODES nodes at $RAY_ADDRESS"
 
-# Slurm warns this shell before the wall time ends; the driver then writes a checkpoint and ends with code 130.
+# Slurm warns this shell (USR1) before the wall time ends, a user stops it (TERM); either way the driver writes a
+# checkpoint and ends with code 130, and only Slurm's warning puts the job back into the queue.
 interrupted=no
+warned=no
 forward() {
   interrupted=yes
   say "stopping: the run writes a checkpoint"
   if [ -n "$driver_pid" ]; then kill -TERM "$driver_pid" 2> /dev/null || true; fi
 }
-trap forward TERM USR1
+trap forward TERM
+trap 'warned=yes; forward' USR1
 orchestrator run "$folder/job.yaml" --cluster "$folder/cluster.yaml" &
 driver_pid=$!
 status=127
@@ -88,7 +91,7 @@ while :; do # a signal ends the wait, not the driver: wait again (127: it was wa
   [ "$interrupted" = yes ] || break
   interrupted=no
 done
-if [ "$status" -eq 130 ] && [ "$REQUEUE" = yes ]; then
+if [ "$status" -eq 130 ] && [ "$warned" = yes ] && [ "$REQUEUE" = yes ]; then
   say "the run is not at its end; back into the queue"
   scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -1,38 +1,26 @@
-"""``orchestrator render``: what would be handed to a cluster's scheduler, as text. Reads no data and starts nothing.
+"""``orchestrator render``: what would be handed to a cluster's scheduler, as text. Starts nothing."""
 
-The nodes that a job takes follow from its workers and blocks, not from its data; the data set is read by the run.
-"""
-
-from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 from orchestrator.errors import PlanError
 from orchestrator.launch.kuberay import build_manifests
+from orchestrator.launch.nodes import plan_launch
 from orchestrator.launch.quota import check_quota
 from orchestrator.launch.slurm import build_script
 from orchestrator.redaction import redact
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.cluster_kuberay import KubeRaySpec
 from orchestrator.spec.cluster_slurm import SlurmSpec
-from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts, stand_in_facts
-from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.kinds import Job
-from orchestrator.spec.placement import place_workers
-from orchestrator.spec.plan import Plan
-from orchestrator.spec.resolve import resolve_plan
-
-_NOWHERE = MachineFacts(num_cores=1, num_cpus=1, decoder="")  # of the machine that renders; the nodes' own count
+from orchestrator.spec.launch_plan import LaunchPlan
 
 
-def render_job(
-    job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts] = (), queue: Path | None = None
-) -> str:
+def render_job(job: Job, cluster: ClusterSpec, queue: Path | None = None) -> str:
     """Kubernetes manifests as YAML, or a Slurm batch script.
 
     Args:
-        train: what the indexes say; only where the objective reads annotations, whose width counts in a block.
         queue: the manifests of the cluster's queue, whose quotas the pods are held against.
 
     Raises:
@@ -44,7 +32,7 @@ def render_job(
             f"cluster '{cluster.name}' has no section 'launch': Ray starts there with 'orchestrator run', or runs "
             f"already; there is nothing to render"
         )
-    plan = resolve_plan(job, cluster, Facts(machine=_NOWHERE, train=tuple(train) or stand_in_facts(job)))
+    plan = plan_launch(job, cluster)
     if queue is not None:
         check_quota(plan, cluster, queue)
     files = job_files(job, cluster)
@@ -66,12 +54,10 @@ def job_files(job: Job, cluster: ClusterSpec) -> dict[str, str]:
     }
 
 
-def _render(plan: Plan, cluster: ClusterSpec, launch: KubeRaySpec | SlurmSpec, files: dict[str, str]) -> str:
-    placement = place_workers(plan.workers.count, cluster)
-    assert placement is not None, "a cluster with a section launch places workers on nodes"
+def _render(plan: LaunchPlan, cluster: ClusterSpec, launch: KubeRaySpec | SlurmSpec, files: dict[str, str]) -> str:
     if isinstance(launch, SlurmSpec):
-        return build_script(plan, placement, launch, files)
-    manifests = build_manifests(plan, placement, launch, files, cluster.tracking.metrics_address)
+        return build_script(plan, launch, files)
+    manifests = build_manifests(plan, launch, files, cluster.tracking.metrics_address)
     return yaml.dump_all(manifests, Dumper=_PlainDumper, sort_keys=False, explicit_start=True, width=120)
 
 

@@ -7,22 +7,21 @@ import shlex
 from importlib.resources import files as package_files
 
 from orchestrator.spec.cluster_slurm import SlurmSpec
-from orchestrator.spec.placement import Placement
-from orchestrator.spec.plan import Plan
+from orchestrator.spec.launch_plan import LaunchPlan
 
 
-def build_script(plan: Plan, placement: Placement, launch: SlurmSpec, files: dict[str, str]) -> str:
+def build_script(plan: LaunchPlan, launch: SlurmSpec, files: dict[str, str]) -> str:
     """The whole script, ready for ``sbatch``."""
     body = package_files("orchestrator.launch").joinpath("ray_on_slurm.sh").read_text(encoding="utf-8")
-    options = "\n".join(f"#SBATCH --{option}" for option in _build_options(plan, placement, launch))
-    variables = "\n".join(f"{name}={shlex.quote(value)}" for name, value in _variables(plan, placement, launch, files))
+    options = "\n".join(f"#SBATCH --{option}" for option in _build_options(plan, launch))
+    variables = "\n".join(f"{name}={shlex.quote(value)}" for name, value in _variables(plan, launch, files))
     plain = launch.network.variables | launch.environment
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in plain.items())
     setup = "".join(f"{line}\n" for line in launch.setup)
     return f"#!/usr/bin/env bash\n{options}\n\n{variables}\n{exports}{setup}\n{body}"
 
 
-def _build_options(plan: Plan, placement: Placement, launch: SlurmSpec) -> list[str]:
+def _build_options(plan: LaunchPlan, launch: SlurmSpec) -> list[str]:
     group = launch.group
     named = {
         "partition": launch.partition,
@@ -32,11 +31,11 @@ def _build_options(plan: Plan, placement: Placement, launch: SlurmSpec) -> list[
     }
     return [
         f"job-name={plan.name}",
-        f"nodes={placement.num_worker_nodes}",
+        f"nodes={plan.placement.num_worker_nodes}",
         "ntasks-per-node=1",
         f"cpus-per-task={group.cpus}",
         f"mem={group.memory.removesuffix('i')}",
-        *([f"gpus-per-node={group.workers}"] if plan.workers.accelerator == "cuda" else []),
+        *([f"gpus-per-node={group.workers}"] if plan.uses_cuda else []),
         "exclusive",
         f"time={launch.time_limit}",
         f"signal=B:USR1@{launch.stop_before_s}",
@@ -47,15 +46,15 @@ def _build_options(plan: Plan, placement: Placement, launch: SlurmSpec) -> list[
     ]
 
 
-def _variables(plan: Plan, placement: Placement, launch: SlurmSpec, files: dict[str, str]) -> list[tuple[str, str]]:
+def _variables(plan: LaunchPlan, launch: SlurmSpec, files: dict[str, str]) -> list[tuple[str, str]]:
     return [
         ("RUN_NAME", plan.name),
         ("WORK_FOLDER", launch.work_folder),
         ("SCRATCH", launch.scratch),
         ("SECRETS_FILE", launch.secrets_file or ""),
         ("NODE_CPUS", str(launch.group.cpus)),
-        ("NODE_GPUS", str(launch.group.workers if plan.workers.accelerator == "cuda" else 0)),
-        ("STORE_BYTES", str(placement.store_bytes(plan.stream.object_store_bytes))),
+        ("NODE_GPUS", str(launch.group.workers if plan.uses_cuda else 0)),
+        ("STORE_BYTES", str(plan.placement.store_bytes(plan.stream_bytes))),
         ("START_DEADLINE_S", str(launch.start_deadline_s)),
         ("REQUEUE", "yes" if launch.requeue else "no"),
         ("JOB_YAML", files["job.yaml"]),

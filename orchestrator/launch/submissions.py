@@ -7,17 +7,17 @@ import getpass
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.errors import (
     ClusterAccessError,
     Interrupted,
-    PlanError,
     RunNotFoundError,
     ShardReadError,
     StorageAccessError,
 )
-from orchestrator.launch.ray_jobs import RayJobs, Submission
+from orchestrator.launch.ray_jobs import RayJobs
+from orchestrator.launch.submission import Submission
 from orchestrator.runs.live import LiveRecord, read_live_record, request_stop
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.load import join_uri
@@ -89,22 +89,18 @@ def stop_submission(jobs: RayJobs, cluster: ClusterSpec, submission: Submission,
 
 
 def stop_run(cluster: ClusterSpec, run: str, deadline_s: float) -> bool:
-    """The same for a run that somebody started without a submission; nothing ends it by force.
+    """The same through storage alone, where no Ray is asked; nothing ends the run by force.
 
     Raises:
-        PlanError: a scheduler would start it again.
         RunNotFoundError: no such run is live.
     """
-    if cluster.launch is not None:
-        command = "kubectl delete rayjob" if cluster.launch.kind == "kuberay" else "scancel --signal=TERM --batch"
-        raise PlanError(f"cluster '{cluster.name}' would start the run again; end its job there: {command} ...")
     store = run_store(cluster, run)
     record = read_live_record(store)
-    if record is None or record.status != RunStatus.RUNNING or record.is_silent or record.submission is not None:
+    if record is None or record.status != RunStatus.RUNNING or record.is_silent:
         raise RunNotFoundError(
             f"no live run '{run}' in {cluster.storage.runs}; 'orchestrator jobs' lists what there is"
         )
-    request_stop(store, None, _asker())
+    request_stop(store, record.submission, _asker())
     deadline = time.monotonic() + deadline_s
     while time.monotonic() < deadline:
         record = read_live_record(store)
@@ -112,6 +108,15 @@ def stop_run(cluster: ClusterSpec, run: str, deadline_s: float) -> bool:
             return True
         time.sleep(_POLL_S)
     return False
+
+
+def describe_end(cluster: ClusterSpec) -> str:
+    """What becomes of a stopped run's job where a scheduler made its cluster; empty where none did."""
+    if cluster.launch is None:
+        return ""
+    if cluster.launch.kind == "kuberay":
+        return "; its RayJob ends as STOPPED, is not tried again, and its pods go after retry.keep_s"
+    return "; its Slurm job ends with code 130 and is not put back into the queue"
 
 
 def _read_runs(cluster: ClusterSpec) -> tuple[list[LiveRecord], list[JobRow]]:
@@ -133,7 +138,7 @@ def _read_runs(cluster: ClusterSpec) -> tuple[list[LiveRecord], list[JobRow]]:
 def _row(submission: Submission, record: LiveRecord | None) -> JobRow:
     if record is None:
         return _row_of_submission(submission)
-    row = _row_of_record(record)
+    row = replace(_row_of_record(record), id=submission.id)  # KubeRay makes ids of its own
     if not submission.has_ended or record.status != RunStatus.RUNNING:
         return row
     # Ray saw the end that the driver could not write down any more.

@@ -6,6 +6,7 @@ wheel. Before that the cluster looks at the job itself (``look.py``): its versio
 
 import contextlib
 import json
+import logging
 import shlex
 import tempfile
 import time
@@ -17,14 +18,20 @@ from typing import Any
 
 from orchestrator.env import SUBMISSION_ENV
 from orchestrator.errors import ClusterAccessError, PlanError, RunConflictError, RunHeldError
+from orchestrator.launch.kuberay import RUN_KEY
 from orchestrator.launch.look import MARK, VERSIONS, compare_versions
-from orchestrator.launch.ray_jobs import RUN_KEY, RayJobs, Submission
+from orchestrator.launch.ray_jobs import RayJobs
 from orchestrator.launch.render import job_files
+from orchestrator.launch.submission import Submission
 from orchestrator.redaction import SECRETS_ENV, redact
 from orchestrator.runs.check import Finding
+from orchestrator.runs.room import ROOM
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.cluster_submit import SubmitSpec
+from orchestrator.spec.job import EvaluateSpec
 from orchestrator.spec.kinds import Job
+
+logger = logging.getLogger(__name__)
 
 _LOOK_TIMEOUT_S = 300.0
 _ORCHESTRATOR = "python -m orchestrator.cli.main"
@@ -61,8 +68,17 @@ def submit_job(jobs: RayJobs, job: Job, cluster: ClusterSpec) -> str:
         _refuse_wrong(look_there(jobs, folder, submit.secrets))
         environment = {SUBMISSION_ENV: submission_id, SECRETS_ENV: ",".join(submit.secrets)}
         entrypoint = f"{_ORCHESTRATOR} run job.yaml --cluster cluster.yaml"
-        jobs.start(submission_id, entrypoint, str(folder), {RUN_KEY: job.name}, environment)
+        resources = driver_resources(job, cluster)
+        jobs.start(submission_id, entrypoint, str(folder), {RUN_KEY: job.name}, environment, resources)
     return submission_id
+
+
+def driver_resources(job: Job, cluster: ClusterSpec) -> dict[str, float]:
+    """What a job's driver holds of Ray: as much as a worker where it computes itself, else nothing."""
+    if not isinstance(job, EvaluateSpec):
+        return {}
+    devices = {"GPU": 1.0} if cluster.workers.accelerator == "cuda" else {}
+    return {"CPU": float(cluster.workers.cpus)} | devices
 
 
 def next_attempt(run: str, submissions: Sequence[Submission]) -> int:
@@ -134,7 +150,10 @@ def _check_not_live(submissions: Sequence[Submission]) -> None:
 
 
 def _refuse_wrong(findings: Sequence[Finding]) -> None:
-    wrong = [finding for finding in findings if not finding.holds]
+    wrong = [finding for finding in findings if not finding.holds and finding.subject != ROOM]
+    for finding in findings:
+        if finding.subject == ROOM and not finding.holds:  # an autoscaler may bring what is missing
+            logger.warning("the cluster is too small now: %s", finding.detail)
     if not wrong:
         return
     text = "the cluster finds wrong:\n  " + "\n  ".join(f"{finding.subject}: {finding.detail}" for finding in wrong)

@@ -8,12 +8,13 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from orchestrator.spec.presets import CLIP_PIXELS, PixelStatistics
+from orchestrator.spec.presets import PixelStatistics
 
 
 @torch.no_grad()
-def normalize_pixels(image_BHW3: Tensor, pixels: PixelStatistics = CLIP_PIXELS) -> Tensor:
-    """uint8 [B, H, W, 3] to fp32 [B, 3, H, W], less the mean and over the deviation that a tower is trained with.
+def normalize_pixels(image_BHW3: Tensor, pixels: PixelStatistics) -> Tensor:
+    """uint8 [B, H, W, 3] to fp32 [B, 3, H, W], less the mean and over the deviation that a tower is trained with: its
+    ``pixels``.
 
     Stays in the memory order of its input (channels last), which convolutions take as it is.
     """

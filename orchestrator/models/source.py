@@ -1,8 +1,8 @@
 """A model that another program made, wherever it lies: its sizes found out, its weights under our names, in fp32.
 
-A file (open_clip, OpenAI, corenet), a folder (Hugging Face, open_clip) or the name of a repository on the Hugging Face
-hub. Our names are those of `transformers`' ``CLIPModel`` or, for SigLIP's towers, ``SiglipModel``; a classifier keeps
-its name (``classifier.weight``).
+A file (open_clip, OpenAI, corenet), a folder (Hugging Face, open_clip, an export for corenet) or the name of a
+repository on the Hugging Face hub. Our names are those of `transformers`' ``CLIPModel`` or, for SigLIP's towers,
+``SiglipModel``; a classifier keeps its name (``classifier.weight``).
 """
 
 import json
@@ -15,9 +15,11 @@ from typing import Any
 from torch import Tensor
 
 from orchestrator.errors import ModelSourceError
+from orchestrator.models.layouts.corenet import WEIGHTS_FILE as CORENET_FILE
 from orchestrator.models.layouts.corenet import from_corenet, is_corenet
 from orchestrator.models.layouts.hugging_face import from_hugging_face, is_hugging_face
 from orchestrator.models.layouts.open_clip import CONFIG_FILE, WEIGHTS_FILE, from_open_clip, is_open_clip
+from orchestrator.models.layouts.open_clip_config import check_open_clip_config
 from orchestrator.models.layouts.open_clip_siglip import from_open_clip_siglip, is_open_clip_siglip
 from orchestrator.models.sizes import find_preset, has_siglip_towers
 from orchestrator.models.weight_files import read_tensors
@@ -26,6 +28,7 @@ from orchestrator.spec.presets import CLIP_PIXELS, VARIANTS
 logger = logging.getLogger(__name__)
 
 HEAD_FILE, VOCABULARY_FILE = "head.safetensors", "concepts.parquet"
+PROCESSOR_FILE = "preprocessor_config.json"
 _OPEN_CLIP_FILES = (WEIGHTS_FILE, "open_clip_pytorch_model.bin", "open_clip_pytorch_model.safetensors")
 _HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
 _POSITIONS = "embeddings.position_embedding.weight"
@@ -53,6 +56,13 @@ class SourceModel:
     """Captions lose case and punctuation before they become tokens, as open_clip's configuration says."""
 
     @property
+    def objective(self) -> str | None:
+        """What they were trained for, as what lies beside the towers tells; none: a vision tower alone."""
+        if self.num_tokens is not None:
+            return "siglip" if "logit_bias" in self.state else "clip"
+        return "catlip" if "classifier.weight" in self.state else None
+
+    @property
     def has_siglip_towers(self) -> bool:
         """Whether they are SigLIP's own; else CLIP's, whatever they were trained for."""
         return has_siglip_towers(self.state)
@@ -70,9 +80,11 @@ def read_model(source: str, variant: str | None = None) -> SourceModel:
     """Read the model at ``source``; ``variant`` says whose towers they are where the files do not.
 
     Raises:
-        ModelSourceError: nothing there, not weights, of a layout or size that is not known (names the keys).
+        ModelSourceError: nothing there, not weights, of a layout, size or kind that is not known (names the keys).
     """
     files = _read_files(source)
+    if "model_cfg" in files.config:
+        check_open_clip_config(source, files.config["model_cfg"], is_open_clip_siglip(files.tensors))
     state, unknown = _to_our_names(source, files)
     if unknown:
         raise ModelSourceError(f"{source}: no tower here has a place for {shown(unknown)}")
@@ -107,15 +119,20 @@ def _read_files(source: str) -> _Files:
     if path.is_file():
         return _Files(read_tensors(path), {}, None)
     folder = path if path.is_dir() else _download(source)
-    for config_file, weight_files in ((CONFIG_FILE, _OPEN_CLIP_FILES), ("config.json", _HUGGING_FACE_FILES)):
+    for config_file, weight_files in (
+        (CONFIG_FILE, _OPEN_CLIP_FILES),
+        ("config.json", _HUGGING_FACE_FILES),
+        (PROCESSOR_FILE, (CORENET_FILE,)),
+    ):
         found = next((folder / name for name in weight_files if (folder / name).is_file()), None)
         if found is not None and (folder / config_file).is_file():
-            config = _read_json(folder / config_file) | _read_json(folder / "preprocessor_config.json")
+            config = _read_json(folder / config_file) | _read_json(folder / PROCESSOR_FILE)
             head = read_tensors(folder / HEAD_FILE) if (folder / HEAD_FILE).is_file() else {}
             return _Files({**read_tensors(found), **head}, config, folder)
+    there = shown(sorted(file.name for file in folder.iterdir())) or "nothing"
     raise ModelSourceError(
-        f"{source}: wanted config.json with {' or '.join(_HUGGING_FACE_FILES)}, or {CONFIG_FILE} with {WEIGHTS_FILE}; "
-        f"the folder holds {shown(sorted(file.name for file in folder.iterdir())) or 'nothing'}"
+        f"{source}: wanted config.json with {' or '.join(_HUGGING_FACE_FILES)}, {CONFIG_FILE} with {WEIGHTS_FILE}, or "
+        f"{PROCESSOR_FILE} with {CORENET_FILE}; the folder holds {there}"
     )
 
 

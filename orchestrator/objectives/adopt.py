@@ -24,9 +24,7 @@ def adopt_weights(objective: Objective, state: Mapping[str, Tensor], source: str
         given = find_weights(name, state)
         if given is None:
             problems.append(f"{name} is missing")
-        elif state[given].numel() != parameter.numel() or (
-            parameter.dim() > 1 and state[given].shape != parameter.shape
-        ):
+        elif not fits(state[given], parameter):
             problems.append(f"{given} is {list(state[given].shape)}, wanted {list(parameter.shape)}")
         else:
             taken.add(given)
@@ -36,6 +34,11 @@ def adopt_weights(objective: Objective, state: Mapping[str, Tensor], source: str
         more = f"; and {len(problems) - _MOST_NAMES} more" if len(problems) > _MOST_NAMES else ""
         raise ModelSourceError(f"{source} does not fit its towers: {'; '.join(problems[:_MOST_NAMES])}{more}")
     return adopted
+
+
+def fits(weights: Tensor, parameter: Tensor) -> bool:
+    """Whether they are of one shape, but that a scalar may have one dimension or none."""
+    return weights.shape == parameter.shape or (parameter.dim() <= 1 and weights.numel() == parameter.numel())
 
 
 def find_weights(parameter: str, state: Mapping[str, Tensor]) -> str | None:

@@ -89,6 +89,7 @@ def _concept_metrics(concepts_BK: Tensor) -> dict[str, Tensor]:
     return {
         "positives_per_image": positives_B.mean(),
         "all_zero_fraction": (positives_B == 0).float().mean(),
+        "left_out_concepts_per_image": (-1 - concepts_BK.clamp(max=-1)).sum(dim=1).float().mean(),
     }
 
 

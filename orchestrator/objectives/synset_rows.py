@@ -2,8 +2,8 @@
 
 A class takes the row of the concept that is nearest to its name in WordNet (path similarity); a name that is no noun
 of WordNet itself takes the mean of the rows of its words ("restaurant kitchen"); a class without a near concept keeps
-a random row ("archaeological excavation"). So starts a classifier that is fine-tuned, and so a target is judged
-without any training (``orchestrator/evaluation/zero_shot.py``).
+a random row ("archaeological excavation"). So starts a classifier that is fine-tuned (``evaluation.fine_tune.head``),
+and so a target is judged without any training, by the classes that have a match (``evaluation/evaluate.py``).
 
 The paper gives no least similarity: 0.5 here, which is the concept itself or what is one step above or below it.
 
@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from orchestrator.objectives.objective import LinearClassifier
 from orchestrator.wordnet.finder import Finder
@@ -62,14 +61,6 @@ def transfer_rows(classifier: LinearClassifier, matches: Sequence[ClassMatch], s
             weight_CF[row] = classifier.weight_VF[outputs].mean(dim=0)
             bias_C[row] = classifier.bias_V[outputs].mean()
     return LinearClassifier(weight_CF, bias_C)
-
-
-def only_matched(classifier: LinearClassifier, matches: Sequence[ClassMatch]) -> LinearClassifier:
-    """The same, but classes without a match are never the answer."""
-    unmatched = [row for row, match in enumerate(matches) if not match.outputs]
-    bias_C: Tensor = classifier.bias_V.clone()
-    bias_C[unmatched] = -torch.inf
-    return LinearClassifier(classifier.weight_VF, bias_C)
 
 
 class _NearestConcepts:

@@ -109,8 +109,10 @@ def draw_curves(comparison: ComparisonResult, trials: Sequence[TrialResult]) -> 
 
 
 def draw_cost(comparison: ComparisonResult, trials: Sequence[TrialResult]) -> Chart | None:
-    """Seconds of a replicate (mean): steps, waits for data, evaluation; and once, what an objective alone needs."""
+    """Seconds of a replicate (mean): steps, waits for data, evaluation; and once, an objective's search and what was
+    made for it."""
     rows: list[Row] = []
+    is_searched = any(comparison.search_s(one.label) for one in comparison.objectives)
     for one in comparison.objectives:
         own = [trial.cost for trial in trials if trial.objective == one.label]
         if not own:
@@ -120,6 +122,7 @@ def draw_cost(comparison: ComparisonResult, trials: Sequence[TrialResult]) -> Ch
             "data wait": _mean([cost.data_wait_s for cost in own]),
             "evaluation": _mean([cost.evaluation_s for cost in own]),
             **_cooldown_part(comparison, [trial for trial in trials if trial.objective == one.label]),
+            **({"search": comparison.search_s(one.label)} if is_searched else {}),
             "own preparation": one.prepare_s,
         }
         rows += [
@@ -144,7 +147,9 @@ def draw_cost(comparison: ComparisonResult, trials: Sequence[TrialResult]) -> Ch
     description = "; ".join(f"{row['objective']}, {row['part']}: {row['seconds']:,.0f} s" for row in rows)
     num_bars = len({row["objective"] for row in rows})
     return Chart(
-        "Seconds of a replicate, by what they went into", description, _draw(bars, 44 * num_bars, WIDE, NARROW)
+        "Seconds of a replicate, by what they went into (search and preparation: once)",
+        description,
+        _draw(bars, 44 * num_bars, WIDE, NARROW),
     )
 
 

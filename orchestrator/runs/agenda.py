@@ -10,7 +10,8 @@ from orchestrator.evaluation.comparison import TrialResult
 from orchestrator.runs.comparison_record import ComparisonRecord
 from orchestrator.spec.compare_plan import ComparePlan, TrialPlan
 
-_ENDED = ("finished", "stopped", "failed")
+ENDED = ("finished", "stopped", "failed")
+"""Statuses of trials that are not started again, but for failed ones at another start."""
 
 
 class Agenda:
@@ -19,7 +20,7 @@ class Agenda:
     def __init__(self, plan: ComparePlan, record: ComparisonRecord) -> None:
         self._plan = plan
         self._record = record
-        self._left = [trial for trial in plan.trials if record.trial(trial.run).status not in _ENDED]
+        self._left = [trial for trial in plan.trials if record.trial(trial.run).status not in ENDED]
 
     def __len__(self) -> int:
         return len(self._left)
@@ -52,11 +53,11 @@ class Agenda:
 
     def _may_start(self, trial: TrialPlan) -> bool:
         if trial.job.start is not None:
-            return self._record.trial(trial.job.start.run).status in _ENDED
+            return self._record.trial(trial.job.start.run).status in ENDED
         return trial.phase == "search" or self._is_searched(trial.objective)
 
     def _is_searched(self, label: str) -> bool:
-        return all(trial.status in _ENDED for trial in self._searched(label))
+        return all(trial.status in ENDED for trial in self._searched(label))
 
     def _searched(self, label: str) -> list[TrialResult]:
         return [self._record.trial(trial.run) for trial in self._plan.trials_of(label, "search")]

@@ -1,7 +1,8 @@
 """From training captions to the tokenizer of a job, kept where the next run finds it; ``vocabulary.py`` does concepts.
 
 They lie beside the shards as ``_orchestrator/tokenizer-KEY.json`` and ``_orchestrator/concepts-KEY.parquet``; the key
-says which shards and which settings they come from. Synthetic data has no folder: there the run's own holds them.
+says which shards and which settings they come from, and ``.made.json`` behind their names how long they took. Synthetic
+data has no folder: there the run's own holds them.
 
 Captions are read once, in the order of the shards, and of no more than ``MOST_SAMPLES`` samples: counts of pairs and
 of concepts settle long before that, and a web-sized data set would be read for hours before training starts.
@@ -10,6 +11,8 @@ of concepts settle long before that, and a web-sized data set would be read for 
 import hashlib
 import json
 import logging
+import math
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +34,8 @@ from orchestrator.spec.load import join_uri
 from orchestrator.storage.store import ObjectNotFoundError, Store, open_store
 
 MOST_SAMPLES = 2_000_000
+_FOLDER = "_orchestrator"
+_MADE_SUFFIX = ".made.json"
 _SYNTHETIC_CAPTIONS = ("noise",)
 _READ_THREADS = 8  # ranged reads wait on the storage, not on a core
 
@@ -68,8 +73,9 @@ def prepare_tokenizer(
     place = _tokenizer_place(job, cluster, train)
     if place.read() is not None:
         return
+    started_s = time.monotonic()
     captions = Captions(job, cluster, on_progress) if train else _SYNTHETIC_CAPTIONS
-    place.write(train_tokenizer(captions, job.text.trained_size))
+    place.write(train_tokenizer(captions, job.text.trained_size), started_s)
     logger.info("trained a tokenizer on the captions: %s", place.uri)
 
 
@@ -91,8 +97,21 @@ class Place:
         except ObjectNotFoundError:
             return None
 
-    def write(self, data: bytes) -> None:
-        open_store(self.folder, self.s3).write_bytes(self.name, data)
+    def write(self, data: bytes, started_s: float) -> None:
+        """``started_s``: when making it began, of ``time.monotonic``; kept beside it, for those who use it later."""
+        store = open_store(self.folder, self.s3)
+        made = {"seconds": time.monotonic() - started_s}
+        store.write_bytes(f"{self.name}{_MADE_SUFFIX}", json.dumps(made).encode())
+        store.write_bytes(self.name, data)
+
+
+def read_made_s(uri: str, s3: S3Spec) -> float | None:
+    """How long it took to make what ``Place.write`` put there; none: it comes from elsewhere."""
+    folder, _, name = uri.rpartition("/")
+    if not folder.endswith(f"/{_FOLDER}"):
+        return None
+    data = Place(folder, f"{name}{_MADE_SUFFIX}", s3).read()
+    return None if data is None else float(json.loads(data)["seconds"])
 
 
 def _tokenizer_place(job: PretrainSpec, cluster: ClusterSpec, train: Sequence[ShardsFacts]) -> Place:
@@ -105,7 +124,7 @@ def _place(
     if isinstance(job.data, ShardsSpec):
         return place_in(job.data, cluster, train, pattern, settings, MOST_SAMPLES)
     folder = join_uri(cluster.storage.runs, job.name)
-    return Place(f"{folder}/_orchestrator", pattern.format(_key([], settings)), cluster.storage.s3)
+    return Place(f"{folder}/{_FOLDER}", pattern.format(_key([], settings)), cluster.storage.s3)
 
 
 def place_in(
@@ -119,7 +138,7 @@ def place_in(
     """Beside the shards of the first source; ``pattern`` has room for the key. ``most_samples``: none: all are read."""
     settings = {**settings, "caption_fields": data.drawn_fields, "most_samples": most_samples}
     folder = join_uri(cluster.storage.data, data.sources[0].uri)
-    return Place(f"{folder}/_orchestrator", pattern.format(_key(train, settings)), cluster.storage.s3)
+    return Place(f"{folder}/{_FOLDER}", pattern.format(_key(train, settings)), cluster.storage.s3)
 
 
 def _key(train: Sequence[ShardsFacts], settings: dict[str, object]) -> str:
@@ -146,7 +165,8 @@ class Captions:
     def __init__(self, job: PretrainSpec, cluster: ClusterSpec, on_progress: OnProgress | None) -> None:
         assert isinstance(job.data, ShardsSpec)
         self._fields = job.data.drawn_fields
-        uris = [join_uri(cluster.storage.data, source.uri) for source in job.data.sources]
+        self._sources = job.data.sources
+        uris = [join_uri(cluster.storage.data, source.uri) for source in self._sources]
         self._stores = [open_store(uri, cluster.storage.s3) for uri in uris]
         self._on_progress = on_progress
         self.num_captions = 0
@@ -154,13 +174,16 @@ class Captions:
     def __iter__(self) -> Iterator[str]:
         indexes = [_require_index(store) for store in self._stores]
         available = sum(index.num_samples for index in indexes)
-        total = min(available, MOST_SAMPLES)
+        parts = self._parts([index.num_samples for index in indexes])
+        total = sum(parts)
         if total < available:
             logger.info("captions of the first %s of %s samples are read", f"{total:,}", f"{available:,}")
         num_without = num_undecodable = 0
-        sources = zip(self._stores, indexes, strict=True)
-        samples = chain.from_iterable(_read_samples(store, index, self._fields) for store, index in sources)
-        for number, sample in enumerate(islice(samples, total), 1):
+        sources = zip(self._stores, indexes, parts, strict=True)
+        samples = chain.from_iterable(
+            islice(_read_samples(store, index, self._fields), part) for store, index, part in sources
+        )
+        for number, sample in enumerate(samples, 1):
             captions, undecodable = read_captions(sample, self._fields)
             num_without += not captions
             num_undecodable += undecodable
@@ -169,6 +192,14 @@ class Captions:
             if self._on_progress is not None and (number % 1000 == 0 or number == total):
                 self._on_progress(Progress("read captions", number, total, "samples"))
         self._conclude(total, num_without, num_undecodable)
+
+    def _parts(self, sizes: Sequence[int]) -> list[int]:
+        """How many samples of each source are read: all, or by its share what is bearable."""
+        if sum(sizes) <= MOST_SAMPLES:
+            return list(sizes)
+        shares = [source.weight or source.proportion or size for source, size in zip(self._sources, sizes, strict=True)]
+        wanted = [math.ceil(MOST_SAMPLES * share / sum(shares)) for share in shares]
+        return [min(part, size) for part, size in zip(wanted, sizes, strict=True)]
 
     def _conclude(self, num_samples: int, num_without: int, num_undecodable: int) -> None:
         if self.num_captions == 0:

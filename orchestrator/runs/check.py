@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from orchestrator.data.concepts import open_finder
 from orchestrator.data.labelled.recognise import open_labelled_set
-from orchestrator.errors import OrchestratorError, PlanError
+from orchestrator.errors import OrchestratorError, PlanError, StorageAccessError
 from orchestrator.runs.baselines import start_baseline
 from orchestrator.runs.class_names import count_named
 from orchestrator.runs.compare_facts import read_compare_facts
@@ -26,7 +27,8 @@ from orchestrator.spec.load import join_uri
 from orchestrator.spec.resolve import resolve_plan, resolve_tracking_uri
 from orchestrator.spec.resolve_compare import probe_job, resolve_compare
 from orchestrator.storage.lease import check_free
-from orchestrator.storage.store import check_store, open_store
+from orchestrator.storage.local import LocalStore
+from orchestrator.storage.store import Store, check_store, open_store
 
 Look = tuple[str, Callable[[], str]]
 
@@ -181,8 +183,25 @@ def _look_at_holder(job: PretrainSpec, cluster: ClusterSpec) -> str:
     return "nobody holds it"
 
 
+def check_takes_files(uri: str, cluster: ClusterSpec) -> Store:
+    """The store at ``uri``, after a write. A folder of machines that are taken for each job is never made: what this
+    machine lacks may only not be mounted here.
+
+    Raises:
+        StorageAccessError: it does not open, or takes no files.
+    """
+    store = open_store(uri, cluster.storage.s3)
+    if cluster.launch is not None and isinstance(store, LocalStore) and not Path(store.uri).is_dir():
+        raise StorageAccessError(
+            f"folder {store.uri} is not on this machine; look from one of cluster '{cluster.name}', or mount it; where "
+            f"it is not there either, make it"
+        )
+    check_store(store, write=True)
+    return store
+
+
 def _look_at_folder(uri: str, cluster: ClusterSpec) -> str:
-    check_store(open_store(uri, cluster.storage.s3), write=True)
+    check_takes_files(uri, cluster)
     return f"{uri} takes files"
 
 

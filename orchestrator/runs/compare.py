@@ -11,6 +11,8 @@ from orchestrator.errors import Interrupted, OrchestratorError, RunHeldError
 from orchestrator.evaluation.comparison import ComparisonResult
 from orchestrator.runs.agenda import Agenda
 from orchestrator.runs.baselines import judge_baselines, start_baseline
+from orchestrator.runs.champion import register_champion
+from orchestrator.runs.code_version import code_tags
 from orchestrator.runs.compare_facts import prepare_compare_facts
 from orchestrator.runs.compare_folder import (
     COMPARISON_FILE,
@@ -22,24 +24,25 @@ from orchestrator.runs.compare_folder import (
 from orchestrator.runs.comparison import Comparison
 from orchestrator.runs.comparison_record import ComparisonRecord, start_result
 from orchestrator.runs.folder import tracking_folder
+from orchestrator.runs.inputs import record_inputs
 from orchestrator.runs.interrupts import StopRequest, stop_on_signals
 from orchestrator.runs.live import LivePost, LiveRecord
-from orchestrator.runs.pretrain import check_reaches_ray
+from orchestrator.runs.live_preparation import live_preparation
+from orchestrator.runs.pretrain import check_reaches_ray, lease_patience_s
 from orchestrator.runs.progress import OnProgress
-from orchestrator.runs.target import TAG_PLAN
+from orchestrator.runs.target import comparison_target
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.compare_plan import ComparePlan
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare
 from orchestrator.storage.lease import acquire_lease
-from orchestrator.storage.store import Store, check_store, open_store
+from orchestrator.storage.store import Store, open_store
 from orchestrator.tracking.metrics import comparison_mean
 from orchestrator.tracking.mlflow.open import open_tracker
 from orchestrator.tracking.mlflow.runs import check_tracking
 from orchestrator.tracking.prometheus import serve_metrics
-from orchestrator.tracking.tracker import TAG_OBJECTIVE, RunStatus, RunTarget, flat_params
-from orchestrator.tracking.writer import JournalTracker
+from orchestrator.tracking.tracker import RunStatus, Tracker, flat_params
 
 logger = logging.getLogger(__name__)
 
@@ -65,23 +68,24 @@ def run_compare(spec: CompareSpec, cluster: ClusterSpec, *, on_progress: OnProgr
     apply_quiet_env()
     check_reaches_ray(cluster)
     store = open_store(join_uri(cluster.storage.runs, spec.name), cluster.storage.s3)
-    prepared = prepare_compare_facts(spec, cluster, on_progress)
-    baselines = [start_baseline(name, cluster) for name in spec.baselines]
-    uncalibrated = resolve_compare(spec, cluster, prepared.facts)  # what is wrong is said before anything is held
-    check_store(store, write=True)
-    check_tracking(uncalibrated.tracking.uri)
+    with live_preparation(spec.name, cluster, on_progress) as show:
+        prepared = prepare_compare_facts(spec, cluster, show)
+        baselines = [start_baseline(name, cluster) for name in spec.baselines]
+        uncalibrated = resolve_compare(spec, cluster, prepared.facts)  # what is wrong is said before anything is held
+        check_tracking(uncalibrated.tracking.uri)
     with (
         stop_on_signals() as stop,
-        acquire_lease(store, holder_name()) as lease,
+        acquire_lease(store, holder_name(), patience_s=lease_patience_s(cluster)) as lease,
         serve_metrics(spec.name, cluster.tracking.metrics_address) as on_metrics,
     ):
         facts = _calibrated(spec, cluster, store, prepared.facts, uncalibrated, stop)
         plan = resolve_compare(spec, cluster, facts)
         key = claim_comparison(store, plan)
-        before = load_comparison(store)
-        started = start_result(plan, cluster.storage.runs, prepared.prepare_s, before, baselines)
+        started = start_result(plan, cluster.storage.runs, prepared.prepared, load_comparison(store), baselines)
         record = ComparisonRecord(store, started)
-        tracker = open_tracker(_target(plan, key), tracking_folder(plan.run_uri, key), "driver", owns_run=True)
+        tracker = open_tracker(
+            comparison_target(plan, key), tracking_folder(plan.run_uri, key), "driver", owns_run=True
+        )
         agenda = Agenda(plan, record)
         comparison = Comparison(spec, plan, cluster, facts, key, record, agenda, stop, lease, on_progress, on_metrics)
         try:
@@ -93,10 +97,14 @@ def run_compare(spec: CompareSpec, cluster: ClusterSpec, *, on_progress: OnProgr
 def _calibrated(
     spec: CompareSpec, cluster: ClusterSpec, store: Store, facts: CompareFacts, plan: ComparePlan, stop: StopRequest
 ) -> CompareFacts:
-    """The facts with the seconds of a step, where the budget needs them: measured once, at the first start."""
+    """The facts with the seconds of a step, where the budget needs them: measured once, at the first start.
+
+    Args:
+        plan: of steps that stand in.
+    """
     if not spec.budget.seconds:
         return facts
-    seconds = load_calibration(store)
+    seconds = load_calibration(store, plan.identities)
     if not seconds:
         from orchestrator.runs.calibration import calibrate
         from orchestrator.runs.session import ray_session
@@ -104,14 +112,16 @@ def _calibrated(
         with ray_session(cluster, next(iter(facts.by_label.values())).machine):
             stop.listen()
             seconds = calibrate(spec, cluster, plan.share, facts.by_label, stop)
-        save_calibration(store, seconds)
+        save_calibration(store, plan.identities, seconds)
     return replace(facts, seconds_per_step=seconds)
 
 
-def _run(work: Comparison, store: Store, tracker: JournalTracker) -> CompareOutcome:
+def _run(work: Comparison, store: Store, tracker: Tracker) -> CompareOutcome:
     plan = work.plan
     tracker.log_text("plan.json", plan.model_dump_json(indent=2))
     tracker.log_params(flat_params(plan.model_dump(mode="json", exclude={"trials", "identities", "tracking"})))
+    tracker.set_tags(code_tags())
+    _record_inputs(work, tracker)
     end = _End(tracker)
     with LivePost(store, work.stop, lambda: _live_record(work, end), places={}, num_ranks=0):
         try:
@@ -126,20 +136,33 @@ def _run(work: Comparison, store: Store, tracker: JournalTracker) -> CompareOutc
         return _conclude(work, tracker, end)
 
 
-def _conclude(work: Comparison, tracker: JournalTracker, end: "_End") -> CompareOutcome:
+def _record_inputs(work: Comparison, tracker: Tracker) -> None:
+    """What its runs read; objectives may select other samples of the same shards."""
+    storage, evaluation = work.cluster.storage, work.spec.run.evaluation
+    every = list(work.facts.by_label.values())
+    train = {(one.uri, one.selection): one for facts in every for one in facts.train}
+    uris = [join_uri(storage.data, name) for name in evaluation.sets]
+    record_inputs(tracker, train.values(), every[0].heldout, evaluation, uris, storage.s3)
+
+
+def _conclude(work: Comparison, tracker: Tracker, end: "_End") -> CompareOutcome:
     plan, record = work.plan, work.record
+    if record.result.mlflow_run_id is None:
+        record.record_run(tracker.run_id())  # the server may have come back
     tracker.log_metrics(_means(record.result), step=sum(trial.status == "finished" for trial in record.result.trials))
     tracker.log_text(COMPARISON_FILE, record.result.model_dump_json(indent=1))
     outcome = CompareOutcome(_status(work), record.result, plan.run_uri)
     status = {"finished": RunStatus.FINISHED, "stopped": RunStatus.KILLED, "failed": RunStatus.FAILED}
     end.say(status[outcome.status], work.stop.reason)
+    if outcome.status != "stopped":
+        register_champion(outcome.result, work.cluster.storage.s3)
     return outcome
 
 
 class _End:
     """How a comparison ended, for its record and for those who look from elsewhere."""
 
-    def __init__(self, tracker: JournalTracker) -> None:
+    def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
         self.status, self.reason = RunStatus.RUNNING, ""
 
@@ -167,7 +190,7 @@ def _live_record(work: Comparison, end: _End) -> LiveRecord:
     )
 
 
-def _train(work: Comparison, tracker: JournalTracker) -> None:
+def _train(work: Comparison, tracker: Tracker) -> None:
     if not len(work.agenda):
         logger.info("comparison '%s' is finished; nothing to train", work.plan.name)
         return
@@ -183,11 +206,6 @@ def _train(work: Comparison, tracker: JournalTracker) -> None:
             run_tuning(work, runner)
     if work.lease.lost:
         raise RunHeldError("the lease on this comparison went to another holder while it ran; it was stopped here")
-
-
-def _target(plan: ComparePlan, key: str) -> RunTarget:
-    tags = {TAG_OBJECTIVE: ", ".join(plan.labels), TAG_PLAN: plan.digest}
-    return RunTarget(plan.tracking.uri, plan.tracking.experiment, plan.name, key, tags)
 
 
 def _status(work: Comparison) -> Literal["finished", "stopped", "failed"]:

@@ -1,16 +1,16 @@
-"""What a comparison must know before it is planned: made once for all its runs, and timed for each objective."""
+"""What a comparison must know before it is planned: made once for all its runs, and charged to who needs it."""
 
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.data.labelled.recognise import open_labelled_set
+from orchestrator.runs.captions import read_made_s
 from orchestrator.runs.class_names import count_named
 from orchestrator.runs.indexing import ensure_index
 from orchestrator.runs.prepare import data_locations, ensure_evaluation_sets, prepare_facts, read_facts
 from orchestrator.runs.progress import OnProgress
-from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.cluster import ClusterSpec, S3Spec
 from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.compare_scores import AskedFacts
 from orchestrator.spec.evaluation import EvaluationSpec
@@ -26,11 +26,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """Facts, and what it took to make those that one objective alone needs."""
+    """Facts, and what it took to make those that not every objective needs."""
 
     facts: CompareFacts
-    prepare_s: dict[str, float]
-    """By label: seconds for its vocabulary and labels, or a tokenizer that no other objective needs."""
+    prepared: dict[str, dict[str, float]]
+    """By label: see ``prepared_for``."""
+
+
+def prepared_for(facts: Facts, s3: S3Spec) -> dict[str, float]:
+    """Seconds that the vocabulary or tokenizer of an objective took, by place; whoever made it, and when."""
+    places = [found.uri for found in (facts.vocabulary, facts.tokenizer) if found is not None]
+    return {uri: seconds for uri in places if (seconds := read_made_s(uri, s3)) is not None}
 
 
 def read_compare_facts(spec: CompareSpec, cluster: ClusterSpec) -> CompareFacts:
@@ -40,7 +46,7 @@ def read_compare_facts(spec: CompareSpec, cluster: ClusterSpec) -> CompareFacts:
 
 
 def prepare_compare_facts(spec: CompareSpec, cluster: ClusterSpec, on_progress: OnProgress | None) -> Prepared:
-    """Make what is missing, then read everything; what several objectives need is charged to none of them.
+    """Make what is missing, then read everything.
 
     Raises:
         UserError: as ``prepare_facts``.
@@ -53,15 +59,9 @@ def prepare_compare_facts(spec: CompareSpec, cluster: ClusterSpec, on_progress: 
         store = open_store(join_uri(cluster.storage.data, location), cluster.storage.s3)
         check_store(store, write=False)
         ensure_index(store, on_progress)
-    facts, prepare_s = {}, {}
-    for entry in spec.objectives:
-        started_s = time.monotonic()
-        facts[entry.label] = prepare_facts(probe_job(spec, entry, 1), cluster, on_progress)
-        prepare_s[entry.label] = time.monotonic() - started_s
-    needs = {label: (of_label.tokenizer, of_label.vocabulary) for label, of_label in facts.items()}
-    shared = {label for label, need in needs.items() if list(needs.values()).count(need) > 1}
-    own_s = {label: 0.0 if label in shared else seconds for label, seconds in prepare_s.items()}
-    return Prepared(CompareFacts(facts, _read_asked(spec, cluster, facts)), own_s)
+    facts = {entry.label: prepare_facts(probe_job(spec, entry, 1), cluster, on_progress) for entry in spec.objectives}
+    prepared = {label: prepared_for(of_label, cluster.storage.s3) for label, of_label in facts.items()}
+    return Prepared(CompareFacts(facts, _read_asked(spec, cluster, facts)), prepared)
 
 
 def _read_asked(spec: CompareSpec, cluster: ClusterSpec, by_label: Mapping[str, Facts]) -> AskedFacts:

@@ -1,6 +1,7 @@
 """A comparison's folder: plan, key, lease and journal as in a run's, and what was found.
 
 plan.json            the ComparePlan of the last start
+calibration.json     how long steps take, of a budget in seconds
 comparison.json      all that is known of its runs (``evaluation/comparison.py``), current after every trial
 run.json, lease.json, tracking/   as in a run's folder (``runs/folder.py``)
 
@@ -10,6 +11,7 @@ The runs' own folders lie beside it and are runs like any other.
 import json
 import secrets
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -39,6 +41,17 @@ def claim_comparison(store: Store, plan: ComparePlan) -> str:
     return str(json.loads(store.read_bytes(KEY_FILE))["key"])
 
 
+def read_claim(store: Store) -> tuple[ComparePlan, str] | None:
+    """Plan and key of a comparison's folder; none where no comparison of this version has claimed it."""
+    plan, key = _read(store, PLAN_FILE), _read(store, KEY_FILE)
+    if plan is None or key is None:
+        return None
+    try:
+        return ComparePlan.model_validate_json(plan), str(json.loads(key)["key"])
+    except ValidationError:
+        return None
+
+
 def load_comparison(store: Store) -> ComparisonResult | None:
     """What was found so far; None before the first start.
 
@@ -59,15 +72,22 @@ def save_comparison(store: Store, result: ComparisonResult) -> None:
     store.write_bytes(COMPARISON_FILE, result.model_dump_json(indent=1).encode())
 
 
-def load_calibration(store: Store) -> dict[str, float]:
-    """Seconds of a step by label, as measured at the first start; empty before."""
-    data = _read(store, CALIBRATION_FILE)
-    return {} if data is None else {str(label): float(seconds) for label, seconds in json.loads(data).items()}
+def load_calibration(store: Store, timed: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds of a step by label, as measured at the first start; empty before, or where something else was timed.
+
+    Args:
+        timed: what is to be timed, ``ComparePlan.identities`` of the plan before its steps are known.
+    """
+    kept = json.loads(_read(store, CALIBRATION_FILE) or b"{}")
+    if kept.get("timed") != json.loads(json.dumps(timed)):
+        return {}
+    return {str(label): float(seconds) for label, seconds in kept["seconds_per_step"].items()}
 
 
-def save_calibration(store: Store, seconds_per_step: Mapping[str, float]) -> None:
-    """Keep what was measured: the steps of a budget in seconds are fixed from then on."""
-    store.write_bytes(CALIBRATION_FILE, json.dumps(dict(seconds_per_step), indent=1).encode())
+def save_calibration(store: Store, timed: Mapping[str, Any], seconds_per_step: Mapping[str, float]) -> None:
+    """Keep what was measured, and of what: the steps of a budget in seconds are fixed from then on."""
+    content = {"seconds_per_step": dict(seconds_per_step), "timed": timed}
+    store.write_bytes(CALIBRATION_FILE, json.dumps(content, indent=1).encode())
 
 
 def _check_same(store: Store, plan: ComparePlan, before: bytes) -> None:

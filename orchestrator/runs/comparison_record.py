@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from orchestrator.errors import OrchestratorError
@@ -71,9 +71,16 @@ class ComparisonRecord:
 
     def choose(self, label: str, settings: dict[str, Any]) -> None:
         """Keep what the search chose for an objective."""
+        self._change_entry(label, lambda entry: {"chosen": settings})
+
+    def charge(self, label: str, prepared: dict[str, float]) -> None:
+        """Keep what else was made for an objective."""
+        self._change_entry(label, lambda entry: {"prepared": entry.prepared | prepared})
+
+    def _change_entry(self, label: str, change: Callable[[ObjectiveEntry], dict[str, Any]]) -> None:
         with self._lock:
             entries = tuple(
-                entry.model_copy(update={"chosen": settings}) if entry.label == label else entry
+                entry.model_copy(update=change(entry)) if entry.label == label else entry
                 for entry in self._result.objectives
             )
             self._result = self._result.model_copy(update={"objectives": entries})
@@ -89,7 +96,7 @@ class ComparisonRecord:
 def start_result(
     plan: ComparePlan,
     runs_uri: str,
-    prepare_s: dict[str, float],
+    prepared: dict[str, dict[str, float]],
     before: ComparisonResult | None,
     baselines: Sequence[TrialResult] = (),
 ) -> ComparisonResult:
@@ -122,7 +129,7 @@ def start_result(
         primary_metric=plan.primary_metric,
         higher_is_better=plan.higher_is_better,
         budget=plan.budget,
-        objectives=tuple(_start_entry(plan, label, prepare_s[label], entries.get(label)) for label in plan.labels),
+        objectives=tuple(_start_entry(plan, label, prepared[label], entries.get(label)) for label in plan.labels),
         trials=tuple(trials),
         weights=plan.weights,
         tracking_uri=plan.tracking.uri,
@@ -132,14 +139,16 @@ def start_result(
     )
 
 
-def _start_entry(plan: ComparePlan, label: str, prepare_s: float, before: ObjectiveEntry | None) -> ObjectiveEntry:
+def _start_entry(
+    plan: ComparePlan, label: str, prepared: dict[str, float], before: ObjectiveEntry | None
+) -> ObjectiveEntry:
     number = len(plan.trials_of(label, "search"))
     return ObjectiveEntry(
         label=label,
         tuned=number > 0,
         num_search_trials=number,
         chosen=before.chosen if before else {},
-        prepare_s=max(prepare_s, before.prepare_s if before else 0.0),  # a later start finds what the first one made
+        prepared=(before.prepared if before else {}) | prepared,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from orchestrator.errors import OrchestratorError, StorageAccessError, WorkError
-from orchestrator.runs.check import Finding
+from orchestrator.runs.check import Finding, check_takes_files
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.resolve import resolve_tracking_uri
 from orchestrator.storage.store import check_store, open_store
@@ -40,8 +40,7 @@ def _look_at_data(cluster: ClusterSpec) -> str:
 
 
 def _look_at_runs(cluster: ClusterSpec) -> str:
-    store = open_store(cluster.storage.runs, cluster.storage.s3)
-    check_store(store, write=True)
+    store = check_takes_files(cluster.storage.runs, cluster)
     if store.checks_conditions():
         return f"{store.uri} takes files, and refuses to overwrite where it is asked to"
     return f"{store.uri} takes files; it ignores conditions of writes, so a start waits a moment to be alone"

@@ -12,6 +12,7 @@ from orchestrator.errors import PlanError
 from orchestrator.evaluation.predictions import write_predictions
 from orchestrator.evaluation.results import ProbeResult
 from orchestrator.runs.folder import open_run, tracking_folder
+from orchestrator.runs.inputs import evaluation_digests
 from orchestrator.runs.prepare import ensure_evaluation_sets
 from orchestrator.runs.recorder import record_evaluation
 from orchestrator.runs.target import run_target
@@ -61,7 +62,8 @@ def evaluate_run(
     results = judge_weights(plan, load_weights(store, stored, average=weights == "ema"))
     write_predictions(store, stored.record.step, weights, results, "" if is_own else _asked(plan))
     tracker = open_tracker(run_target(plan, key), tracking_folder(run_uri, key), "evaluate", owns_run=False)
-    record_evaluation(tracker, plan, stored.record.uri, stored.record.step, results, weights)
+    digests = evaluation_digests(plan.evaluation, plan.evaluation_uris, plan.s3)
+    record_evaluation(tracker, digests, stored.record.uri, stored.record.step, results, weights)
     tracker.close()
     return results
 

@@ -19,6 +19,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError  # not public: ``ray`` is pinned
 
 from orchestrator.errors import (
     MemoryExhaustedError,
@@ -63,6 +64,9 @@ def judge_failure(failure: BaseException) -> Verdict:
     for cause in causes:
         if isinstance(cause, torch.OutOfMemoryError | OutOfMemoryError | MemoryError):
             return Verdict(retry=False, error=_memory_error(cause))
+    for cause in causes:
+        if isinstance(cause, WorkerGroupStartupTimeoutError):
+            return Verdict(retry=True, error=_no_room(cause))
     lost = [cause for cause in causes if _is_lost(cause)]
     own_faults = [cause for cause in causes if cause not in lost and not isinstance(cause, RuntimeError | OSError)]
     if lost and not own_faults:  # else one rank's fault would pass for the lost connection that its peers saw
@@ -93,6 +97,13 @@ def _is_lost(cause: BaseException) -> bool:
         return True
     is_startup = type(cause).__name__.startswith("WorkerGroupStartup")
     return is_startup or (isinstance(cause, RuntimeError) and bool(_PEER_LOST.search(str(cause))))
+
+
+def _no_room(cause: BaseException) -> WorkError:
+    return WorkError(
+        f"the cluster had no room for all workers within ray.patience_s: {_first_line(cause)} 'orchestrator doctor' "
+        f"says what its nodes lack; start more, or take fewer workers"
+    )
 
 
 def _memory_error(cause: BaseException) -> MemoryExhaustedError:

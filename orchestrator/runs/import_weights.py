@@ -18,6 +18,7 @@ from orchestrator.errors import ModelSourceError
 from orchestrator.models.source import VOCABULARY_FILE, SourceModel, read_model
 from orchestrator.objectives.adopt import adopt_weights
 from orchestrator.runs.captions import tokenizer_facts
+from orchestrator.runs.concept_counts import is_counts_file, read_counted_vocabulary
 from orchestrator.runs.made import check_free, write_made_run
 from orchestrator.runs.prepare import machine_facts
 from orchestrator.runs.vocabulary import finder_facts, vocabulary_facts
@@ -62,7 +63,8 @@ def import_weights(
     Args:
         variant: whose towers they are, where the files do not say.
         tokenizer: folder or hub name; none: beside the weights, or OpenAI's for a vocabulary of that size.
-        vocabulary: ``concepts.parquet`` of a classifier's rows; none: beside the weights.
+        vocabulary: ``concepts.parquet`` of a classifier's rows, or what ``concept_counts.py`` reads; none: beside the
+            weights.
         evaluation_sets: what ``orchestrator evaluate`` judges it on.
 
     Raises:
@@ -122,12 +124,10 @@ def _describe(model: SourceModel, name: str, cluster: ClusterSpec, evaluation_se
 
 
 def _objective_of(model: SourceModel) -> dict[str, str]:
-    if model.num_tokens is not None and "logit_bias" in model.state:
+    if model.objective == "siglip":
         return {"name": "siglip", "towers": "siglip" if model.has_siglip_towers else "clip"}
-    if model.num_tokens is not None:
-        return {"name": "clip"}
-    if "classifier.weight" in model.state:
-        return {"name": "catlip"}
+    if model.objective is not None:
+        return {"name": model.objective}
     raise ModelSourceError(
         f"{model.uri}: a vision tower alone, without text tower or classifier, is no model that can be judged; "
         f"start a job from it instead (init.from)"
@@ -170,6 +170,8 @@ def _find_vocabulary(model: SourceModel, given: str | None) -> bytes:
     if file is None or not file.is_file():
         raise ModelSourceError(
             f"{model.uri} has a classifier but no {VOCABULARY_FILE}, which says what its rows are; "
-            f"name one with --vocabulary"
+            f"name one with --vocabulary, or corenet's file of concepts with counts (.pkl, .json)"
         )
+    if is_counts_file(file):
+        return read_counted_vocabulary(file, len(model.state["classifier.weight"]))
     return file.read_bytes()

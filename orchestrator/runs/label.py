@@ -1,5 +1,6 @@
 """A prepare job from the driver's side: count the concepts of all captions, keep the vocabulary, say what it covers."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +15,7 @@ from orchestrator.env import apply_quiet_env
 from orchestrator.errors import DatasetError, Interrupted, OrchestratorError
 from orchestrator.labels.concepts import MOST_LABELS, ConceptCounts, build_vocabulary, describe_coverage
 from orchestrator.runs.indexing import ensure_index
+from orchestrator.runs.live_preparation import live_preparation
 from orchestrator.runs.prepare import machine_facts, read_shards_facts
 from orchestrator.runs.progress import OnProgress, Progress
 from orchestrator.runs.vocabulary import finder_facts, vocabulary_place
@@ -60,13 +62,13 @@ def label_concepts(job: PrepareSpec, cluster: ClusterSpec, *, on_progress: OnPro
         Interrupted: the user stopped it.
     """
     apply_quiet_env()
-    data_set = _DataSet(job, cluster, on_progress)
-
     from orchestrator.runs.session import ray_session  # Ray is only imported once there is work for it
 
     try:
-        with ray_session(cluster, machine_facts(cluster)):
-            return data_set.label()
+        with live_preparation(job.name, cluster, on_progress, is_all=True) as show:
+            data_set = _DataSet(job, cluster, show)
+            with ray_session(cluster, machine_facts(cluster)):
+                return data_set.label()
     except KeyboardInterrupt as error:
         raise Interrupted("labels that are stored stay; start it again to go on") from error
 
@@ -93,6 +95,7 @@ class _DataSet:
     def label(self) -> LabelResult:
         from orchestrator.labels.concepts_job import group_shards
 
+        started_s = time.monotonic()
         indexes = [open_index(source) for source in self._reader.sources]
         groups = group_shards([index.shards.num_samples.tolist() for index in indexes])
         counts = self._count(groups)
@@ -110,11 +113,10 @@ class _DataSet:
             finder=self._finder.version,
             data=tuple(source.digest for source in self._reader.sources),
         )
-        coverage = describe_coverage(
-            vocabulary, self._count_labels(groups, vocabulary, counts.num_shards), self._finder
-        )
+        histogram, num_left_out = self._count_labels(groups, vocabulary, counts.num_shards)
+        coverage = describe_coverage(vocabulary, histogram, num_left_out, self._finder)
         place = vocabulary_place(self._job.data, concepts, self._cluster, self._facts, None)
-        place.write(vocabulary.to_bytes(self._finder.table, coverage))
+        place.write(vocabulary.to_bytes(self._finder.table, coverage), started_s)
         numbers = {name: value for name, value in asdict(counts).items() if name != "concepts"}
         return LabelResult(place.uri, vocabulary.digest, len(vocabulary), coverage=coverage, **numbers)
 
@@ -129,15 +131,21 @@ class _DataSet:
 
     def _count_labels(
         self, groups: Sequence["ShardGroup"], vocabulary: Vocabulary, num_shards: int
-    ) -> NDArray[np.int64]:
+    ) -> tuple[NDArray[np.int64], int]:
         from orchestrator.labels.concepts_job import count_labels_in_shards
 
-        histogram, done = np.zeros(MOST_LABELS + 1, np.int64), 0
-        labels = self._cluster.ray.ingest_labels
-        for number, of_group in _named_errors(count_labels_in_shards(self._reader, groups, vocabulary, labels)):
-            histogram, done = histogram + of_group, done + number
+        histogram, num_left_out, done = np.zeros(MOST_LABELS + 1, np.int64), 0, 0
+        answers = count_labels_in_shards(
+            self._reader,
+            groups,
+            vocabulary,
+            self._job.concepts.max_concepts_per_image,
+            self._cluster.ray.ingest_labels,
+        )
+        for number, of_group, left_out in _named_errors(answers):
+            histogram, num_left_out, done = histogram + of_group, num_left_out + left_out, done + number
             self._show("measure coverage", done, num_shards, "")
-        return histogram
+        return histogram, num_left_out
 
     def _show(self, activity: str, done: int, total: int, note: str) -> None:
         if self._on_progress is not None:

@@ -82,7 +82,9 @@ class LivePost:
         places: Mapping[int, PlaceReport],
         num_ranks: int,
         interval_s: float = INTERVAL_S,
+        is_last: bool = True,
     ) -> None:
+        """``is_last``: no other post of the same submission follows, which would heed a request that came late."""
         self._store = store
         self._submission = submission_id()
         self._stop = stop
@@ -90,6 +92,7 @@ class LivePost:
         self._places = places
         self._num_ranks = num_ranks
         self._interval_s = interval_s
+        self._is_last = is_last
         self._written_places: dict[int, PlaceReport] = {}
         self._failing = False
         self._ended = threading.Event()
@@ -105,7 +108,8 @@ class LivePost:
         self._ended.set()
         self._thread.join()
         self._guarded(self._write)
-        self._guarded(lambda: self._store.delete(STOP_FILE))
+        if self._is_last:
+            self._guarded(lambda: self._store.delete(STOP_FILE))
 
     def _work(self) -> None:
         while True:

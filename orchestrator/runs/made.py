@@ -12,6 +12,7 @@ from torch import Tensor
 
 from orchestrator.env import holder_name
 from orchestrator.errors import RunConflictError
+from orchestrator.runs.code_version import code_tags
 from orchestrator.runs.folder import claim_run, tracking_folder
 from orchestrator.runs.target import run_target
 from orchestrator.spec.plan import Plan
@@ -37,6 +38,7 @@ def write_made_run(
         key = claim_run(store, plan)
         tracker = open_tracker(run_target(plan, key), tracking_folder(plan.run_uri, key), "driver", owns_run=True)
         try:
+            tracker.set_tags(code_tags())
             tracker.log_params(flat_params(plan.model_dump(mode="json")))
             tracker.log_text("plan.json", plan.model_dump_json(indent=2))
             tracker.log_text("origin.json", json.dumps(state, indent=2))

@@ -8,9 +8,12 @@ from typing import Literal
 from orchestrator.env import apply_quiet_env, holder_name, submission_id
 from orchestrator.errors import Interrupted, OrchestratorError, PlanError
 from orchestrator.evaluation.results import ProbeResult
+from orchestrator.runs.code_version import code_tags
 from orchestrator.runs.folder import claim_run, tracking_folder
+from orchestrator.runs.inputs import record_inputs
 from orchestrator.runs.interrupts import StopRequest, stop_on_signals
 from orchestrator.runs.live import LivePost, LiveRecord
+from orchestrator.runs.live_preparation import live_preparation
 from orchestrator.runs.prepare import prepare_facts
 from orchestrator.runs.progress import OnProgress
 from orchestrator.runs.recorder import OnReport, Recorder
@@ -20,13 +23,13 @@ from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.resolve import resolve_plan
-from orchestrator.storage.lease import Lease, acquire_lease
+from orchestrator.storage.lease import LOST_HOLDER_S, Lease, acquire_lease
 from orchestrator.storage.store import Store, check_store, open_store
 from orchestrator.tracking.mlflow.open import open_tracker
 from orchestrator.tracking.mlflow.runs import check_tracking
+from orchestrator.tracking.null import NullTracker
 from orchestrator.tracking.prometheus import OnMetrics, serve_metrics
 from orchestrator.tracking.tracker import RunStatus, Tracker, flat_params
-from orchestrator.tracking.writer import JournalTracker
 from orchestrator.training.checkpoint_folders import find_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -68,13 +71,15 @@ def run_pretrain(job: PretrainSpec, cluster: ClusterSpec, *, on_progress: OnProg
     """
     apply_quiet_env()
     check_reaches_ray(cluster)
-    plan = resolve_plan(job, cluster, prepare_facts(job, cluster, on_progress))
-    check_tracking(plan.tracking.uri)
+    with live_preparation(job.name, cluster, on_progress) as show:
+        plan = resolve_plan(job, cluster, prepare_facts(job, cluster, show))
+        check_tracking(plan.tracking.uri)
     with (
         stop_on_signals() as stop,
         serve_metrics(plan.name, cluster.tracking.metrics_address) as on_metrics,
     ):
-        return run_plan(plan, cluster, stop, Onlookers(on_progress, on_metrics))
+        onlookers = Onlookers(on_progress, on_metrics)
+        return run_plan(plan, cluster, stop, onlookers, patience_s=lease_patience_s(cluster))
 
 
 def run_plan(
@@ -85,12 +90,14 @@ def run_plan(
     *,
     parent_key: str | None = None,
     patience_s: float = 0.0,
+    recorded: bool = True,
 ) -> PretrainResult:
     """Run a plan to its end, or until ``stop`` is asked. Safe in several threads at once, with a plan each.
 
     Args:
         parent_key: of the run that this one is recorded below.
         patience_s: how long to wait for the lease of a driver that may be dead.
+        recorded: whether MLflow hears of it.
 
     Raises:
         OrchestratorError: what was wrong with the input, or what ended the work; the run is closed in MLflow.
@@ -100,18 +107,27 @@ def run_plan(
     check_start(plan)
     with acquire_lease(store, holder_name(), patience_s=patience_s) as lease:
         key = claim_run(store, plan)
-        tracker = open_tracker(
-            run_target(plan, key, parent_key),
-            tracking_folder(plan.run_uri, key),
-            "driver",
-            owns_run=True,
-            samples_system=True,
-            on_metrics=onlookers.on_metrics,
-        )
+        tracker = _open_tracker(plan, key, parent_key, onlookers) if recorded else NullTracker()
         try:
             return _run(plan, cluster, store, tracker, onlookers, stop, lease)
         finally:
             tracker.close()
+
+
+def _open_tracker(plan: Plan, key: str, parent_key: str | None, onlookers: Onlookers) -> Tracker:
+    return open_tracker(
+        run_target(plan, key, parent_key),
+        tracking_folder(plan.run_uri, key),
+        "driver",
+        owns_run=True,
+        samples_system=True,
+        on_metrics=onlookers.on_metrics,
+    )
+
+
+def lease_patience_s(cluster: ClusterSpec) -> float:
+    """A scheduler may start a job again before the lease of the driver that it lost has ended."""
+    return LOST_HOLDER_S if cluster.launch is not None else 0.0
 
 
 def check_reaches_ray(cluster: ClusterSpec) -> None:
@@ -127,13 +143,13 @@ def _run(
     plan: Plan,
     cluster: ClusterSpec,
     store: Store,
-    tracker: JournalTracker,
+    tracker: Tracker,
     onlookers: Onlookers,
     stop: StopRequest,
     lease: Lease,
 ) -> PretrainResult:
-    _record_start(plan, tracker)
-    recorder = Recorder(plan, tracker, onlookers.on_progress, onlookers.on_report)
+    digests = _record_start(plan, tracker)
+    recorder = Recorder(plan, tracker, onlookers.on_progress, onlookers.on_report, digests)
     with LivePost(store, stop, lambda: _live_record(plan, recorder, tracker), recorder.places, plan.workers.count):
         try:
             status = _train(plan, cluster, store, recorder, stop, lease)
@@ -163,7 +179,7 @@ def _run(
     )
 
 
-def _live_record(plan: Plan, recorder: Recorder, tracker: JournalTracker) -> LiveRecord:
+def _live_record(plan: Plan, recorder: Recorder, tracker: Tracker) -> LiveRecord:
     return LiveRecord(
         run=plan.name,
         submission=submission_id(),
@@ -213,10 +229,10 @@ def _is_judged(plan: Plan, store: Store) -> bool:
     return all(any(store.stat(file) is not None for file in files) for files in kept)
 
 
-def _record_start(plan: Plan, tracker: Tracker) -> None:
+def _record_start(plan: Plan, tracker: Tracker) -> dict[str, str]:
+    """Returns the digests of evaluation sets."""
+    tracker.set_tags(code_tags())
     tracker.log_params(flat_params(plan.model_dump(mode="json")))
     tracker.log_text("plan.json", plan.model_dump_json(indent=2))
-    for source in plan.data.sources:
-        tracker.log_input("train", source.shards.uri, source.shards.selection or source.shards.digest)
-    if plan.data.heldout is not None:
-        tracker.log_input("heldout", plan.data.heldout.uri, plan.data.heldout.digest)
+    train = [source.shards for source in plan.data.sources]
+    return record_inputs(tracker, train, plan.data.heldout, plan.evaluation, plan.evaluation_uris, plan.s3)

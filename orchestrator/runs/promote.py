@@ -1,5 +1,6 @@
 """Promote a run: one of its checkpoints becomes a model version with an alias, and is kept for as long."""
 
+import logging
 import tempfile
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from orchestrator.training.checkpoint_folders import (
     keep_promoted,
     release_promoted,
 )
+from orchestrator.training.export import format_of
 from orchestrator.training.reports import Weights
+
+logger = logging.getLogger(__name__)
 
 
 def promote_run(
@@ -35,7 +39,6 @@ def promote_run(
 
     Raises:
         RunNotFoundError: no such run, or no such complete checkpoint in it.
-        ModelSourceError: no other program has such a model.
         TrackingError: MLflow does not answer, or does not know the run.
     """
     store, plan, key = open_run(run_uri, cluster.storage.s3)
@@ -46,12 +49,19 @@ def promote_run(
     try:
         with tempfile.TemporaryDirectory(prefix="promote-") as folder:
             export = Path(folder) / "export"
-            record = stored.record
-            export_run(run_uri, str(export), cluster, weights, checkpoint=record.step)
+            record, format = stored.record, format_of(plan.model.variant)
+            export_run(run_uri, str(export), cluster, weights, format, record.step)
             made = register_export(run_target(plan, key), export, name, alias, store.uri, record.uri, record.step)
     except OrchestratorError:
         release_promoted(store, name, alias, back_to=replaced)
         raise
+    if format == "corenet":
+        logger.warning(
+            "%s holds corenet's layout (variant '%s'), which neither transformers nor mlflow.pyfunc opens: take its "
+            "files with mlflow.artifacts.download_artifacts, for corenet or for orchestrator import",
+            made.uri,
+            plan.model.variant,
+        )
     if made.run_before is not None:
         release_promoted(open_store(made.run_before, cluster.storage.s3), name, alias)
     return made

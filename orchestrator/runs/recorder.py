@@ -1,7 +1,8 @@
 """From a worker's reports to what people see: tracker, progress, and the state that a run's end needs."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from orchestrator.evaluation.results import ProbeResult, summarise
 from orchestrator.runs.progress import OnProgress, Progress
@@ -30,13 +31,19 @@ class Recorder:
     """Takes reports in order."""
 
     def __init__(
-        self, plan: Plan, tracker: Tracker, on_progress: OnProgress | None, on_report: OnReport | None = None
+        self,
+        plan: Plan,
+        tracker: Tracker,
+        on_progress: OnProgress | None,
+        on_report: OnReport | None = None,
+        evaluation_digests: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """``on_report``: sees every report after it was recorded."""
+        """``on_report``: sees every report after it was recorded; ``evaluation_digests``: see ``inputs.py``."""
         self.plan = plan
         self._tracker = tracker
         self._on_progress = on_progress
         self._on_report = on_report
+        self._evaluation_digests = evaluation_digests
         self.num_attempts = 0
         self.checkpoint_uri = ""
         self.checkpoint_step = 0
@@ -97,15 +104,25 @@ class Recorder:
     def _record_evaluation(self, report: EvaluationReport) -> None:
         results = [ProbeResult.from_dict(record) for record in report.results]
         self.evaluation[report.weights] = results
-        record_evaluation(self._tracker, self.plan, self.checkpoint_uri, report.step, results, report.weights)
+        record_evaluation(
+            self._tracker, self._evaluation_digests, self.checkpoint_uri, report.step, results, report.weights
+        )
 
 
 def record_evaluation(
-    tracker: Tracker, plan: Plan, checkpoint_uri: str, step: int, results: Sequence[ProbeResult], weights: Weights
+    tracker: Tracker,
+    digests: Mapping[str, str],
+    checkpoint_uri: str,
+    step: int,
+    results: Sequence[ProbeResult],
+    weights: Weights,
 ) -> None:
-    """Probe scores with their intervals and means, linked to the checkpoint, one entry per evaluation set."""
-    for name, uri in zip(plan.evaluation.sets, plan.evaluation_uris, strict=True):
-        dataset = name.strip("/").replace("/", "-")
+    """Probe scores with their intervals and means, linked to the checkpoint, one entry per evaluation set.
+
+    Args:
+        digests: of the sets, by name.
+    """
+    for dataset in dict.fromkeys(result.set for result in results):
         own = [result for result in results if result.set == dataset]
         values = summarise(own)
         for result in own:
@@ -113,4 +130,4 @@ def record_evaluation(
         if weights == "ema":
             values = {f"eval_ema/{key.removeprefix('eval/')}": value for key, value in values.items()}
         if values:
-            tracker.log_evaluation(checkpoint_uri, step, values, dataset, uri)
+            tracker.log_evaluation(checkpoint_uri, step, values, dataset, digests.get(dataset, ""))

@@ -9,9 +9,12 @@ from functools import partial
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.data.ledger_report import total_rows
-from orchestrator.errors import OrchestratorError, RunNotFoundError
+from orchestrator.errors import Interrupted, OrchestratorError, RunNotFoundError
+from orchestrator.evaluation.comparison import TrialStatus
+from orchestrator.runs.compare_facts import prepared_for
 from orchestrator.runs.comparison import Comparison
 from orchestrator.runs.comparison_record import TrialMeter
 from orchestrator.runs.evaluate import evaluate_run
@@ -30,6 +33,7 @@ from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.resolve import resolve_plan
 from orchestrator.spec.resolve_compare import trial_job
+from orchestrator.storage.lease import LOST_HOLDER_S
 from orchestrator.training.reports import EvaluationReport, Report
 
 logger = logging.getLogger(__name__)
@@ -37,7 +41,6 @@ logger = logging.getLogger(__name__)
 SAMPLES, SCORE = "samples", "score"
 """What Tune hears of a trial."""
 
-_LEASE_PATIENCE_S = 70.0  # a driver that was killed holds its trials' leases for a minute
 _OWN_FACTS = ("objective", "text", "data")
 
 
@@ -46,7 +49,8 @@ class TrialRunner:
 
     def __init__(self, comparison: Comparison) -> None:
         self._of = comparison
-        self.board = ray.remote(Board).options(num_cpus=0).remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
         self._trials = {trial.run: trial for trial in comparison.plan.trials}
         self._slots = threading.Semaphore(comparison.plan.share.at_once)
         self._prepare_lock = threading.Lock()
@@ -85,6 +89,8 @@ class TrialRunner:
                 if not self._of.stop.requested:
                     record.change(trial.run, status="running", reason="")
                     self._train(trial)
+        except Interrupted as error:
+            record.change(trial.run, status=self._status_of_stopped(), reason=str(error))
         except OrchestratorError as error:
             record.change(trial.run, status="failed", reason=str(error))
             logger.warning("trial %s failed: %s", trial.run, error)
@@ -117,7 +123,7 @@ class TrialRunner:
                 self._stops[trial.run],
                 onlookers,
                 parent_key=self._of.key,
-                patience_s=_LEASE_PATIENCE_S,
+                patience_s=LOST_HOLDER_S,  # a driver that was killed held its trials' leases
             )
         finally:
             meter.add_wall(time.monotonic() - started_s)
@@ -129,6 +135,7 @@ class TrialRunner:
         if any(key.partition(".")[0] in _OWN_FACTS for key in settings):  # such as another min_count of concepts
             with self._prepare_lock:
                 facts = prepare_facts(job, of.cluster)
+                of.record.charge(trial.objective, prepared_for(facts, of.cluster.storage.s3))
         plan = resolve_plan(job, share_cluster(of.cluster, of.plan.share), share_facts(facts, of.plan.share))
         return plan.model_copy(update={"evaluation_vocabulary": of.facts.vocabulary})
 
@@ -144,12 +151,20 @@ class TrialRunner:
         of, own = self._of, self._stops[trial.run]
         values: dict[str, Any] = {"mlflow_run_id": result.mlflow_run_id, "checkpoint_uri": result.checkpoint_uri}
         if result.status == "stopped":
-            status = "waiting" if of.stop.requested else "stopped"
-            meter.end(status=status, reason=f"{own.reason} at step {result.step:,}", step=result.step, **values)
+            meter.end(
+                status=self._status_of_stopped(),
+                reason=f"{own.reason} at step {result.step:,}",
+                step=result.step,
+                **values,
+            )
             return
         if not meter.is_judged:  # its workers were lost between the last checkpoint and their verdict
             meter.judge(result.step, evaluate_run(plan.run_uri, of.cluster, weights=of.spec.weights, is_own=True))
         meter.end(status="finished", reason="", step=result.step, ledger=_ledger(plan.run_uri, of.cluster), **values)
+
+    def _status_of_stopped(self) -> TrialStatus:
+        """Of a trial that did not get to its end: it goes on at the next start, or was found to be behind."""
+        return "waiting" if self._of.stop.requested else "stopped"
 
     def _show(self, run: str, progress: Progress) -> None:
         assert self._of.on_progress is not None

@@ -6,6 +6,7 @@ trials of one objective can be compared before their end.
 
 import math
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ray import tune
@@ -13,27 +14,31 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from orchestrator.errors import Interrupted
+from orchestrator.evaluation.comparison import TrialResult
+from orchestrator.runs.agenda import ENDED
 from orchestrator.runs.comparison import Comparison
+from orchestrator.runs.interrupts import StopRequest
 from orchestrator.runs.proposals import Proposals
 from orchestrator.runs.relay import relay
 from orchestrator.runs.trials import SAMPLES, SCORE, TrialRunner
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.cluster_kuberay import DRIVER_RESOURCE, KubeRaySpec
 from orchestrator.spec.compare_plan import ComparePlan, TrialPlan
-
-# Tune wants something of every trial; a share of a CPU would be missing for a whole one that reads.
-_RELAY_RESOURCES = tune.PlacementGroupFactory([{"memory": 1}])
 
 
 def run_tuning(comparison: Comparison, runner: TrialRunner) -> None:
     """Run what is left on the agenda; returns when all trials have ended, or soon after somebody asks to stop."""
     plan, agenda = comparison.plan, comparison.agenda
     live = _Live(comparison, runner)
-    trainable = tune.with_resources(tune.with_parameters(relay, board=runner.board), _RELAY_RESOURCES)
+    room = tune.PlacementGroupFactory([relay_resources(comparison.cluster)])
+    trainable = tune.with_resources(tune.with_parameters(relay, board=runner.board), room)
     with tempfile.TemporaryDirectory(prefix="vl-orchestrator-tune-", ignore_cleanup_errors=True) as folder:
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=_AgendaSearcher(live),
-                scheduler=build_schedulers(plan),
+                scheduler=build_schedulers(plan, comparison.record.result.trials),
                 num_samples=len(agenda),
                 max_concurrent_trials=plan.share.at_once,
                 reuse_actors=True,
@@ -48,13 +53,39 @@ def run_tuning(comparison: Comparison, runner: TrialRunner) -> None:
                 verbose=0,
             ),
         )
-        tuner.fit()
+        fit_and_join(tuner.fit, runner, comparison.stop)
+
+
+def fit_and_join(fit: Callable[[], object], runner: TrialRunner, stop: StopRequest) -> None:
+    """Let Tune do its work; however that ends, no trial goes on behind the back of whoever called."""
+    try:
+        fit()
+    except Interrupted:  # asked twice: at once
+        raise
+    except BaseException as error:
+        stop.ask(f"Ray Tune ended by {type(error).__name__}")
         runner.join()
+        raise
+    runner.join()
 
 
-def build_schedulers(plan: ComparePlan) -> TrialScheduler:
-    """What ends search trials early, a scheduler for each objective."""
-    return _SchedulerPerObjective(plan)
+def relay_resources(cluster: ClusterSpec) -> dict[str, float]:
+    """What Tune's actor of a trial holds: room on a node of ``launch.drivers``, which no spot market takes back.
+
+    Elsewhere next to nothing, since Tune wants something: a share of a CPU would be missing for a whole one that reads.
+    """
+    if isinstance(cluster.launch, KubeRaySpec) and cluster.launch.drivers is not None:
+        return {DRIVER_RESOURCE: 1}
+    return {"memory": 1}
+
+
+def build_schedulers(plan: ComparePlan, before: Sequence[TrialResult]) -> TrialScheduler:
+    """What ends search trials early, a scheduler for each objective.
+
+    Args:
+        before: what is known of the trials; those of earlier starts are what later ones are measured against.
+    """
+    return _SchedulerPerObjective(plan, before)
 
 
 class _Live:
@@ -106,16 +137,29 @@ class _AgendaSearcher(Searcher):
 class _SchedulerPerObjective(TrialScheduler):
     """Hands each search trial to the scheduler of its objective; replicates run to their end."""
 
-    def __init__(self, plan: ComparePlan) -> None:
+    def __init__(self, plan: ComparePlan, before: Sequence[TrialResult]) -> None:
         super().__init__()
         self._of_label = {label: _build_scheduler(plan, label) for label in plan.labels}
         self._fifo = FIFOScheduler()
+        searched = [trial for trial in before if trial.phase == "search"]
+        self._earlier = {trial.run: list(_judged(trial, plan.search_metric or "")) for trial in searched}
+        for trial in searched:
+            if trial.status in ENDED:
+                self._add_earlier(_EndedTrial(trial))
 
     def _of(self, trial: Any) -> TrialScheduler:
         is_search = trial.config["phase"] == "search"
         return self._of_label[trial.config["objective"]] if is_search else self._fifo
 
+    def _add_earlier(self, trial: Any) -> None:
+        """Results of earlier starts, each as if the trial ended there: added without a decision."""
+        scheduler = self._of(trial)
+        for result in self._earlier.get(trial.config["run"], ()):
+            scheduler.on_trial_add(None, trial)
+            scheduler.on_trial_complete(None, trial, result)
+
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._add_earlier(trial)
         self._of(trial).on_trial_add(tune_controller, trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
@@ -136,6 +180,21 @@ class _SchedulerPerObjective(TrialScheduler):
 
     def debug_string(self) -> str:
         return "one scheduler for each objective"
+
+
+class _EndedTrial:
+    """A search trial of an earlier start; what schedulers read of one of Tune's."""
+
+    def __init__(self, trial: TrialResult) -> None:
+        self.trial_id = trial.run
+        self.config = {"run": trial.run, "objective": trial.objective, "phase": trial.phase}
+
+
+def _judged(trial: TrialResult, metric: str) -> Iterator[dict[str, Any]]:
+    """What Tune heard of a trial."""
+    for point in trial.curve:
+        if metric in point.scores:
+            yield {SAMPLES: point.samples, SCORE: point.scores[metric]}
 
 
 def _build_scheduler(plan: ComparePlan, label: str) -> TrialScheduler:

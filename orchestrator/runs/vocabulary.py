@@ -5,6 +5,7 @@ with the same settings is taken before one that a run counts, which reads no mor
 """
 
 import logging
+import time
 from collections.abc import Sequence
 
 from orchestrator.data.concept_labels import HasLabel, read_chunk_concepts
@@ -112,6 +113,7 @@ def prepare_vocabulary(
     places = _vocabulary_places(job, objective, cluster, train)
     if any(place.read() is not None for place in places):
         return
+    started_s = time.monotonic()
     finder = open_finder(finder_facts(objective, cluster), cluster.storage.s3)
     captions = Captions(job, cluster, on_progress)
     counts = count_concepts(captions, finder)
@@ -124,7 +126,7 @@ def prepare_vocabulary(
         data=tuple(shards.digest for shards in train),
     )
     place = places[-1]
-    place.write(vocabulary.to_bytes(finder.table))
+    place.write(vocabulary.to_bytes(finder.table), started_s)
     logger.info("counted %s concepts in the captions: %s", f"{len(vocabulary):,}", place.uri)
 
 

@@ -12,6 +12,13 @@ GroupName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?$"
 SecretKey = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9._-]+$")]
 
 
+_TAKEN_NAMES = {
+    "head": "the head's pod, which Kueue counts by it",
+    "submitter": "the submitter's pod, which Kueue counts by it",
+    "drivers": "the group that 'drivers' makes",
+}
+
+
 class TolerationSpec(Section):
     """A taint of nodes that pods put up with."""
 
@@ -71,11 +78,15 @@ class GroupSpec(NodesSpec):
         return self
 
 
+DRIVER_RESOURCE = "driver"
+"""Ray's resource on the nodes of ``drivers``."""
+
+
 class DriversSpec(Section):
-    """A group for the drivers of trials, which a spot node must not take along: Ray resource ``driver``."""
+    """Nodes on demand for what Tune runs of a comparison's trials: Ray resource ``driver``."""
 
     slots: int = Field(default=8, ge=1)
-    """Drivers at once."""
+    """Trials at once, at most."""
     cpus: int = Field(default=8, ge=1)
     """CPUs of its pod."""
     memory: Quantity = "64Gi"
@@ -97,7 +108,7 @@ class RetrySpec(Section):
     backoff_limit: int = Field(default=3, ge=0)
     """New clusters after a lost head; each goes on from the run's last checkpoint."""
     deadline_s: int = Field(default=14 * 86_400, ge=60)
-    """Seconds from the first start after which the job is ended."""
+    """Seconds after which the job is ended; KubeRay may count them anew for each new cluster."""
     start_deadline_s: int = Field(default=3_600, ge=60)
     """Seconds that pods may take to come up before the job is given up."""
     keep_s: int = Field(default=600, ge=0)
@@ -152,9 +163,10 @@ class KubeRaySpec(Section):
     head: HeadSpec = HeadSpec()
     groups: tuple[GroupSpec, ...] = Field(min_length=1)
     drivers: DriversSpec | None = None
-    """Room for the drivers of trials; none: the cluster runs one job without a comparison."""
+    """A node on demand beside a comparison, for Tune's actors of its trials; none: they are on any node."""
     queue: KubernetesName | None = None
-    """Kueue's local queue: the job waits there until all of its nodes fit. Not together with an autoscaler."""
+    """Kueue's local queue: the job waits there until all of its nodes fit. Not together with an autoscaler, nor with
+    more than six groups, that of ``drivers`` included."""
     autoscaler: AutoscalerSpec | None = None
     """Nodes come and go with the work; none: they are all there from the start."""
     markets: dict[Literal["on_demand", "spot"], MarketSpec] = Field(default_factory=dict)
@@ -174,8 +186,9 @@ class KubeRaySpec(Section):
         names = [group.name for group in self.groups]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"groups has {twice[0]} twice; give each its own name")
-        if self.drivers is not None and "drivers" in names:
-            raise ValueError("groups has 'drivers', the name of the group that 'drivers' makes; use another")
+        for name in names:
+            if name in _TAKEN_NAMES:
+                raise ValueError(f"groups has '{name}', the name of {_TAKEN_NAMES[name]}; use another")
         for group in self.groups:
             if group.market == "spot" and "spot" not in self.markets:
                 raise ValueError(f"group {group.name} is on the spot market, but markets.spot does not say its nodes")

@@ -36,7 +36,7 @@ class SlurmSpec(Section):
     stop_before_s: int = Field(default=300, ge=60)
     """Seconds before the end of the wall time at which the run is asked to checkpoint and end."""
     requeue: bool = True
-    """Put the job back into the queue when it was stopped for its wall time or its nodes were taken."""
+    """Put the job back into the queue when it was stopped for its wall time or its nodes were taken, not by a user."""
     start_deadline_s: int = Field(default=600, ge=60)
     """Seconds that Ray may take to start on all nodes."""
     network: NetworkSpec = NetworkSpec()

@@ -15,7 +15,7 @@ class SubmitSpec(Section):
     """URL of Ray's dashboard, such as ``https://ray.example.org:8265``. Plain ``http`` shows the token to the network:
     for the loopback (a tunnel) and networks of your own."""
     ca_file: str | None = None
-    """Certificates that vouch for the dashboard's own, which is always verified; none: the system's."""
+    """File of certificates that vouch for the dashboard's own, which is always verified; none: the system's."""
     wheel: str | None = None
     """A wheel of this package that travels with every job; none: the cluster's image has the package."""
     secrets: tuple[EnvName, ...] = ()

@@ -7,6 +7,7 @@ and another one starts only when one has given its share back.
 
 from orchestrator.errors import PlanError
 from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.cluster_kuberay import KubeRaySpec
 from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.compare_plan import SharePlan
 from orchestrator.spec.facts import Facts, MachineFacts
@@ -31,7 +32,19 @@ def resolve_share(spec: CompareSpec, cluster: ClusterSpec, machine: MachineFacts
         limits.append(max(1, machine.num_cpus // (workers * cluster.workers.cpus + 1)))
     else:
         limits.append(_whole_nodes(workers, cluster))
+        if isinstance(cluster.launch, KubeRaySpec) and cluster.launch.drivers is not None:
+            limits.append(cluster.launch.drivers.slots)
     at_once = min(limits)
+    placement = place_workers(workers, cluster)
+    if placement is not None:  # whole nodes, of any number of runs at once
+        own = placement.machine(machine.decoder)
+        return SharePlan(
+            at_once=at_once,
+            workers=workers,
+            num_cores=own.num_cores,
+            num_cpus=own.num_cpus,
+            object_store_bytes=placement.object_store_bytes,
+        )
     return SharePlan(
         at_once=at_once,
         workers=workers,

@@ -36,6 +36,9 @@ class FineTuneSpec(Section):
     """Shares of the training rows, each trained on anew."""
     from_random_weights: bool = True
     """Do the same from random weights, to compare with."""
+    head: Literal["zeros", "synset_rows"] = "zeros"
+    """What the head starts at; ``synset_rows``: with CatLIP's classifier, each class at the row of the concept nearest
+    to it (``min_synset_similarity``), or at a random row where none is near; without one at zeros."""
     steps: int = Field(default=300, ge=1)
     """Optimizer steps, the same at every share."""
     batch_size: int = Field(default=64, ge=2)
@@ -99,7 +102,8 @@ class EvaluationSpec(Section):
     max_samples: int | None = Field(default=None, ge=10)
     """Read at most this many rows of a set, of labelled shards the first, else evenly spaced; none: all."""
     min_synset_similarity: float = Field(default=0.5, gt=0, le=1)
-    """CatLIP's zero-shot: WordNet path similarity from which a concept stands for a class (0.5: one step away)."""
+    """CatLIP's zero-shot, and ``fine_tune.head``: WordNet path similarity from which a concept stands for a class
+    (0.5: one step away)."""
 
     @model_validator(mode="after")
     def _layouts_of_sets(self) -> "EvaluationSpec":

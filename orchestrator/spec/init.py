@@ -15,8 +15,11 @@ class InitSpec(Section):
     from_: str = Field(alias="from", min_length=1)
     """A run's name or URI (trained, imported or averaged: its last checkpoint), or weights of another program: a file
     or folder by its absolute path on every node, or a name on the Hugging Face hub."""
+    weights: Literal["raw", "ema"] = "raw"
+    """Of a run: the trained weights, or their moving average."""
     towers: tuple[Literal["vision", "text"], ...] | None = None
-    """Which towers start from there; none: all that both have. What lies in no tower starts from there if it fits."""
+    """Which towers start from there, and nothing else; none: all that both have, and of the same objective also what
+    lies in no tower (scalars; a classifier by its concepts)."""
 
 
 class StartSpec(Section):

@@ -96,6 +96,9 @@ class ConceptsSpec(Section):
     """Concepts seen in fewer captions are left out (the paper's V_tau)."""
     max_concepts: int | None = Field(default=None, ge=2)
     """Keep at most this many of the most frequent (24320 in the paper's DataComp runs)."""
+    max_concepts_per_image: int = Field(default=256, ge=1, le=4096)
+    """Labels that an image can have; of more the rarest are left out, and counted. The published code has no bound; a
+    batch needs one (4 bytes an image each), and 256 is more than captions of a hundred words name."""
 
     @model_validator(mode="after")
     def _tagged(self) -> "ConceptsSpec":

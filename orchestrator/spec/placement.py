@@ -9,7 +9,8 @@ from orchestrator.spec.cluster_kuberay import KubeRaySpec
 from orchestrator.spec.facts import MachineFacts
 from orchestrator.spec.nodes import NodesSpec, quantity_bytes
 
-MOST_QUEUED_GROUPS = 7  # Kueue admits a RayJob as at most eight pod sets, and the head is one
+MOST_POD_SETS = 8  # of one job that Kueue admits
+_OWN_POD_SETS = 2  # head and submitter
 _LEAST_STORE_BYTES = 2**30
 _STORE_MARGIN = 5 / 4  # Ray keeps more than our blocks in its store: broadcast readers, evaluation
 _SHARED_MEMORY_BYTES = 2**30  # beside Ray's store: NCCL's and gloo's own segments
@@ -63,7 +64,7 @@ class Placement:
 
     def store_bytes(self, stream_bytes: int) -> int:
         """Ray's object store on each node, for a stream that takes ``stream_bytes`` over all of them."""
-        share = stream_bytes / min(self.num_worker_nodes, self.num_ingest_nodes)
+        share = stream_bytes / max(1, min(self.num_worker_nodes, self.num_ingest_nodes))
         return max(_LEAST_STORE_BYTES, math.ceil(share * _STORE_MARGIN))
 
     def shared_memory_bytes(self, stream_bytes: int) -> int:
@@ -86,12 +87,27 @@ def place_workers(num_workers: int, cluster: ClusterSpec) -> Placement | None:
     taken, left = [], num_workers
     for group in groups:
         number = min(group.nodes, math.ceil(left / group.workers)) if group.workers else group.nodes
-        left -= number * group.workers
+        left = max(0, left - number * group.workers)
         if number:
             taken.append((group, number))
     placement = Placement(tuple(taken), num_workers, cluster.workers.cpus, bool(cluster.ray.ingest_labels))
     _check_ingest(placement, cluster)
     return placement
+
+
+def place_readers(cluster: ClusterSpec) -> Placement | None:
+    """All nodes that hold no workers, for a job that has none; None where there are none.
+
+    Raises:
+        PlanError: the cluster file contradicts itself.
+    """
+    if not isinstance(cluster.launch, KubeRaySpec):
+        return None
+    readers = tuple((group, group.nodes) for group in cluster.launch.groups if not group.workers)
+    if not readers:
+        return None
+    _check_kuberay(cluster, cluster.launch)
+    return Placement(readers, 0, cluster.workers.cpus, ingests_apart=True)
 
 
 def check_memory(placement: Placement, stream_bytes: int) -> None:
@@ -134,11 +150,12 @@ def _check_kuberay(cluster: ClusterSpec, launch: KubeRaySpec) -> None:
             f"cluster '{cluster.name}': launch has both a queue ('{launch.queue}') and an autoscaler; Kueue admits a "
             f"job of a fixed size only: leave one of them out"
         )
-    number = len(launch.groups) + (launch.drivers is not None)
-    if launch.queue is not None and number > MOST_QUEUED_GROUPS:
+    number = len(launch.groups) + (launch.drivers is not None) + _OWN_POD_SETS
+    if launch.queue is not None and number > MOST_POD_SETS:
         raise PlanError(
-            f"cluster '{cluster.name}': launch has {number} worker groups, and Kueue admits at most "
-            f"{MOST_QUEUED_GROUPS} a job; merge groups, or leave launch.queue out"
+            f"cluster '{cluster.name}': launch has {number} pod sets (groups, drivers, head and submitter), and Kueue "
+            f"admits at most {MOST_POD_SETS} a job: {number - MOST_POD_SETS} too many; merge groups, or leave "
+            f"launch.queue out"
         )
     for key, uri in (("data", cluster.storage.data), ("runs", cluster.storage.runs)):
         if uri.startswith("file://"):

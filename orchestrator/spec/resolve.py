@@ -14,6 +14,7 @@ from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import Facts, MachineFacts
 from orchestrator.spec.job import PretrainSpec, ShardsSpec, SyntheticSpec
 from orchestrator.spec.load import join_uri
+from orchestrator.spec.objective import CatlipSpec
 from orchestrator.spec.placement import Placement, check_memory, place_workers
 from orchestrator.spec.plan import (
     MAX_UNREAD_BLOCKS,
@@ -39,7 +40,6 @@ from orchestrator.spec.stream_reads import blocks_per_task
 MAX_BLOCK_BYTES = 64 * 2**20  # a block is one micro batch; larger ones stall the splitter
 STORE_BLOCKS_PER_WORKER = 8  # below that the measured block rate falls three- to sevenfold
 MAX_TASKS_PER_EXECUTION = 20_000  # planning costs 0.7 ms and 13 kB a task on the driver
-_CONCEPTS_PER_ROW = 32
 _ROW_OVERHEAD_BYTES = 64  # provenance, stamp and Arrow offsets
 
 
@@ -215,7 +215,8 @@ def _resolve_stream(
     annotations: Sequence[AnnotationPlan],
 ) -> StreamPlan:
     num_captions = job.data.captions_per_image if isinstance(job.data, ShardsSpec) else 1
-    num_ids = max(num_captions * job.text.context, _CONCEPTS_PER_ROW)
+    max_concepts = job.objective.max_concepts_per_image if isinstance(job.objective, CatlipSpec) else 0
+    num_ids = max(num_captions * job.text.context, max_concepts + 1)
     row_bytes = 3 * image_size**2 + 4 * num_ids + _ROW_OVERHEAD_BYTES
     row_bytes += sum(annotation.row_bytes(image_size) for annotation in annotations)
     block_bytes = batch.micro_size * row_bytes
@@ -247,7 +248,7 @@ def _resolve_stream(
         object_store_bytes=store_bytes,
         window=window,
         cache=cluster.storage.cache,
-        max_concepts_per_row=_CONCEPTS_PER_ROW,
+        max_concepts_per_row=max_concepts,
     )
 
 

@@ -64,6 +64,11 @@ class TargetSpec(Section):
         """What WordNet calls one class: its id, where it is one, since a name has several senses."""
         return label if _WNID.fullmatch(label) else self.words_of(label)
 
+    @property
+    def concepts(self) -> list[str]:
+        """What WordNet calls each of the classes."""
+        return [self.concept_of(label) for label in self.classes]
+
     def prompts_of(self, label: str) -> list[str]:
         """The prompts of one class, in the order of the templates."""
         words = self.words_of(label)

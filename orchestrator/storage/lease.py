@@ -104,6 +104,10 @@ class Lease:
         logger.error("lease on %s lost; its file names %s", self._store.uri, taker)
 
 
+LOST_HOLDER_S = 70.0
+"""Patience that outlasts the lease of a holder that was killed."""
+
+
 def acquire_lease(store: Store, holder: str, ttl_s: float = 60.0, patience_s: float = 0.0) -> Lease:
     """Hold the run in ``store``; an expired lease is taken over.
 

@@ -36,6 +36,7 @@ INPUT = "input"
 CHECKPOINT = "checkpoint"
 EVALUATION = "evaluation"
 REMOVAL = "removal"
+VERSION = "version"
 STATUS = "status"
 DAMAGED = "damaged"  # a line that does not parse
 

@@ -29,6 +29,10 @@ def _metric(name: str, unit: str, meaning: str) -> str:
 
 STEPS = _metric("train/steps", "steps", "optimizer steps done since the run's first start")
 SAMPLES_SEEN = _metric("train/samples_seen", "samples", "samples that entered an optimizer step")
+SECONDS = _metric("train/seconds", "s", "time in the steps so far, waiting for data included, lost attempts not")
+FLOPS = _metric(
+    "train/flops", "operations", "of training on all samples so far: matrix products, without recomputation"
+)
 LOSS = _metric("train/loss", "nats", "the objective's loss on the global batch")
 LEARNING_RATE = _metric("train/learning_rate", "1", "learning rate of the step")
 STEP_S = _metric("train/step_s", "s", "wall time of one optimizer step, waiting for data included")
@@ -87,6 +91,11 @@ LOSS_OVER_PRIOR = _metric(
 )
 POSITIVES_PER_IMAGE = _metric("train/positives_per_image", "concepts", "CatLIP: mean number of concepts of an image")
 PRECISION_AT_5 = _metric("train/precision_at_5", "share", "CatLIP: right ones among the five most probable concepts")
+LEFT_OUT_CONCEPTS_PER_IMAGE = _metric(
+    "train/left_out_concepts_per_image",
+    "concepts",
+    "CatLIP: mean number of concepts beyond objective.max_concepts_per_image, which were left out",
+)
 ALL_ZERO_FRACTION = _metric("train/all_zero_fraction", "share", "CatLIP: images whose caption names no known concept")
 
 # Means first: their names fit the rows of single scores too.

@@ -26,6 +26,9 @@ TAG_REASON = "orchestrator.reason"
 TAG_OBJECTIVE = "orchestrator.objective"
 TAG_CHECKPOINT = "orchestrator.checkpoint"
 
+# Tags of a model version, with that of its checkpoint.
+TAG_RUN_URI = "orchestrator.run_uri"
+
 
 @dataclass(frozen=True, slots=True)
 class RunTarget:
@@ -82,6 +85,9 @@ class RunRow:
 class Tracker(Protocol):
     """Records one run. No method raises, blocks on a server or keeps the caller longer than a line of a file."""
 
+    def run_id(self, timeout_s: float = 0.0) -> str | None:
+        """The server's id of the run, waited for at most ``timeout_s``; None while the server is away."""
+
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Record values of ``metrics.py`` at an optimizer step; NaN and infinities are kept."""
 
@@ -107,6 +113,9 @@ class Tracker(Protocol):
         self, checkpoint_uri: str, step: int, metrics: Mapping[str, float], dataset: str, digest: str
     ) -> None:
         """Record evaluation metrics and link them to a recorded checkpoint and to the evaluation set."""
+
+    def log_version(self, checkpoint_uri: str, step: int, model: str, alias: str, run_uri: str) -> None:
+        """Make a recorded checkpoint a version of the registered ``model``, and give it the alias."""
 
     def finish(self, status: RunStatus, reason: str = "") -> None:
         """Record how the run ended."""

@@ -20,6 +20,7 @@ from orchestrator.tracking.journal import (
     STATUS,
     TAGS,
     TEXT,
+    VERSION,
     Journal,
 )
 from orchestrator.tracking.prometheus import OnMetrics
@@ -56,7 +57,6 @@ class JournalTracker:
         self._shipper.start()
 
     def run_id(self, timeout_s: float = 0.0) -> str | None:
-        """The server's id of the run, waited for at most ``timeout_s``; None while the server is away."""
         return self._shipper.run_id(timeout_s)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
@@ -87,6 +87,9 @@ class JournalTracker:
         self._journal.append(
             EVALUATION, uri=checkpoint_uri, step=step, values=_floats(metrics), dataset=dataset, digest=digest
         )
+
+    def log_version(self, checkpoint_uri: str, step: int, model: str, alias: str, run_uri: str) -> None:
+        self._journal.append(VERSION, uri=checkpoint_uri, step=step, model=model, alias=alias, run_uri=run_uri)
 
     def finish(self, status: RunStatus, reason: str = "") -> None:
         self._shipper.stop_heartbeat()

@@ -20,8 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
+from orchestrator.collectives import from_rank_zero
 from orchestrator.errors import CheckpointError
 from orchestrator.spec.checkpoint import CheckpointSpec
 from orchestrator.storage.disk import naming_full_disk
@@ -57,7 +56,7 @@ class Checkpoints:
         self._store, self._spec = store, spec
         self._rank, self._world_size = rank, world_size
         # Files of an earlier attempt at the same step may still be there, or still be arriving.
-        self._attempt: str = _from_rank_zero(secrets.token_hex(4))
+        self._attempt: str = from_rank_zero(secrets.token_hex(4))
         self._uploader = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-upload")
         self._pending: Future[None] | None = None
         self._closing = threading.Event()
@@ -118,7 +117,7 @@ class Checkpoints:
         Raises:
             CheckpointError: a damaged file, or tensors that are not this model's; names folder and file.
         """
-        stored: StoredCheckpoint | None = _from_rank_zero(find_stored(self._store) if self._rank == 0 else None)
+        stored: StoredCheckpoint | None = from_rank_zero(find_stored(self._store) if self._rank == 0 else None)
         if stored is not None:
             _take_up(self._store, stored, engine, ema)
         return stored
@@ -130,7 +129,7 @@ class Checkpoints:
             RunNotFoundError: that run has none of that step.
             CheckpointError: as ``restore``.
         """
-        stored: StoredCheckpoint = _from_rank_zero(find_checkpoint_of(store, step) if self._rank == 0 else None)
+        stored: StoredCheckpoint = from_rank_zero(find_checkpoint_of(store, step) if self._rank == 0 else None)
         _take_up(store, stored, engine, ema)
         return stored
 
@@ -238,11 +237,3 @@ def _engine_state(engine: DeepSpeedEngine, ema: Ema | None) -> EngineState:
         shapes=engine.shapes,
         guard=engine.guard.state(),
     )
-
-
-def _from_rank_zero(value: Any) -> Any:
-    if not dist.is_initialized():
-        return value
-    values = [value]
-    dist.broadcast_object_list(values, src=0)
-    return values[0]

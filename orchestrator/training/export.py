@@ -3,21 +3,26 @@
     huggingface   config.json, model.safetensors, preprocessor_config.json     `transformers`' from_pretrained
                   head.safetensors     tensors that have no place in that model, by the objective's names
     open_clip     open_clip_config.json, open_clip_model.safetensors           open_clip's ``local-dir:``
+    corenet       corenet.safetensors, preprocessor_config.json                apple/corenet, by its own names
+                  head.safetensors     as above
 
 Owns neither tokenizer nor vocabulary: whoever calls puts them beside.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from safetensors.torch import save_file
+from torch import Tensor
 from transformers import CLIPModel, SiglipModel
 
 from orchestrator.errors import ModelSourceError
-from orchestrator.models.layouts import open_clip
+from orchestrator.models.layouts import corenet, open_clip
 from orchestrator.models.layouts.open_clip_siglip import open_clip_siglip_config, to_open_clip_siglip
-from orchestrator.models.source import HEAD_FILE
+from orchestrator.models.source import HEAD_FILE, PROCESSOR_FILE
+from orchestrator.objectives.adopt import names_in_a_model
 from orchestrator.objectives.objective import Export, Objective
 from orchestrator.spec.plan import ModelPlan
 from orchestrator.spec.presets import VARIANTS, PixelStatistics
@@ -25,7 +30,7 @@ from orchestrator.storage.store import Store
 from orchestrator.training.checkpoint_folders import StoredCheckpoint
 from orchestrator.training.stored_tensors import load_weights
 
-ExportFormat = Literal["huggingface", "open_clip"]
+ExportFormat = Literal["huggingface", "open_clip", "corenet"]
 
 _BICUBIC = 3  # Pillow's number, as preprocessor_config.json has it
 
@@ -47,24 +52,47 @@ def export_checkpoint(
         CheckpointError: a damaged file, or an average asked for that is not there.
         ModelSourceError: the format has no place for such a model.
     """
-    if VARIANTS[model.variant].has_conv_stem:
-        raise ModelSourceError(
-            f"variant '{model.variant}' has a stem of convolutions, for which neither transformers nor open_clip has "
-            f"a model; its checkpoint ({stored.record.uri}) can be evaluated, averaged and started from"
-        )
-    export = objective.export(load_weights(store, stored, average=weights == "ema"))
-    if format == "open_clip":
-        _write_open_clip(export, model, destination)
+    if VARIANTS[model.variant].has_conv_stem != (format == "corenet"):
+        raise ModelSourceError(_wrong_format(model.variant, format))
+    state = load_weights(store, stored, average=weights == "ema")
+    if format == "corenet":
+        _write_corenet({names_in_a_model(name)[0]: tensor for name, tensor in state.items()}, model, destination)
+    elif format == "open_clip":
+        _write_open_clip(objective.export(state), model, destination)
     else:
-        _write_hugging_face(export, model, destination)
+        _write_hugging_face(objective.export(state), model, destination)
+
+
+def format_of(variant: str) -> ExportFormat:
+    """A format that every model with towers of the variant goes into."""
+    return "corenet" if VARIANTS[variant].has_conv_stem else "huggingface"
+
+
+def _wrong_format(variant: str, format: ExportFormat) -> str:
+    if format == "corenet":
+        return f"corenet has towers of its own variant alone, not of '{variant}'; use --format huggingface or open_clip"
+    return (
+        f"variant '{variant}' has a stem of convolutions, for which neither transformers nor open_clip has a model; "
+        f"use --format corenet"
+    )
 
 
 def _write_hugging_face(export: Export, model: ModelPlan, destination: Path) -> None:
     export.model.save_pretrained(destination)
-    if export.head:
-        save_file(export.head, destination / HEAD_FILE)
+    _write_beside(export.head, model, destination)
+
+
+def _write_corenet(state: Mapping[str, Tensor], model: ModelPlan, destination: Path) -> None:
+    converted, head = corenet.to_corenet(state)
+    save_file({name: tensor.contiguous() for name, tensor in converted.items()}, destination / corenet.WEIGHTS_FILE)
+    _write_beside(head, model, destination)
+
+
+def _write_beside(head: Mapping[str, Tensor], model: ModelPlan, destination: Path) -> None:
+    if head:
+        save_file(dict(head), destination / HEAD_FILE)
     processor = image_processor(model.image_size, VARIANTS[model.variant].pixels)
-    (destination / "preprocessor_config.json").write_text(json.dumps(processor, indent=2))
+    (destination / PROCESSOR_FILE).write_text(json.dumps(processor, indent=2))
 
 
 def _write_open_clip(export: Export, model: ModelPlan, destination: Path) -> None:

@@ -26,13 +26,14 @@ class StepGuard:
         self._losses: deque[float] = deque(maxlen=spec.window)
         self._norms: deque[float] = deque(maxlen=spec.window)
         self.num_nonfinite, self.num_spikes = 0, 0
-        """Steps; a spike is counted whether it was left out or taken."""
+        """Steps, each in one of them; a spike is counted whether it was left out or taken."""
         self.left_out_in_a_row = 0
         self._last_finding = ""
 
     def allows(self, step: int, loss: float, norms: Mapping[str, float]) -> bool:
         """Whether to take step ``step`` (from 1). ``norms``: of the gradient, by tower, and their ``total``."""
-        nonfinite, spike = _find_nonfinite(loss, norms), self._find_spike(loss, norms["total"])
+        nonfinite = _find_nonfinite(loss, norms)
+        spike = "" if nonfinite else self._find_spike(loss, norms["total"])
         self.num_nonfinite += bool(nonfinite)
         self.num_spikes += bool(spike)
         is_allowed = not nonfinite and (not spike or self._spec.on_spike == "warn")

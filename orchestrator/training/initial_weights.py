@@ -1,81 +1,116 @@
-"""A fresh objective takes over weights that exist: ``init`` of a job. Executed on every worker, the same everywhere."""
+"""A fresh objective takes over weights that exist: ``init`` of a job. Read on rank 0 alone, the same on every rank."""
 
 import logging
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from orchestrator.errors import ModelSourceError
-from orchestrator.models.source import read_model, shown
-from orchestrator.objectives.adopt import find_weights, names_in_a_model
+from orchestrator.collectives import from_rank_zero, rank_and_world_size, share_parameters
+from orchestrator.data.concepts import open_vocabulary
+from orchestrator.errors import ModelSourceError, OrchestratorError
+from orchestrator.models.source import shown
+from orchestrator.objectives.adopt import find_weights, fits
 from orchestrator.objectives.objective import Objective
-from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.init import InitSpec
-from orchestrator.spec.plan import Plan, load_plan
-from orchestrator.storage.store import ObjectNotFoundError, open_store
-from orchestrator.training.checkpoint_folders import find_stored
-from orchestrator.training.stored_tensors import load_weights
+from orchestrator.spec.plan import Plan
+from orchestrator.training.initial_source import InitialSource, read_source
+from orchestrator.wordnet.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
 _POSITIONS = "vision_model.embeddings.position_embedding.weight"
-_HEADS = ("visual_projection.weight", "text_projection.weight")
+_PROJECTIONS = ("visual_projection.weight", "text_projection.weight")
 """Of a tower in a job's eyes, but only there where two towers meet."""
+_CLASSIFIER = ("classifier.weight", "classifier.bias")
 
 
 def initialize_from(objective: Objective, init: InitSpec, plan: Plan) -> None:
     """Fill the towers that ``init`` names; the rest keeps its fresh weights where nothing fits, and the log says so.
 
+    A collective: a run that still trains may write its next checkpoint between the looks of two ranks.
+
     Raises:
         ModelSourceError: nothing there, towers of another variant, or a tower that does not fit (names the keys).
     """
-    state, variant = _read_state(init.from_, plan.model.variant, plan.s3)
-    if variant != plan.model.variant:
+    problem = None
+    if rank_and_world_size()[0] == 0:
+        try:
+            _fill(objective, init, plan)
+        except OrchestratorError as error:
+            problem = error
+    problem = from_rank_zero(problem)
+    if problem is not None:
+        raise problem
+    share_parameters(objective, torch.device(plan.workers.accelerator))
+
+
+@torch.no_grad()
+def _fill(objective: Objective, init: InitSpec, plan: Plan) -> None:
+    source = read_source(init, plan)
+    if source.variant != plan.model.variant:
         raise ModelSourceError(
-            f"init.from {init.from_}: its towers are of variant '{variant}', this job's of '{plan.model.variant}'; "
-            f"set model.variant: {variant}"
+            f"init.from {init.from_}: its towers are of variant '{source.variant}', this job's of "
+            f"'{plan.model.variant}'; set model.variant: {source.variant}"
         )
-    towers = _towers_to_fill(objective, init, state)
+    towers = _towers_to_fill(objective, init, source.state)
+    own = open_vocabulary(plan.model.vocabulary, plan.s3) if plan.model.vocabulary else None
+    takes_heads = init.towers is None and source.objective == plan.objective.name and _same(own, source.vocabulary)
     problems, fresh = [], []
     for name, parameter in objective.named_parameters():
-        is_wanted = name.partition(".")[0] in towers and not name.endswith(_HEADS)
-        given = find_weights(name, state)
-        weights = None if given is None else _resample_positions(given, state[given], parameter)
-        if not is_wanted and name.startswith(("vision.", "text.")) and name.partition(".")[0] not in towers:
-            fresh.append(name)
-        elif weights is not None and weights.numel() == parameter.numel():
-            with torch.no_grad():
-                parameter.copy_(weights.reshape(parameter.shape))
-        elif is_wanted:
-            problems.append(f"{name} is {'missing' if weights is None else list(weights.shape)}")
+        tower = name.partition(".")[0]
+        given = find_weights(name, source.state)
+        weights = None if given is None else _resample_positions(given, source.state[given], parameter)
+        may_take = tower in towers or (tower not in objective.towers() and takes_heads)
+        if may_take and weights is not None and fits(weights, parameter):
+            parameter.copy_(weights.reshape(parameter.shape))
+        elif tower in towers and not name.endswith(_PROJECTIONS):
+            found = "missing" if weights is None else list(weights.shape)
+            problems.append(f"{name} is {found}, wanted {list(parameter.shape)}")
         else:
             fresh.append(name)
     if problems:
         raise ModelSourceError(f"init.from {init.from_} does not fit towers {', '.join(towers)}: {shown(problems)}")
-    logger.info("started from %s; fresh weights: %s", init.from_, shown(fresh) or "none")
+    if own is not None and source.vocabulary is not None and not takes_heads:  # they may differ in counts alone
+        fresh = _carry_rows(objective, source, own, source.vocabulary, fresh)
+    logger.info("started from %s (%s weights); fresh weights: %s", source.uri, init.weights, shown(fresh) or "none")
 
 
-def _read_state(source: str, variant: str, s3: S3Spec) -> tuple[dict[str, Tensor], str]:
-    """Weights under the names of a whole model, and whose towers they are."""
-    if "://" not in source and not (Path(source) / "plan.json").is_file():
-        lone_file = Path(source).is_file()
-        model = read_model(source, variant if lone_file else None)
-        return model.state, model.variant
-    store = open_store(source, s3)
-    try:
-        plan = load_plan(store.read_bytes("plan.json").decode(), f"{source}/plan.json")
-    except ObjectNotFoundError as error:
-        raise ModelSourceError(
-            f"init.from {source}: no run there; 'orchestrator runs' lists those there are"
-        ) from error
-    stored = find_stored(store)
-    if stored is None:
-        raise ModelSourceError(f"init.from {source}: the run has no complete checkpoint yet")
-    weights = load_weights(store, stored, average=False)
-    return {names_in_a_model(name)[0]: tensor for name, tensor in weights.items()}, plan.model.variant
+def _same(own: Vocabulary | None, other: Vocabulary | None) -> bool:
+    return (own and own.digest) == (other and other.digest)
+
+
+def _carry_rows(
+    objective: nn.Module, source: InitialSource, own: Vocabulary, other: Vocabulary, fresh: list[str]
+) -> list[str]:
+    """A classifier of another vocabulary: rows of concepts that both have; returns what is still all fresh."""
+    parameters = dict(objective.named_parameters())
+    if not all(name in parameters and name in source.state for name in _CLASSIFIER):
+        return fresh
+    tables = [vocabulary.finder.split()[1] for vocabulary in (own, other)]
+    pairs = [(row, other.index_of[offset]) for row, offset in enumerate(own.offsets) if offset in other.index_of]
+    if tables[0] != tables[1]:  # the same number is another concept there
+        logger.warning(
+            "%s: its classifier is of the nouns of WordNet %s, this one's of %s; no row is taken over",
+            source.uri,
+            tables[1],
+            tables[0],
+        )
+        return fresh
+    rows, others = map(list, zip(*pairs, strict=True)) if pairs else ([], [])
+    for name in _CLASSIFIER:
+        parameters[name][rows] = source.state[name][others]
+    logger.info(
+        "%s has another vocabulary (%s, this one %s): the classifier takes its rows of the %s concepts that both have; "
+        "%s rows are fresh",
+        source.uri,
+        other.digest,
+        own.digest,
+        f"{len(pairs):,}",
+        f"{len(own) - len(pairs):,}",
+    )
+    return [name for name in fresh if name not in _CLASSIFIER]
 
 
 def _towers_to_fill(objective: Objective, init: InitSpec, state: Mapping[str, Tensor]) -> list[str]:

@@ -19,7 +19,7 @@ from orchestrator.evaluation.evaluate import SynsetRows, evaluate
 from orchestrator.evaluation.questions import EvaluationSet
 from orchestrator.evaluation.results import EMBEDDING, POOLED, ProbeResult
 from orchestrator.objectives.objective import Objective, ZeroShotObjective
-from orchestrator.objectives.synset_rows import match_classes, only_matched, transfer_rows
+from orchestrator.objectives.synset_rows import match_classes, transfer_rows
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.spec.facts import VocabularyFacts
@@ -70,8 +70,9 @@ class JudgedObjective:
         def match(names: list[str]) -> SynsetRows:
             finder = open_finder(labeller.finder, labeller.s3)
             matches = match_classes(names, labeller.vocabulary, finder, self._min_synset_similarity)
-            weight_KF, bias_K = only_matched(transfer_rows(classifier, matches, seed=0), matches)
-            return SynsetRows(weight_KF.cpu(), bias_K.cpu(), sum(not match.outputs for match in matches))
+            weight_KF, bias_K = transfer_rows(classifier, matches, seed=0)
+            is_matched_K = torch.tensor([bool(match.outputs) for match in matches])
+            return SynsetRows(weight_KF.cpu(), bias_K.cpu(), is_matched_K)
 
         return match
 

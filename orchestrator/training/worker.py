@@ -16,6 +16,7 @@ import ray
 import ray.train
 import torch
 
+from orchestrator.collectives import from_rank_zero
 from orchestrator.data.blocks import unpack_block
 from orchestrator.data.order import BlockLayout, SampleOrder
 from orchestrator.data.stream import BlockStream
@@ -53,6 +54,7 @@ from orchestrator.training.reports import (
 )
 from orchestrator.training.run_ledger import RunLedger, check_skipped, ledger_metrics
 from orchestrator.training.shared_ledger import SharedLedger
+from orchestrator.training.spent import Spent
 from orchestrator.training.step import StepResult, train_step
 
 logger = logging.getLogger(__name__)
@@ -87,7 +89,7 @@ class _Run:
         self._format = block_format(plan)
         self._store = open_store(plan.run_uri, plan.s3)
         objective = build_plan_objective(plan, self._format.vocabulary)
-        if plan.init is not None and find_checkpoint(self._store) is None:
+        if plan.init is not None and from_rank_zero(find_checkpoint(self._store) is None):
             initialize_from(objective, plan.init, plan)
         self._engine = build_plan_engine(plan, objective)
         self._device = self._engine.device
@@ -97,7 +99,7 @@ class _Run:
         self._nodes = NodeRanks(rank, world_size)
         self._layout = BlockLayout(plan.batch, plan.batch.micro_size, world_size)
         self._order, self._ledger = self._build_ledger()
-        self._meter = Meter()
+        self._meter, self._spent = Meter(), Spent(plan)
         self._restored: CheckpointRecord | None = None
         self._heldout = read_plan_heldout(plan, self._format)
         self._evaluation: dict[Weights, list[dict[str, Any]]] = {}
@@ -112,6 +114,7 @@ class _Run:
         if stored is None:
             return self._start()
         record = self._restored = stored.record
+        self._spent.restore(record.state)
         ledger = read_attachment(self._store, stored, LEDGER_FILE)
         if ledger is not None:
             self._ledger.restore(ledger, f"{record.uri}/{LEDGER_FILE}")
@@ -126,6 +129,7 @@ class _Run:
         if start is not None:
             store = open_store(start.run, self._plan.s3)
             stored = self._checkpoints.start_from(store, start.step, self._engine, self._ema)
+            self._spent.restore(stored.record.state)
             ledger = read_attachment(store, stored, LEDGER_FILE)
             if ledger is not None:
                 self._ledger.restore(ledger, f"{stored.record.uri}/{LEDGER_FILE}", inherited=True)
@@ -214,16 +218,14 @@ class _Run:
         means = self._meter.read(self._device)
         norms = self._engine.gradient_norms()
         skipped = self._ledger.skipped()
-        samples_seen = self._plan.batch.start(done)
+        self._spent.add(means["step_s"] * num_steps)
         num_clipped = self._engine.num_clipped_steps
         clipped, self._last_clipped = num_clipped - self._last_clipped, num_clipped
         self._samples_per_s = means["samples_per_s"]
         values = {metrics.train_metric(name): value for name, value in means.items()}
         values |= {metrics.grad_norm(name): float(norm) for name, norm in norms.items() if name != "total"}
         values |= {metrics.skipped_samples(reason): float(count) for reason, count in skipped.items()}
-        values |= {
-            metrics.STEPS: float(done),
-            metrics.SAMPLES_SEEN: float(samples_seen),
+        values |= self._spent.metrics(done) | {
             metrics.LEARNING_RATE: self._engine.learning_rate,
             metrics.GRAD_NORM: float(norms["total"]),
             metrics.CLIPPED_STEP_FRACTION: clipped / max(num_steps, 1),
@@ -233,7 +235,7 @@ class _Run:
             metrics.CHECKPOINT_S: self._checkpoint_s,
         }
         self._send(StepReport(done, values, num_steps))
-        check_skipped(self._plan.data, samples_seen - self._plan.batch.start(self._plan.first_step), skipped)
+        check_skipped(self._plan.data, self._spent.own_samples(done), skipped)
 
     def _save(self, step: int, wait: bool) -> CheckpointRecord:
         """Write a checkpoint; its upload goes on in the background unless ``wait``."""
@@ -246,7 +248,7 @@ class _Run:
         state = {
             "identity": self._plan.identity_digest,
             "workers": self._world_size,
-            "samples_seen": self._plan.batch.start(step),
+            **self._spent.state(step),
             "metrics": losses,
         }
         record, self._checkpoint_s = self._checkpoints.save(
@@ -278,6 +280,7 @@ class _Run:
 
     def _evaluate(self, step: int) -> None:
         """Judge the weights that the plan wants judged; all ranks take part."""
+        self._send(StepReport(step, self._spent.metrics(step)))  # so that scores are drawn against them
         for weights in judged_weights(self._plan.evaluation, has_average=self._ema is not None):
             with self._ema.swapped() if weights == "ema" and self._ema else nullcontext():
                 self._judge(step, weights)

@@ -1,7 +1,8 @@
 """The lemma of a noun: WordNet's irregular plurals first, else its suffix rules; the shortest known form wins.
 
-Equal to ``nltk.stem.WordNetLemmatizer().lemmatize(word)`` (a test compares them), so ``us`` becomes ``u`` here too:
-the labels of CatLIP are defined by that choice.
+Equal to ``WordNetLemmatizer().lemmatize(word)`` of NLTK 3.8.1, which CatLIP's code pins (a test compares them), so
+``us`` becomes ``u`` here too, and ``womens`` woman: rules are applied again until a form is known. Later versions of
+NLTK apply them once.
 """
 
 import re
@@ -22,18 +23,19 @@ PLURAL_ENDINGS = (
     ("men", "man"),
     ("ies", "y"),
 )
+_PLURAL = tuple(plural for plural, _ in PLURAL_ENDINGS)
 
 
 def lemmatize_noun(word: str, table: NounTable) -> str:
     """The shortest noun of ``table`` that ``word`` (lower case) can be a form of; ``word`` itself for none."""
     if word in table.exceptions:
-        candidates = table.exceptions[word]
-    else:
-        candidates = [
-            word.removesuffix(plural) + singular for plural, singular in PLURAL_ENDINGS if word.endswith(plural)
-        ]
-    known = [form for form in (word, *candidates) if form in table]
-    return min(known, key=len, default=word)
+        return _shortest_known([word, *table.exceptions[word]], table) or word
+    forms = _singulars([word])
+    lemma = _shortest_known([word, *forms], table)
+    while forms and not lemma:
+        forms = _singulars(forms)
+        lemma = _shortest_known(forms, table)
+    return lemma or word
 
 
 def find_synset(name: str, table: NounTable) -> int | None:
@@ -45,3 +47,17 @@ def find_synset(name: str, table: NounTable) -> int | None:
         if synsets := table.synsets(lemma):
             return synsets[0]
     return None
+
+
+def _singulars(forms: list[str]) -> list[str]:
+    return [
+        form.removesuffix(plural) + singular
+        for form in forms
+        if form.endswith(_PLURAL)
+        for plural, singular in PLURAL_ENDINGS
+        if form.endswith(plural)
+    ]
+
+
+def _shortest_known(forms: list[str], table: NounTable) -> str:
+    return min((form for form in forms if form in table), key=len, default="")

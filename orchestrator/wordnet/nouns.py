@@ -26,7 +26,7 @@ class NounFinder:
         from nltk.tokenize.destructive import NLTKWordTokenizer  # takes a second, and few jobs tag
 
         self.table = table
-        self.version = f"nouns-1 {table.version} {tagger.version}"
+        self.version = f"nouns-2 {table.version} {tagger.version}"
         self._tagger = tagger
         self._tokenize = NLTKWordTokenizer().tokenize
         self._most_words = max((word.count("_") + 1 for word in table.words), default=1)

@@ -25,6 +25,7 @@ from orchestrator.objectives.clip import ClipObjective
 from orchestrator.objectives.objective import Objective
 from orchestrator.spec.checkpoint import CheckpointSpec
 from orchestrator.spec.optimizer import FreezeSpec, OptimizerSpec, ScheduleSpec
+from orchestrator.spec.presets import CLIP_PIXELS
 from orchestrator.storage.store import Store, open_store
 from orchestrator.training.checkpoint import Checkpoints
 from orchestrator.training.checkpoint_folders import StoredCheckpoint, find_stored
@@ -326,7 +327,7 @@ def test_an_exported_clip_model_sees_what_the_objective_saw(written, tmp_path, s
     export_checkpoint(store, stored, build_named("clip"), TINY_PLAN, tmp_path, "raw")
     model = CLIPModel.from_pretrained(tmp_path).eval()
     with torch.no_grad():
-        seen = model.vision_model(pixel_values=normalize_pixels(global_batch(0)["image"])).pooler_output
+        seen = model.vision_model(pixel_values=normalize_pixels(global_batch(0)["image"], CLIP_PIXELS)).pooler_output
     torch.testing.assert_close(seen, written.records[0]["straight", stage, "fp32"]["features_resumed"])
 
 
@@ -335,7 +336,7 @@ def test_an_exported_catlip_model_sees_what_the_objective_saw_and_its_classifier
     export_checkpoint(store, stored, build_named("catlip"), TINY_PLAN, tmp_path, "raw")
     model = CLIPVisionModel.from_pretrained(tmp_path).eval()
     with torch.no_grad():
-        seen = model(pixel_values=normalize_pixels(global_batch(0)["image"])).pooler_output
+        seen = model(pixel_values=normalize_pixels(global_batch(0)["image"], CLIP_PIXELS)).pooler_output
     torch.testing.assert_close(seen, written.records[0]["catlip"]["features"])
     head = load_file(tmp_path / HEAD_FILE)
     assert {name: tuple(tensor.shape) for name, tensor in head.items()} == {

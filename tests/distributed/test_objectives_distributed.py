@@ -12,13 +12,17 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 from torch import Tensor
 
 from orchestrator.collectives import all_reduce_mean, gather_with_gradient, rank_and_world_size, shift_to_next_rank
+from orchestrator.errors import ModelSourceError
 from orchestrator.objectives.two_towers import caption_metrics
 from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
+from orchestrator.training.initial_weights import initialize_from
 from orchestrator.training.step import BareEngine, train_step
 from ranks import leave_record, micro_batches, process_group
+from starts import plan_from
 from tiny import build_tiny
 
 NUM_STEPS = 3
@@ -78,6 +82,24 @@ def record_shift() -> Record:
     return {"first": blocks[0], "second": blocks[1]}
 
 
+def record_start(folder: Path) -> Record:
+    """Weights after a start from a file that each rank finds with other numbers in it, as a run's last checkpoint may
+    be another a moment later; the second start is from one that is not there."""
+    rank, _ = rank_and_world_size()
+    objective = build_tiny("catlip")
+    state = {name.replace("vision.", "vision_model."): value + rank for name, value in objective.state_dict().items()}
+    save_file(state, folder / f"start-{rank}.safetensors")
+    plan = plan_from(str(folder / f"start-{rank}.safetensors"), "catlip")
+    assert plan.init is not None
+    initialize_from(objective, plan.init, plan)
+    started = {name: value.clone() for name, value in objective.state_dict().items()}
+    try:
+        initialize_from(objective, plan.init.model_copy(update={"from_": str(folder / "absent")}), plan)
+    except ModelSourceError:
+        return started
+    raise AssertionError("nothing is there")
+
+
 def run_rank(folder: Path) -> None:
     records: dict[Any, Record] = {}
     for world_size in WORLD_SIZES:
@@ -86,6 +108,7 @@ def run_rank(folder: Path) -> None:
         with process_group(f"of-{world_size}", world_size):
             records["gather", world_size] = record_gather()
             records["shift", world_size] = record_shift()
+            records["start", world_size] = record_start(folder)
             for name, precision in CASES:
                 records[name, precision, world_size] = record_training(name, precision)
     leave_record(folder, records)
@@ -125,6 +148,13 @@ def test_blocks_travel_around_the_ring(records: list[dict[Any, Record]], world_s
         record = records[rank]["shift", world_size]
         assert record["first"].tolist() == [following] * 2
         assert record["second"].tolist() == [[10 * following]] * 3
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_ranks_start_from_what_rank_0_found(records: list[dict[Any, Record]], world_size: int) -> None:
+    expected = build_tiny("catlip").state_dict()
+    for rank in range(world_size):
+        assert all(torch.equal(records[rank]["start", world_size][name], value) for name, value in expected.items())
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)

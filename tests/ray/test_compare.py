@@ -14,10 +14,13 @@ import mlflow
 import numpy as np
 import psutil
 import pytest
+import ray
 import yaml
 
+from orchestrator import __version__
 from orchestrator.errors import RunConflictError, RunHeldError
 from orchestrator.evaluation.comparison import ComparisonResult, TrialResult
+from orchestrator.runs.champion import champion_alias
 from orchestrator.runs.compare import CompareOutcome, run_compare
 from orchestrator.runs.compare_folder import load_comparison
 from orchestrator.runs.folder import open_run
@@ -27,7 +30,7 @@ from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.load import load_job
 from orchestrator.storage.lease import acquire_lease
 from orchestrator.storage.store import Store, open_store
-from orchestrator.training.checkpoint_folders import list_stored
+from orchestrator.training.checkpoint_folders import PROMOTED, list_stored
 from orchestrator.training.data_parts import chunk_tables, load_indexes, sample_order
 from ray_processes import ray_processes
 
@@ -156,6 +159,8 @@ def test_a_catlip_trial_is_named_by_its_synset_rows_and_measured_against_its_pri
     found = mlflow.MlflowClient(outcome.result.tracking_uri).get_run(trial.mlflow_run_id).data.metrics
     wanted = {"train/loss_over_prior", "train/positives_per_image", "train/precision_at_5", "train/all_zero_fraction"}
     assert wanted <= set(found)
+    assert found["train/flops"] == pytest.approx(trial.curve[-1].flops)
+    assert found["train/seconds"] == pytest.approx(trial.curve[-1].train_s)
     assert any("zero_shot" in name and "synset_rows" in name for name in found), sorted(found)
 
 
@@ -166,9 +171,27 @@ def test_runs_are_recorded_below_the_comparison_once(outcome: CompareOutcome) ->
     parent = client.get_run(result.mlflow_run_id)
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["comparison/clip/primary_mean"] == pytest.approx(sum(result.primary_scores("clip")))
+    assert parent.data.tags["orchestrator.version"] == __version__
+    inputs = {one.dataset.name: one.dataset.digest for one in parent.inputs.dataset_inputs}
+    assert set(inputs) == {"train", "heldout", "scenes-eval"}
     below = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     assert sorted(run.info.run_name for run in below) == sorted(trial.run for trial in result.trials)
     assert {run.info.run_id for run in below} == {trial.mlflow_run_id for trial in result.trials}
+    for run in below:
+        assert run.data.tags["orchestrator.ray"] == ray.__version__
+        assert inputs == {one.dataset.name: one.dataset.digest for one in run.inputs.dataset_inputs}
+
+
+def test_the_best_replicate_is_a_version_of_a_registered_model(outcome: CompareOutcome, place: ClusterSpec) -> None:
+    result = outcome.result
+    replicates = [trial for trial in result.trials if trial.phase == "verdict"]
+    best = max(replicates, key=lambda trial: trial.scores[result.primary_metric])
+    client = mlflow.MlflowClient(result.tracking_uri)
+    alias = champion_alias(result.primary_metric)
+    version = client.get_model_version_by_alias(result.name, alias)
+    assert (version.run_id, version.tags["orchestrator.checkpoint"]) == (best.mlflow_run_id, best.checkpoint_uri)
+    store, _, _ = open_run(best.run_uri, S3Spec())
+    assert [info.path for info in store.list(PROMOTED)] == [f"promoted/{result.name}@{alias}.json"]
 
 
 def test_the_same_file_again_runs_nothing(outcome: CompareOutcome, place: ClusterSpec) -> None:
@@ -193,6 +216,26 @@ def test_another_plan_under_the_name_and_a_live_one_are_refused(outcome: Compare
         run_compare(compare_job("budget.steps=60"), place)
     with acquire_lease(open_store(outcome.folder), "elsewhere:7"), pytest.raises(RunHeldError, match="elsewhere:7"):
         run_compare(compare_job(), place)
+
+
+def test_seconds_become_steps_by_runs_that_leave_nothing(place: ClusterSpec) -> None:
+    overrides = ("name=timed", *PAIR, "replicates=2", "budget={train_seconds: 0.5}", "rungs=[]")
+    job = load_job(str(SMOKE), list(overrides))
+    assert isinstance(job, CompareSpec)
+    timed = run_compare(job, place)
+    assert timed.status == "finished"
+    seconds = timed.result.plan["seconds_per_step"]
+    steps = {trial.objective: trial.steps for trial in timed.result.trials}
+    assert steps == {label: int(0.5 / seconds[label]) for label in ("clip", "catlip")}
+    store = open_store(timed.folder)
+    assert store.list("calibration") == ()
+    client = mlflow.MlflowClient(timed.result.tracking_uri)
+    experiment = client.get_experiment_by_name(job.experiment)
+    assert experiment is not None
+    runs = {run.info.run_name for run in client.search_runs([experiment.experiment_id])}
+    assert {name for name in runs if name.startswith("timed")} == {"timed", *(one.run for one in timed.result.trials)}
+    again = run_compare(job, place)
+    assert again.result.plan["seconds_per_step"] == seconds
 
 
 def small_job(name: str, *overrides: str) -> CompareSpec:

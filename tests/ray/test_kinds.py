@@ -23,6 +23,7 @@ from orchestrator.runs.prepare import prepare_facts
 from orchestrator.runs.pretrain import PretrainResult, run_pretrain
 from orchestrator.runs.progress import Progress
 from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.flops import training_flops
 from orchestrator.spec.job import PrepareSpec, PretrainSpec
 from orchestrator.spec.load import load_job
 from orchestrator.spec.objective import CatlipSpec
@@ -45,6 +46,8 @@ def test_synthetic_samples_need_no_data_and_teach_nothing(
     assert (result.status, result.step) == ("finished", 4)
     found = recorded(result).data.metrics
     assert found["train/samples_seen"] == 4 * job.batch.global_size
+    assert found["train/flops"] == pytest.approx(training_flops(result.plan) * found["train/samples_seen"])
+    assert found["train/seconds"] > 0
     assert found["train/loss"] == pytest.approx(math.log(job.batch.global_size), abs=1)
     assert "heldout/loss" not in found
     assert result.evaluation == []

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -30,11 +31,13 @@ from typer.testing import CliRunner
 from orchestrator.cli.main import app
 from orchestrator.data.scenes.write import write_scenes
 from orchestrator.errors import ClusterAccessError, RunConflictError, RunHeldError, RunNotFoundError
+from orchestrator.launch.kuberay import RUN_KEY
 from orchestrator.launch.rank_logs import follow_rank
-from orchestrator.launch.ray_jobs import connect
+from orchestrator.launch.ray_jobs import RayJobs, connect
 from orchestrator.launch.submit import submit_section
 from orchestrator.runs.compare_folder import load_comparison
 from orchestrator.runs.live import LiveRecord, read_live_record
+from orchestrator.spec.cluster_submit import SubmitSpec
 from orchestrator.spec.load import load_cluster
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.mlflow.runs import list_runs
@@ -245,9 +248,15 @@ def test_doctor_finds_a_cluster_healthy_and_names_what_is_missing(
     shown = orchestrator("doctor", "--cluster", head.cluster, "--json")
     found = {finding["subject"]: finding["holds"] for finding in json.loads(shown.stdout)}
     wanted = ["runs, from here", "Ray Jobs", "clock", "versions and secrets"]
-    wanted += [f"{subject}, on the cluster" for subject in ("data", "runs", "MLflow", "noun table")]
+    wanted += [f"{subject}, on the cluster" for subject in ("data", "runs", "MLflow", "noun table", "room")]
     assert [found.get(subject) for subject in wanted] == [True] * len(wanted), shown.output
     assert "disk of temporary files, on the cluster" in found
+
+    large = Path(write_cluster(head, "large")) / "cluster.yaml"
+    large.write_text(large.read_text().replace("num_cpus: 4", "num_cpus: 96").replace("count: 2", "count: 8"))
+    shown = orchestrator("doctor", "--cluster", str(large.parent))
+    assert "1 nodes with 4 CPUs have room for 4: 4 are missing" in shown.output
+    assert "ray.num_cpus is 96, and nodes have 4: 92 are missing" in shown.output
 
     lacking = write_cluster(head, "lacking", secrets=["NOT_SET_THERE"])
     shown = orchestrator("doctor", "--cluster", lacking)
@@ -377,6 +386,48 @@ def submit_while_the_token_is_renewed(head: RayHead, file: Path, monkeypatch: py
             shown = orchestrator("submit", JOB, "--cluster", gated, *LONG, "--follow")
             replaced.result()
         return done(shown)
+
+
+def hand_over(head: RayHead, submission: str, *arguments: str) -> RayJobs:
+    """As KubeRay's submitter does: the entry point of a RayJob, under an id that KubeRay made."""
+    jobs = connect(SubmitSpec(dashboard=head.dashboard, patience_s=0))
+    command = shlex.join(["python", "-m", "orchestrator.launch.entrypoint", *arguments])
+    jobs.start(submission, command, str(head.folder / "data"), {RUN_KEY: "of-kuberay"}, {})
+    return jobs
+
+
+def test_only_a_failure_ends_as_one_where_kuberay_would_try_again(
+    head: RayHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
+    jobs = hand_over(head, "wrong-input-x7k2p", "plan", "absent.yaml")
+    place = (
+        f"name: away\nworkers: {{count: 1, accelerator: cpu}}\nstorage: {{data: {tmp_path}/absent, runs: {tmp_path}}}"
+    )
+    (tmp_path / "cluster.yaml").write_text(place)
+    hand_over(head, "failed-x7k2p", "doctor", "--cluster", str(tmp_path))
+    assert jobs.wait("wrong-input-x7k2p", 120)
+    assert jobs.find("wrong-input-x7k2p").status == "STOPPED"
+    assert "absent.yaml" in jobs.driver_log("wrong-input-x7k2p")
+    assert jobs.wait("failed-x7k2p", 120)
+    failed = jobs.find("failed-x7k2p")
+    assert (failed.status, failed.exit_code) == ("FAILED", 1)
+
+
+@pytest.mark.full
+def test_a_run_that_kuberay_started_is_stopped_by_its_name_and_not_tried_again(
+    head: RayHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
+    settings = ["--set", "name=of-kuberay", "--set", "budget.steps=2000"]
+    jobs = hand_over(head, "of-kuberay-x7k2p", "run", JOB, "--cluster", head.cluster, *settings)
+    wait_until(lambda: head.has_begun("of-kuberay"), 400)
+    stopped = orchestrator("stop", "of-kuberay", "--cluster", head.cluster, "--deadline", "300")
+    assert done(stopped).strip() == "of-kuberay has ended"
+    assert jobs.find("of-kuberay").status == "STOPPED"
+    row = job_there(head, "of-kuberay-x7k2p")
+    assert row["state"] == "KILLED"
+    assert "stop asked for by" in row["reason"]
 
 
 @pytest.mark.full

@@ -1,7 +1,8 @@
 """corenet's vision transformer and text tower, written down from its source, with its names for everything.
 
 https://github.com/apple/corenet: ``vit.py`` (stem, positions without one for the class token, CLS pooling),
-``multi_head_attention.py`` (queries, keys and values fused), ``text_encoders/transformer.py``, ``clip.py``.
+``multi_head_attention.py`` and ``flash_multi_head_attention.py`` (queries, keys and values fused, the projection of
+another name; the released CatLIP models have the latter), ``text_encoders/transformer.py``, ``clip.py``.
 Slow and plain: a reference for what an import must give.
 """
 
@@ -18,7 +19,7 @@ def _attention(module: nn.Module, x_BTD: Tensor, num_heads: int, mask_TT: Tensor
     if mask_TT is not None:
         scores = scores + mask_TT
     mixed = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
-    return module.out_proj(mixed)
+    return module.out(mixed)
 
 
 class _Attention(nn.Module):
@@ -26,12 +27,25 @@ class _Attention(nn.Module):
         super().__init__()
         self.qkv_proj, self.out_proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
+    def out(self, x_BTD: Tensor) -> Tensor:
+        return self.out_proj(x_BTD)
+
+
+class _FlashAttention(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.qkv_proj, self.out_proj_attn = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def out(self, x_BTD: Tensor) -> Tensor:
+        return self.out_proj_attn(x_BTD)
+
 
 class _Layer(nn.Module):
-    def __init__(self, width: int, num_heads: int, eps: float) -> None:
+    def __init__(self, width: int, num_heads: int, eps: float, flash: bool = False) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.pre_norm_mha = nn.Sequential(nn.LayerNorm(width, eps=eps), _Attention(width), nn.Dropout(0.0))
+        attention = _FlashAttention(width) if flash else _Attention(width)
+        self.pre_norm_mha = nn.Sequential(nn.LayerNorm(width, eps=eps), attention, nn.Dropout(0.0))
         up, down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.pre_norm_ffn = nn.Sequential(
             nn.LayerNorm(width, eps=eps), up, nn.GELU(), nn.Dropout(0.0), down, nn.Dropout(0.0)
@@ -69,7 +83,16 @@ class _Positions(nn.Module):
 
 
 class Vit(nn.Module):
-    def __init__(self, image_size: int, patch: int, width: int, num_layers: int, num_heads: int, head: nn.Module):
+    def __init__(
+        self,
+        image_size: int,
+        patch: int,
+        width: int,
+        num_layers: int,
+        num_heads: int,
+        head: nn.Module,
+        flash: bool = False,
+    ):
         super().__init__()
         hidden = max(32, width // 4)
         self.patch_emb = nn.Sequential(
@@ -77,7 +100,7 @@ class Vit(nn.Module):
         )
         self.cls_token = nn.Parameter(torch.randn(1, 1, width))
         self.pos_embed = _Positions((image_size // patch) ** 2, width)
-        self.transformer = nn.Sequential(*[_Layer(width, num_heads, 1e-6) for _ in range(num_layers)])
+        self.transformer = nn.Sequential(*[_Layer(width, num_heads, 1e-6, flash) for _ in range(num_layers)])
         self.post_transformer_norm = nn.LayerNorm(width, eps=1e-6)
         self.classifier = head
 

@@ -30,7 +30,7 @@ def naive_loss_and_gradient(objective: Objective, batch: Batch) -> tuple[float, 
 
 
 def _embeddings(objective: Objective, batch: Batch) -> tuple[Tensor, list[list[Tensor]]]:
-    pixels = normalize_pixels(batch["image"]).double()
+    pixels = normalize_pixels(batch["image"], objective.vision.pixels).double()
     context = objective.text.config.max_position_embeddings
     seen, read = objective.vision(pixel_values=pixels), objective.text(input_ids=batch["tokens"].view(-1, context))
     image = getattr(seen, "image_embeds", None)
@@ -63,7 +63,9 @@ def _pair_loss(image: Tensor, text: list[list[Tensor]], scale: Tensor, bias: Ten
 
 
 def _classification_loss(objective: CatlipObjective, batch: Batch) -> Tensor:
-    pooled = objective.vision(pixel_values=normalize_pixels(batch["image"]).double()).pooler_output
+    pooled = objective.vision(
+        pixel_values=normalize_pixels(batch["image"], objective.vision.pixels).double()
+    ).pooler_output
     total = torch.zeros((), dtype=torch.float64)
     for row, named in zip(pooled, batch["concepts"].tolist(), strict=True):
         for v, (weight, bias) in enumerate(zip(objective.classifier.weight, objective.classifier.bias, strict=True)):

@@ -83,7 +83,7 @@ def write_example(folder: Path, num_rows: int = 40, num_replicates: int = 3, **f
         "objectives": (
             ObjectiveEntry(label="clip", tuned=True, num_search_trials=2, chosen={"optimizer.learning_rate": 1e-3}),
             ObjectiveEntry(label="siglip", tuned=True, num_search_trials=2, chosen={"optimizer.learning_rate": 1e-3}),
-            ObjectiveEntry(label="catlip", tuned=False, prepare_s=6.4),
+            ObjectiveEntry(label="catlip", tuned=False, prepared={"concepts.parquet": 6.4}),
         ),
         "trials": (*trials, *searched, *(_cooldown(trial, rng) for trial in trials)),
         "mlflow_run_id": None,

@@ -114,6 +114,16 @@ def test_every_job_has_a_small_form_with_the_same_objective_that_plans_on_a_lapt
         assert small_job.name != large_job.name
 
 
+@pytest.mark.parametrize("name", ["catlip-vit-b16", "catlip-vit-l16", "catlip-vit-h16"])
+def test_steps_of_catlips_recipes_are_of_equal_work_at_corenets_sizes(name: str) -> None:
+    resolved = plan(ROOT / "jobs" / "pretrain" / f"{name}.yaml", ROOT / "cluster" / "gpu-cluster" / "cluster.yaml")
+    (phase,) = resolved.phases
+    assert [size for size, _ in phase.sizes] == list(range(128, 321, 16))
+    assert resolved.batch.mean_size(0, resolved.steps) == pytest.approx(1.27 * 65_536, rel=0.02)
+    for size, samples in phase.sizes:
+        assert samples * size**2 == pytest.approx(65_536 * 224**2, rel=0.09)
+
+
 @pytest.mark.parametrize("job_file", PREPARE, ids=lambda file: str(file.relative_to(ROOT / "jobs")))
 def test_a_prepare_job_says_what_it_does_and_has_a_small_form(job_file: Path) -> None:
     job = load_job(str(job_file))

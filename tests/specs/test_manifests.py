@@ -11,22 +11,29 @@ import yaml
 from manifests import check_manifest, load_manifests
 from orchestrator.errors import PlanError
 from orchestrator.launch.render import render_job
+from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.load import load_cluster, load_job
+
+
+def two_workers(job: Path) -> list[str]:
+    keys = {PretrainSpec: ["workers=2"], CompareSpec: ["run.workers=2"]}
+    return keys.get(type(load_job(str(job))), [])
+
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"
 SMOKE_JOBS = sorted((ROOT / "jobs" / "smoke").glob("*.yaml"))  # they plan with two workers anywhere
-SMOKE_JOBS = [job for job in SMOKE_JOBS if isinstance(load_job(str(job)), PretrainSpec)]
 CLIP = ROOT / "jobs" / "pretrain" / "clip-vit-b16-cc3m.yaml"
-FULL_JOBS = [CLIP, ROOT / "jobs" / "pretrain" / "catlip-vit-b16-cc3m.yaml", ROOT / "jobs" / "synthetic.yaml"]
-JOBS = [
+FULL_JOBS = [
     CLIP,
-    ROOT / "jobs" / "catlip-vit-b16.yaml",
+    ROOT / "jobs" / "pretrain" / "catlip-vit-b16-cc3m.yaml",
     ROOT / "jobs" / "synthetic.yaml",
+    *sorted((ROOT / "jobs" / "compare").glob("*.yaml")),
+    ROOT / "jobs" / "concepts-cc3m.yaml",
 ]
 JOBS = [
-    *(pytest.param(job, ["workers=2"], id=f"smoke/{job.stem}") for job in SMOKE_JOBS),
+    *(pytest.param(job, two_workers(job), id=f"smoke/{job.stem}") for job in SMOKE_JOBS),
     *(pytest.param(job, [], id=job.stem) for job in FULL_JOBS),
 ]
 PLACES = {
@@ -38,9 +45,7 @@ PLANTED = "n0t-for-anyone/else+42"
 
 
 def render(place: str, job: Path = CLIP, *overrides: str) -> str:
-    spec = load_job(str(job), overrides)
-    assert isinstance(spec, PretrainSpec)
-    return render_job(spec, load_cluster(str(PLACES[place])))
+    return render_job(load_job(str(job), overrides), load_cluster(str(PLACES[place])))
 
 
 def meaning(text: str) -> list[Any]:
@@ -57,8 +62,12 @@ def test_every_job_renders_to_manifests_that_the_api_server_takes(job: Path, ove
     check_all(render("kuberay", job, *overrides))
 
 
-def test_what_a_cluster_file_can_ask_for_is_known_to_the_api_server() -> None:
+def test_what_a_cluster_file_can_ask_for_is_known_to_the_api_server(tmp_path: Path) -> None:
     check_all(render("autoscaled", CLIP, "batch.global_size=6144"))
+    check_all(render("autoscaled", ROOT / "jobs" / "smoke" / "compare-scenes.yaml", "run.workers=2"))
+    evaluation = tmp_path / "job.yaml"
+    evaluation.write_text("kind: evaluate\nname: again\nrun: small\nevaluation: {sets: [imagenet/val]}\n")
+    check_all(render("autoscaled", evaluation))
 
 
 def check_all(text: str) -> None:

@@ -1,5 +1,7 @@
 """Rows that are image files of their own, read a few ahead: a request to a bucket takes longer than a decode."""
 
+import hashlib
+import json
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,6 +42,13 @@ class FileRows:
     @property
     def num_rows(self) -> int:
         return len(self.files)
+
+    @property
+    def digest(self) -> str:
+        content = hashlib.sha256()
+        for file in self.files:
+            content.update(f"{json.dumps([file.path, file.targets, file.captions])}\n".encode())
+        return content.hexdigest()
 
     def read(self, request: RowRequest) -> Iterator[EvaluationRow]:
         own = own_numbers(len(self.files), request.max_samples, request.rank, request.world_size, spread=True)

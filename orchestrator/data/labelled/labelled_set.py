@@ -1,5 +1,7 @@
 """A labelled set, whatever its layout: what it asks, the rows that are judged, and perhaps rows to fit probes to."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -32,6 +34,10 @@ class RowSource(Protocol):
         """Of all ranks; raises DatasetError where shards have no index."""
 
     @property
+    def digest(self) -> str:
+        """Another one for other rows; raises as ``num_rows``."""
+
+    @property
     def shards(self) -> Store | None:
         """The folder that needs an index; none: the rows are files of their own."""
 
@@ -51,6 +57,14 @@ class LabelledSet:
     train: RowSource | None = None
     """The set's own training part, where it was asked for."""
     train_samples: int | None = None
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits that say whether two sets ask the same of the same rows."""
+        targets = {name: target.model_dump(mode="json") for name, target in self.targets.items()}
+        parts = [None if source is None else source.digest for source in (self.judged, self.train)]
+        content = json.dumps([self.layout, targets, parts, self.train_samples], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @property
     def shard_folders(self) -> list[Store]:

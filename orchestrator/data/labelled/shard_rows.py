@@ -40,6 +40,10 @@ class ShardRows:
     def num_rows(self) -> int:
         return self._index.num_samples
 
+    @property
+    def digest(self) -> str:
+        return self._index.digest
+
     def read(self, request: RowRequest) -> Iterator[EvaluationRow]:
         return read_evaluation_rows(
             self.shards,

@@ -1,7 +1,7 @@
 """The layers of a transformer under another program's names, where one matrix holds queries, keys and values."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ class BlockNames:
     """``weight`` and ``bias`` to the name of queries, keys and values on top of one another."""
     parts: dict[str, str]
     """Our name of every other module to theirs; each has a weight and a bias."""
+    aliases: dict[str, str] = field(default_factory=dict)
+    """What they also call a module, to their name in ``parts``."""
 
     def ours(self, theirs: str, tensor: Tensor) -> dict[str, Tensor]:
         """Our names of one tensor of a layer; none where the name is unknown."""
@@ -26,6 +28,7 @@ class BlockNames:
                 thirds = tensor.chunk(3)
                 return {f"self_attn.{p}.{kind}": third for p, third in zip(_PROJECTIONS, thirds, strict=True)}
         module, _, kind = theirs.rpartition(".")
+        module = self.aliases.get(module, module)
         found = next((ours for ours, name in self.parts.items() if name == module), None)
         return {} if found is None or kind not in _KINDS else {f"{found}.{kind}": tensor}
 
@@ -70,9 +73,11 @@ CORENET = BlockNames(
     fused={"weight": "pre_norm_mha.1.qkv_proj.weight", "bias": "pre_norm_mha.1.qkv_proj.bias"},
     parts={
         "layer_norm1": "pre_norm_mha.0",
-        "self_attn.out_proj": "pre_norm_mha.1.out_proj",
+        "self_attn.out_proj": "pre_norm_mha.1.out_proj_attn",
         "layer_norm2": "pre_norm_ffn.0",
         "mlp.fc1": "pre_norm_ffn.1",
         "mlp.fc2": "pre_norm_ffn.4",
     },
+    # The first is with ``use_flash_attention: true``, as the released CatLIP models are; this one without.
+    aliases={"pre_norm_mha.1.out_proj": "pre_norm_mha.1.out_proj_attn"},
 )

@@ -31,12 +31,14 @@ from orchestrator.redaction import redact
 from orchestrator.tracking import journal
 from orchestrator.tracking.journal import Entry
 from orchestrator.tracking.mlflow.client import connect, ensure_experiment
+from orchestrator.tracking.mlflow.registry import add_version, find_alias
 from orchestrator.tracking.tracker import (
     TAG_CHECKPOINT,
     TAG_HEARTBEAT,
     TAG_OBJECTIVE,
     TAG_REASON,
     TAG_RUN_KEY,
+    TAG_RUN_URI,
     RunStatus,
     RunTarget,
 )
@@ -153,6 +155,8 @@ class MlflowDestination:
                 self._log_metrics(_metrics(entry, **linked))
             case journal.REMOVAL:
                 self._mark_removed(fields["uri"])
+            case journal.VERSION:
+                self._register(fields)
             case journal.STATUS:
                 self._set_status(RunStatus(fields["status"]), fields["reason"], entry.time_ms)
             case unknown:
@@ -211,6 +215,15 @@ class MlflowDestination:
             self._models = self._find_models()
         if (model := self._models.get(uri)) is not None:
             self._client.set_logged_model_tags(model.model_id, {_TAG_DELETED: "true"})
+
+    def _register(self, fields: dict[str, Any]) -> None:
+        tags = {TAG_CHECKPOINT: fields["uri"], TAG_RUN_URI: fields["run_uri"]}
+        found = find_alias(self._client, fields["model"], fields["alias"])
+        if found is not None and found.get(TAG_CHECKPOINT) == fields["uri"]:
+            return
+        assert self._run_id is not None, "entries are shipped to a record that is open"
+        logged = self._ensure_model(fields["uri"], fields["step"])
+        add_version(self._client, fields["model"], fields["alias"], logged, self._run_id, tags)
 
     def _find_models(self) -> dict[str, LoggedModel]:
         models: dict[str, LoggedModel] = {}

@@ -15,9 +15,9 @@ from mlflow.exceptions import MlflowException
 from orchestrator.errors import TrackingError
 from orchestrator.redaction import redact
 from orchestrator.tracking.mlflow.client import check_tracking_uri, connect
-from orchestrator.tracking.tracker import TAG_CHECKPOINT, TAG_OBJECTIVE, TAG_RUN_KEY, RunTarget
+from orchestrator.tracking.mlflow.registry import add_version, find_alias
+from orchestrator.tracking.tracker import TAG_CHECKPOINT, TAG_OBJECTIVE, TAG_RUN_KEY, TAG_RUN_URI, RunTarget
 
-_TAG_RUN_URI = "orchestrator.run_uri"
 _SERVED_BY = ("torch", "transformers", "safetensors", "pillow", "pandas")
 
 
@@ -53,8 +53,8 @@ def register_export(
     with _explained(target.tracking_uri):
         client = connect(target.tracking_uri)
         run_id, experiment_id = _find_run(client, target)
-        before = _run_with_alias(client, model, alias)
-        tags = {TAG_CHECKPOINT: checkpoint_uri, _TAG_RUN_URI: run_uri}
+        before = (find_alias(client, model, alias) or {}).get(TAG_RUN_URI)
+        tags = {TAG_CHECKPOINT: checkpoint_uri, TAG_RUN_URI: run_uri}
         logged = client.create_logged_model(
             experiment_id,
             name=f"promoted-{step}",
@@ -68,12 +68,8 @@ def register_export(
             _save_served(folder, local)
             client.log_model_artifacts(logged.model_id, str(local))
         client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-        _ensure_registered(client, model)
-        # By its place: a models:/ URI would be looked up at this process's own tracking URI.
-        place = logged.artifact_location
-        made = client.create_model_version(model, place, run_id, tags=tags, model_id=logged.model_id)
-        client.set_registered_model_alias(model, alias, made.version)
-    return Promoted(model, str(made.version), alias, checkpoint_uri, before if before != run_uri else None)
+        version_made = add_version(client, model, alias, logged, run_id, tags)
+    return Promoted(model, version_made, alias, checkpoint_uri, before if before != run_uri else None)
 
 
 def _save_served(export: Path, destination: Path) -> None:
@@ -96,24 +92,6 @@ def _find_run(client: MlflowClient, target: RunTarget) -> tuple[str, str]:
             f"orchestrator runs --sync"
         )
     return str(found[0].info.run_id), str(experiment.experiment_id)
-
-
-def _run_with_alias(client: MlflowClient, model: str, alias: str) -> str | None:
-    try:
-        tags: dict[str, str] = client.get_model_version_by_alias(model, alias).tags
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such model, no such alias
-            return None
-        raise
-    return tags.get(_TAG_RUN_URI)
-
-
-def _ensure_registered(client: MlflowClient, model: str) -> None:
-    try:
-        client.create_registered_model(model)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
 
 
 @contextmanager

@@ -5,6 +5,7 @@ imports nothing of this package, and no pickle is read.
 """
 
 import io
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -24,6 +25,11 @@ class Embedder(mlflow.pyfunc.PythonModel):
     def load_context(self, context: Any) -> None:
         """Open the exported folder."""
         folder = context.artifacts["export"]
+        if not (Path(folder) / "config.json").is_file():
+            raise ValueError(
+                f"transformers has no class for this model: {folder} holds it as corenet does (corenet.safetensors); "
+                f"open it there, or with: orchestrator import {folder} --name NAME"
+            )
         self._model = AutoModel.from_pretrained(folder).eval()
         self._processor = AutoImageProcessor.from_pretrained(folder)
         self._has_text = hasattr(self._model, "get_text_features")

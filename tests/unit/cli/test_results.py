@@ -8,7 +8,7 @@ from comparisons import comparison, trial
 from orchestrator.cli.compare import print_compare
 from orchestrator.cli.results import print_pretrain
 from orchestrator.evaluation.bootstrap import Estimate
-from orchestrator.evaluation.comparison import TrialCost
+from orchestrator.evaluation.comparison import ObjectiveEntry, TrialCost
 from orchestrator.evaluation.results import ProbeResult
 from orchestrator.evaluation.verdict import find_verdict
 from orchestrator.report.contents import Contents
@@ -77,11 +77,15 @@ def test_a_stopped_run_says_where_it_stopped(plan: Plan, capsys: pytest.CaptureF
 
 def test_a_comparison_s_costs_are_those_of_replicates_and_their_cooldowns(capsys: pytest.CaptureFixture[str]) -> None:
     costs = {"verdict": TrialCost(step_s=4000.0, flops=2e15), "cooldown": TrialCost(step_s=321.0, flops=5e14)}
+    costs["search"] = TrialCost(step_s=70000.0, data_wait_s=700.0, evaluation_s=7.0, flops=1e18)
     trials = [trial("clip", 0, 0.5, phase=phase, cost=cost) for phase, cost in costs.items()]
-    made = comparison({"clip": [0.5]}, trials=tuple(trials))
+    entry = ObjectiveEntry(label="clip", tuned=True, prepared={"concepts.parquet": 61.5, "other.parquet": 20.0})
+    made = comparison({"clip": [0.5]}, trials=tuple(trials), objectives=(entry,))
     outcome = CompareOutcome("finished", made, "/runs/which")
     print_compare(outcome, Contents(made, find_verdict(made, {}), None, ""))
     said = capsys.readouterr().out
     assert "4,321" in said
     assert "2.5e+15" in said
     assert "1 of 1" in said
+    assert "70,707" in said
+    assert "81.5" in said

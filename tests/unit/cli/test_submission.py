@@ -65,3 +65,16 @@ def test_doctor_looks_at_a_place_from_where_it_is(tmp_path: Path, cluster: str) 
     assert shown.exit_code == 1
     assert "✗ data: folder" in shown.output
     assert "does not exist" in shown.output
+
+
+def test_a_folder_of_a_cluster_that_is_not_mounted_here_is_not_made(tmp_path: Path) -> None:
+    group = "{nodes: 1, workers: 1, cpus: 4, memory: 16Gi}"
+    launch = f"launch: {{kind: slurm, group: {group}, time_limit: '1:00:00', work_folder: /shared}}\n"
+    (tmp_path / "cluster.yaml").write_text(CLUSTER.replace("ROOT", str(tmp_path / "absent")) + launch)
+    job = str(Path(__file__).parents[3] / "jobs" / "synthetic.yaml")
+    for command in (["doctor"], ["check", job, "--set", "workers=1"]):
+        shown = CliRunner().invoke(app, [*command, "--cluster", str(tmp_path)])
+        assert shown.exit_code in (1, 2)
+        assert re.search(r"✗ runs( folder)?: folder \S+absent/runs is not on this machine", shown.output)
+    assert not (tmp_path / "absent").exists()
+    assert "versions here" not in shown.output

@@ -15,12 +15,12 @@ from orchestrator.wordnet.vocabulary import Vocabulary
 CAPTIONS = [("a dog", "a cat and a dog"), ("a house", "a house"), ("nothing at all", "a cat")]
 
 
-def pack(content: tuple[str, ...], captions: list[tuple[str, ...]]) -> dict[str, np.ndarray]:
+def pack(content: tuple[str, ...], captions: list[tuple[str, ...]], max_concepts: int = 4) -> dict[str, np.ndarray]:
     tokenizer = read_trained_tokenizer(train_tokenizer([text for pair in CAPTIONS for text in pair], 300), "test")
     synsets = [load_noun_table().synsets(word)[0] for word in ("cat", "dog", "house")]
     vocabulary = Vocabulary(tuple(synsets), (3, 2, 1), 6, 1, packaged_finder().version)
     labeller = open_labeller(vocabulary, FinderFacts(mode="corenet", noun_table=None, tagger=None), S3Spec())
-    format = BlockFormat(content, 8, 12, 4, tokenizer, labeller)
+    format = BlockFormat(content, 8, 12, max_concepts, tokenizer, labeller)
     rows = [Row(group, (0, 0, 0, index)) for index, group in enumerate(captions)]
     return unpack_block(format.pack(format.empty_images(len(rows), 8), rows, (0, 0, 0)), 8)
 
@@ -35,4 +35,10 @@ def test_captions_of_an_image_lie_one_after_the_other_as_they_would_alone() -> N
 
 def test_concepts_of_an_image_are_those_that_any_of_its_captions_names() -> None:
     concepts = pack((columns.CONCEPTS,), CAPTIONS)[columns.CONCEPTS]
-    assert concepts.tolist() == [[0, 1, -1, -1], [2, -1, -1, -1], [0, -1, -1, -1]]
+    assert concepts.tolist() == [[0, 1, -1, -1, -1], [2, -1, -1, -1, -1], [0, -1, -1, -1, -1]]
+
+
+def test_concepts_beyond_the_most_of_an_image_are_the_rarest_and_are_counted() -> None:
+    captions = [("a house, a dog and a cat", "a dog"), ("a cat", "a dog"), ("a dog", "a dog")]
+    concepts = pack((columns.CONCEPTS,), captions, max_concepts=1)[columns.CONCEPTS]
+    assert concepts.tolist() == [[0, -1 - 2], [0, -1 - 1], [1, -1]]

@@ -1,5 +1,6 @@
 """Concepts beside the shards: labels of the caption that is drawn, the same as found on the fly; refused for others."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from orchestrator import columns
 from orchestrator.data.blocks import BlockFormat, BlockTask, unpack_block
-from orchestrator.data.concept_labels import ConceptReader, HasLabel, read_concepts
+from orchestrator.data.concept_labels import ConceptReader, HasLabel, read_chunk_concepts, read_concepts
 from orchestrator.data.concepts import Labeller, StoredConcepts, open_finder, open_labeller
 from orchestrator.data.dataset_order import ChunkTable, DatasetOrder
 from orchestrator.data.index import DatasetIndex, save_index
@@ -78,18 +79,27 @@ class Pool:
         return [unpack_block(block, SIZE) for block in reader.read_blocks(task)]
 
 
-@pytest.fixture
-def pool(maker: Any, tmp_path: Path) -> Pool:
+def write_shards(maker: Any, order: int = 1) -> None:
+    """Two shards; ``order`` -1: the same samples, the last one first."""
     for shard, (start, number) in enumerate(zip((0, NUM_SAMPLES[0]), NUM_SAMPLES, strict=True)):
         members = []
-        for sample in range(start, start + number):
+        for sample in range(start, start + number)[::order]:
             members.append((f"{sample:05d}.png", maker.image((sample, 0, 0))))
             members += [(f"{sample:05d}.{field}", text) for field, text in captions_of(sample).items()]
         maker.write_members(f"{shard:05d}.tar", members)
-    store = open_store(str(tmp_path))
+
+
+def open_pool(folder: Path) -> Pool:
+    store = open_store(str(folder))
     index = index_dataset(store)
     save_index(store, index)
     return Pool(store, index)
+
+
+@pytest.fixture
+def pool(maker: Any, tmp_path: Path) -> Pool:
+    write_shards(maker)
+    return open_pool(tmp_path)
 
 
 def test_a_second_start_reads_what_is_stored_and_finds_the_same(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,9 +167,9 @@ def test_stored_concepts_are_refused_where_they_are_absent_or_another_jobs(pool:
     for shard in range(2):
         assert not pool.reader().read(0, shard).was_stored, "another job's are made again"
     assert labeller.stored is not None
-    maker_of_other = replace(labeller.stored.annotation.maker, version="corenet-1 3.1-abc")
+    maker_of_other = replace(labeller.stored.annotation.maker, version="corenet-2 3.1-abc")
     other = StoredConcepts(replace(labeller.stored.annotation, maker=maker_of_other), FIELDS)
-    with pytest.raises(AnnotationError, match=r"was made by 'corenet-1 3\.0.*the job labels with 'corenet-1 3.1-abc'"):
+    with pytest.raises(AnnotationError, match=r"was made by 'corenet-2 3\.0.*the job labels with 'corenet-2 3.1-abc'"):
         pool.read_epoch(replace(labeller, stored=other))
 
 
@@ -177,9 +187,65 @@ def test_stored_concepts_of_another_version_of_a_shard_are_refused_and_made_agai
     assert [changed.reader().read(0, shard).was_stored for shard in range(2)] == [True, False]
 
 
+def test_labels_that_came_with_a_copy_are_joined_by_key_and_not_by_position(
+    pool: Pool, maker: Any, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """In another place versions of objects mean nothing, and a shard in another order is as long as it was."""
+    for shard in range(2):
+        pool.reader().read(0, shard)
+    folder = tmp_path_factory.mktemp("copy") / "data"
+    shutil.copytree(tmp_path, folder)
+    copied = open_pool(folder)
+    assert all(copied.reader().read(0, shard).was_stored for shard in range(2)), "nothing moved"
+    labeller = copied.labeller(stored=True)
+    for one, other in zip(pool.read_epoch(labeller), copied.read_epoch(labeller), strict=True):
+        assert np.array_equal(one["concepts"], other["concepts"])
+
+    write_shards(type(maker)(folder), order=-1)
+    moved = open_pool(folder)
+    refused = r"concepts-corenet.*: sample 0 has key '00099', its labels are those of '00000': .*another order"
+    with pytest.raises(AnnotationError, match=r"its labels are those of.*another order.*orchestrator label concepts"):
+        moved.read_epoch(labeller)
+    assert labeller.stored is not None
+    with pytest.raises(AnnotationError, match=refused):
+        read_concepts(moved.store, moved.index.shards[0], labeller.stored)
+    with pytest.raises(AnnotationError, match=refused):
+        HasLabel(labeller.vocabulary, labeller.stored).keeps(moved.store, moved.index.shards[0])
+    assert not any(moved.reader().read(0, shard).was_stored for shard in range(2)), "they are found again"
+    live, stored = moved.read_epoch(moved.labeller(stored=False)), moved.read_epoch(labeller)
+    assert all(np.array_equal(one["concepts"], other["concepts"]) for one, other in zip(live, stored, strict=True))
+
+
+@pytest.mark.parametrize("sha256", ["", "0" * 64])
+def test_labels_that_came_with_a_copy_of_rows_without_keys_are_taken_where_the_content_is_known(
+    maker: Any, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, sha256: str
+) -> None:
+    maker.write_parquet("0.parquet", range(40))
+    folder = tmp_path_factory.mktemp("copy") / "data"
+    stored = StoredConcepts.by(packaged_finder(), "corenet", FIELDS)
+    here, row = open_pool(tmp_path), open_pool(tmp_path).index.shards[0]
+    index = DatasetIndex.from_rows(here.index.uri, "parquet", [replace(row, sha256=sha256)])  # as after data verify
+    save_index(here.store, index)
+    here.reader().read(0, 0)
+    shutil.copytree(tmp_path, folder)
+    copy = open_store(str(folder))
+
+    def read_both(store: Store, etag: str) -> None:
+        read_concepts(store, replace(index.shards[0], etag=etag), stored)
+        read_chunk_concepts(store, replace(index.shards[0], etag=etag), 0, stored)
+
+    read_both(here.store, row.etag)
+    if sha256:
+        read_both(copy, "")
+        return
+    for read in (read_concepts, lambda store, shard, stored: read_chunk_concepts(store, shard, 0, stored)):
+        with pytest.raises(AnnotationError, match=r"nothing says that the rows here are in the same order.*verify"):
+            read(copy, replace(index.shards[0], etag=""), stored)
+
+
 def test_a_vocabulary_of_another_finder_is_refused(pool: Pool) -> None:
-    vocabulary = replace(pool.labeller(stored=False).vocabulary, finder="corenet-1 3.1-abc")
-    with pytest.raises(DatasetError, match=r"counted with 'corenet-1 3.1-abc', the job labels with 'corenet-1 3.0"):
+    vocabulary = replace(pool.labeller(stored=False).vocabulary, finder="corenet-2 3.1-abc")
+    with pytest.raises(DatasetError, match=r"counted with 'corenet-2 3.1-abc', the job labels with 'corenet-2 3.0"):
         open_labeller(vocabulary, FINDER, S3Spec())
 
 

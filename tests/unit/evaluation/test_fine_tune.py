@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from orchestrator.errors import EvaluationError
-from orchestrator.evaluation.evaluate import evaluate
+from orchestrator.evaluation.evaluate import SynsetRows, evaluate
 from orchestrator.evaluation.fine_tune import (
+    HeadStart,
     add_drop_path,
     fine_tune,
     layer_groups,
@@ -57,7 +58,7 @@ class Judged:
     """Trained and random weights are the same: what is learnt is learnt here."""
 
     encode_texts = None
-    match_synsets = None
+    match_synsets: Callable[[list[str]], SynsetRows] | None = None
 
     def __init__(self) -> None:
         self.asked: list[bool] = []
@@ -101,6 +102,34 @@ def test_only_the_targets_asked_for_are_trained_on() -> None:
     tune = FineTuneSpec(steps=1, label_fractions=(1.0,), targets=("color",), from_random_weights=False)
     found = evaluate(Judged(), [one], EvaluationSpec(probes=("fine_tune",), fine_tune=tune), 0, 1)
     assert [(r.target, r.feature) for r in found] == [("color", "pooled")]
+
+
+def test_a_head_starts_from_rows_of_concepts_where_that_is_asked_for_and_there_are_some() -> None:
+    """One step at a rate that moves nothing shows where it began; random weights have no rows to go with them."""
+    image, label = torch.from_numpy(next(read()).image), torch.arange(32) % 3
+    objective = build_tiny("catlip")
+    width = objective.vision_features(image[:1]).shape[1]
+    start = HeadStart(torch.eye(3, width), torch.tensor([0.0, 5.0, 0.0]), 2)
+    still = FineTuneSpec(steps=1, learning_rate=1e-30)
+    expected = objective.eval().vision_features(image)[:, :3].detach() + start.bias_K
+    torch.testing.assert_close(fine_tune(build_tiny("catlip"), image, label, 3, still, 1.0, start)(image), expected)
+    assert fine_tune(build_tiny("catlip"), image, label, 3, still, 1.0)(image).abs().max() < 1e-20
+
+    judged = Judged()
+    asked: list[list[str]] = []
+
+    def match(names: list[str]) -> SynsetRows:
+        asked.append(names)
+        known = torch.tensor([name != "blue" for name in names])
+        return SynsetRows(torch.ones(len(names), width), torch.zeros(len(names)), known)
+
+    judged.match_synsets = match
+    tune = FineTuneSpec(steps=1, label_fractions=(1.0,), targets=("color",), head="synset_rows")
+    one = EvaluationSet("colors", TARGETS, read(), read_all=read)
+    trained, random = evaluate(judged, [one], EvaluationSpec(probes=("fine_tune",), fine_tune=tune), 0, 1)
+    assert asked == [list(CLASSES)]
+    assert trained.details["classes_from_synset_rows"] == 2
+    assert "classes_from_synset_rows" not in random.details
 
 
 def test_a_target_that_no_set_has_is_named() -> None:

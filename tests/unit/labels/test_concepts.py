@@ -77,11 +77,12 @@ def test_coverage_counts_captions_by_labels_and_says_who_carries_them():
     vocabulary = build_vocabulary({dog: 6, tench: 3, cube: 1}, num_captions=8, min_count=1, finder="f")
     many = [dog, *range(100, 120)]
     shard = ShardConcepts((column([dog, tench], None, [], [cube, 5, dog]), column(None, many, [7], [tench, dog, cube])))
-    histogram = count_labels(shard, vocabulary)
+    histogram, num_left_out = count_labels(shard, vocabulary, max_labels=2)
     assert histogram.tolist() == [2, 1, 2, 1, *[0] * 7]
     everything = build_vocabulary(dict.fromkeys([*many, tench, cube], 1), num_captions=1, min_count=1, finder="f")
-    assert count_labels(shard, everything)[-1] == 1, "many labels are counted together"
-    coverage = describe_coverage(vocabulary, histogram, packaged_finder())
+    assert count_labels(shard, everything, 2)[0][-1] == 1, "many labels are counted together"
+    coverage = describe_coverage(vocabulary, histogram, num_left_out, packaged_finder())
+    assert coverage["left_out_labels"] == num_left_out == 1
     assert coverage["captions_by_labels"][:4] == pytest.approx(np.array([2, 1, 2, 1]) / 6, abs=1e-5)
     assert coverage["labels_per_caption"] == 10 / 8
     assert next(iter(coverage["head"].items())) == ("dog.n.01", 6)

@@ -1,20 +1,23 @@
 """A RayJob's parts, each by what it is for."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
 from orchestrator.errors import JobFileError, PlanError
-from orchestrator.launch.kuberay import MOST_NAME_CHARACTERS, kubernetes_name
+from orchestrator.launch.kuberay import MOST_NAME_CHARACTERS, RUN_KEY, kubernetes_name
 from orchestrator.launch.render import render_job
 from orchestrator.redaction import SECRETS_ENV
 from orchestrator.runs.pretrain import run_pretrain
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
+from orchestrator.spec.kinds import Job, JobSpec
 from orchestrator.spec.load import load_cluster
 
 JOB: dict[str, Any] = {
@@ -26,6 +29,22 @@ JOB: dict[str, Any] = {
     "batch": {"global_size": 2048},
     "budget": {"steps": 10},
     "optimizer": {"learning_rate": 1e-3},
+}
+COMPARISON: dict[str, Any] = {
+    "kind": "compare",
+    "name": "two",
+    "mode": "controlled",
+    "objectives": [
+        {"label": "clip", "objective": {"name": "clip"}},
+        {"label": "siglip", "objective": {"name": "siglip", "towers": "clip"}},
+    ],
+    "budget": {"steps": 10},
+    "primary_metric": "eval/scenes-val/linear_probe/shape/accuracy",
+    "run": {
+        **{key: JOB[key] for key in ("data", "model", "optimizer")},
+        "batch": {"global_size": 2048},
+        "evaluation": {"sets": ["scenes/val"]},
+    },
 }
 GROUP: dict[str, Any] = {"name": "gpu", "nodes": 4, "workers": 8, "cpus": 96, "memory": "512Gi", "object_store": "64Gi"}
 LAUNCH: dict[str, Any] = {"kind": "kuberay", "namespace": "training", "image": "registry/x:1", "groups": [GROUP]}
@@ -42,7 +61,11 @@ def cluster(launch: dict[str, Any] | None = None, **sections: Any) -> ClusterSpe
 
 
 def ray_job(place: ClusterSpec, **job: Any) -> dict[str, Any]:
-    text = render_job(PretrainSpec.model_validate({**JOB, **job}), place)
+    return ray_job_of({**JOB, **job}, place)
+
+
+def ray_job_of(job: dict[str, Any], place: ClusterSpec) -> dict[str, Any]:
+    text = render_job(TypeAdapter[Job](JobSpec).validate_python(job), place)
     (found,) = [document for document in yaml.safe_load_all(text) if document["kind"] == "RayJob"]
     return found
 
@@ -65,6 +88,14 @@ def test_the_head_does_no_work_and_stays_on_demand() -> None:
     assert job["spec"]["submitterPodTemplate"]["spec"]["nodeSelector"] == {"pay": "always"}
 
 
+def test_a_job_says_which_run_it_is_and_its_entry_point_is_one_plain_command() -> None:
+    """The operator puts it into a line of the submitter's shell, where an operator of the shell would act."""
+    spec = ray_job(cluster())["spec"]
+    assert spec["metadata"] == {RUN_KEY: "small"}
+    assert shlex.join(shlex.split(spec["entrypoint"])) == spec["entrypoint"]
+    assert "launch.entrypoint run /etc/orchestrator/job.yaml" in spec["entrypoint"]
+
+
 def test_tokens_are_asked_of_every_connection() -> None:
     assert ray_job(cluster())["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
 
@@ -73,6 +104,12 @@ def test_tokens_are_asked_of_every_connection() -> None:
 def test_a_job_takes_the_nodes_that_it_needs(workers: int, nodes: int) -> None:
     group = groups_of(ray_job(cluster(), workers=workers, batch={"global_size": 64 * workers}))["gpu"]
     assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (nodes, nodes, nodes)
+
+
+def test_a_group_that_is_not_needed_any_more_is_not_taken() -> None:
+    place = cluster({"groups": [GROUP, {**GROUP, "name": "next", "workers": 4}]})
+    groups = groups_of(ray_job(place, workers=2, batch={"global_size": 128}))
+    assert [(name, group["replicas"]) for name, group in groups.items()] == [("gpu", 1)]
 
 
 def test_a_queue_makes_a_job_of_fixed_size() -> None:
@@ -86,6 +123,10 @@ def test_an_autoscaler_has_its_bounds_and_its_api() -> None:
     job = ray_job(cluster({"autoscaler": {}, "groups": [{**GROUP, "min_nodes": 1}]}))
     spec = job["spec"]["rayClusterSpec"]
     assert (spec["enableInTreeAutoscaling"], spec["autoscalerOptions"]["version"]) == (True, "v2")
+    (head,) = pod_of(spec["headGroupSpec"])["containers"]
+    [shared] = spec["autoscalerOptions"]["volumeMounts"]  # it logs below the head's temporary folder
+    assert shared in head["volumeMounts"]
+    assert {"name": "TMPDIR", "value": shared["mountPath"]} in head["env"]
     group = groups_of(job)["gpu"]
     assert (group["minReplicas"], group["maxReplicas"]) == (1, 4)
     assert pod_of(spec["headGroupSpec"])["automountServiceAccountToken"] is True
@@ -133,7 +174,7 @@ def test_a_fabric_has_its_devices_and_may_pin_memory(
 
 
 def test_no_pod_runs_as_root_or_may_become_it() -> None:
-    job = ray_job(cluster({"drivers": {}}))
+    job = ray_job_of(COMPARISON, cluster({"drivers": {}}))
     spec = job["spec"]["rayClusterSpec"]
     pods = [pod_of(spec["headGroupSpec"]), *(pod_of(group) for group in spec["workerGroupSpecs"])]
     pods.append(job["spec"]["submitterPodTemplate"]["spec"])
@@ -147,9 +188,59 @@ def test_no_pod_runs_as_root_or_may_become_it() -> None:
         assert {"cpu", "memory"} <= set(container["resources"]["requests"])
 
 
-def test_drivers_of_trials_have_a_resource_of_their_own() -> None:
-    group = groups_of(ray_job(cluster({"drivers": {"slots": 3}})))["drivers"]
+def test_tunes_actors_of_trials_have_a_node_on_demand_beside_a_comparison_alone() -> None:
+    place = cluster({"drivers": {"slots": 3}})
+    group = groups_of(ray_job_of(COMPARISON, place))["drivers"]
     assert group["rayStartParams"]["resources"] == '"{\\"driver\\": 3}"'
+    assert "drivers" not in groups_of(ray_job(place))
+
+
+@pytest.mark.parametrize(
+    ("workers", "launch", "nodes"),
+    [
+        (8, {}, 4),  # four runs at once, a node each
+        (4, {}, 4),  # nodes stay whole: as many runs as nodes
+        (12, {}, 4),  # two nodes each, two at once
+        (16, {"drivers": {"slots": 1}}, 2),
+    ],
+)
+def test_a_comparison_takes_whole_nodes_for_the_runs_that_go_on_side_by_side(
+    workers: int, launch: dict[str, Any], nodes: int
+) -> None:
+    place = cluster(launch)
+    run = {**COMPARISON["run"], "workers": workers, "batch": {"global_size": 96 * workers}}
+    job = {**COMPARISON, "run": run, "replicates": 4}
+    groups = groups_of(ray_job_of(job, place))
+    assert groups["gpu"]["replicas"] == nodes
+    alone = {**JOB, "workers": workers, "batch": run["batch"], "data": run["data"]}
+    store = [
+        int(found["gpu"]["rayStartParams"]["object-store-memory"])
+        for found in (groups, groups_of(ray_job_of(alone, place)))
+    ]
+    assert store[0] == store[1], "a node holds the blocks of one run"
+
+
+def test_a_job_that_computes_in_its_driver_gets_a_device_and_its_files_there() -> None:
+    job = {"kind": "evaluate", "name": "again", "run": "small", "evaluation": {"sets": ["scenes/val"]}}
+    rendered = ray_job_of(job, cluster())
+    assert rendered["spec"]["entrypointNumGpus"] == 1
+    group = groups_of(rendered)["gpu"]
+    assert group["replicas"] == 1
+    (container,) = pod_of(group)["containers"]
+    assert {"name": "files", "mountPath": "/etc/orchestrator", "readOnly": True} in container["volumeMounts"]
+    assert "files" in [volume["name"] for volume in pod_of(group)["volumes"]]
+    on_cpus = ray_job_of(job, cluster(workers={"count": 32, "accelerator": "cpu", "cpus": 3}))
+    assert on_cpus["spec"]["entrypointNumCpus"] == 3
+    assert "entrypointNumGpus" not in ray_job(cluster())["spec"]
+
+
+def test_a_job_without_workers_takes_the_nodes_that_read_or_else_one() -> None:
+    job = {"kind": "prepare", "name": "concepts", "data": JOB["data"], "concepts": {}}
+    ingest = {"name": "ingest", "nodes": 2, "workers": 0, "cpus": 64, "memory": "128Gi", "labels": {"role": "ingest"}}
+    apart = cluster({"groups": [GROUP, ingest]}, ray={"ingest_labels": {"role": "ingest"}})
+    groups = groups_of(ray_job_of(job, apart))
+    assert [(name, group["replicas"]) for name, group in groups.items()] == [("ingest", 2)]
+    assert [(name, group["replicas"]) for name, group in groups_of(ray_job_of(job, cluster())).items()] == [("gpu", 1)]
 
 
 def test_secrets_are_references_and_the_submitter_has_none() -> None:
@@ -202,6 +293,9 @@ def test_names_that_kubernetes_does_not_take_stay_apart() -> None:
         ({"environment": {"HF": "hf_K7MDENG"}, "groups": [GROUP, GROUP]}, "groups has gpu twice"),
         ({"groups": [{**GROUP, "market": "spot"}]}, "markets.spot does not say its nodes"),
         ({"groups": [GROUP, GROUP]}, "groups has gpu twice"),
+        ({"groups": [{**GROUP, "name": "head"}]}, "groups has 'head', the name of the head's pod"),
+        ({"groups": [{**GROUP, "name": "submitter"}]}, "groups has 'submitter', the name of the submitter's pod"),
+        ({"groups": [{**GROUP, "name": "drivers"}]}, "groups has 'drivers', the name of the group that"),
         ({"groups": [{**GROUP, "min_nodes": 5}]}, "min_nodes is 5, above nodes"),
         ({"groups": [{**GROUP, "labels": {"ray.io/x": "y"}}]}, "Ray's own"),
         ({"network": {"fabric": "rdma"}}, "fabric rdma needs device"),

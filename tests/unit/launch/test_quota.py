@@ -14,10 +14,9 @@ from orchestrator.errors import PlanError
 from orchestrator.launch.kueue import parse_quantity
 from orchestrator.launch.quota import check_quota
 from orchestrator.spec.cluster import ClusterSpec
-from orchestrator.spec.facts import Facts, MachineFacts
 from orchestrator.spec.job import PretrainSpec
+from orchestrator.spec.launch_plan import resolve_launch
 from orchestrator.spec.load import load_cluster
-from orchestrator.spec.resolve import resolve_plan
 from orchestrator.spec.yaml_file import MAX_FILE_BYTES
 
 ROOT = Path(__file__).parents[3]
@@ -57,8 +56,7 @@ def check_without(file: Path, launch: dict[str, Any] | None = None, **job: Any) 
     cluster = load_cluster(str(KUBERAY)).model_dump(mode="json", exclude_unset=True)
     cluster["launch"].update(launch or {})
     place = ClusterSpec.model_validate(cluster)
-    facts = Facts(machine=MachineFacts(num_cores=1, num_cpus=1, decoder=""))
-    return check_quota(resolve_plan(PretrainSpec.model_validate({**JOB, **job}), place, facts), place, file)
+    return check_quota(resolve_launch(PretrainSpec.model_validate({**JOB, **job}), place), place, file)
 
 
 def quotas(documents: Documents, flavor: str = "h100-spot") -> dict[str, dict[str, Any]]:

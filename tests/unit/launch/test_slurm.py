@@ -98,6 +98,16 @@ def test_slurms_warning_stops_the_run_and_puts_the_job_back(tmp_path: Path, star
     assert ("requeue 7" in (tmp_path / "log").read_text()) == asked
 
 
+def test_a_run_that_somebody_stops_is_not_put_back(tmp_path: Path, start) -> None:
+    """With a signal of `scancel`, or from elsewhere: then the run ends with 130 and nobody has signalled the script."""
+    process = start(LASTS="yes")
+    wait_for(tmp_path / "log", "token token")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 130
+    assert start(CODE="130").wait(20) == 130
+    assert "requeue" not in (tmp_path / "log").read_text()
+
+
 def test_a_run_that_failed_is_not_put_back(tmp_path: Path, start) -> None:
     assert start(CODE="1").wait(20) == 1
     assert "requeue" not in (tmp_path / "log").read_text()

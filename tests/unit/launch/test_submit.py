@@ -9,10 +9,14 @@ import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
+import certifi
 import pytest
 
+from orchestrator.env import SUBMISSION_ENV
 from orchestrator.errors import (
     ClusterAccessError,
     JobFileError,
@@ -24,14 +28,15 @@ from orchestrator.errors import (
 from orchestrator.launch import doctor
 from orchestrator.launch import submit as submitting
 from orchestrator.launch.look import MARK, VERSIONS, compare_versions, own_versions
-from orchestrator.launch.ray_jobs import Submission, connect, read_token
-from orchestrator.launch.submissions import list_jobs, stop_run, stop_submission
-from orchestrator.launch.submit import next_attempt, submit_section
+from orchestrator.launch.ray_jobs import RayJobs, connect, read_token
+from orchestrator.launch.submission import Submission
+from orchestrator.launch.submissions import describe_end, list_jobs, stop_run, stop_submission
+from orchestrator.launch.submit import driver_resources, next_attempt, submit_section
 from orchestrator.runs.check import Finding
-from orchestrator.runs.live import STOP_FILE, LivePost, LiveRecord, StopRequest
+from orchestrator.runs.live import STOP_FILE, LivePost, LiveRecord, StopRequest, read_live_record
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.cluster_submit import SubmitSpec
-from orchestrator.spec.load import load_cluster
+from orchestrator.spec.load import load_cluster, load_job
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.tracker import RunStatus
 
@@ -41,14 +46,18 @@ LIVE = Submission("small-2", "small", "RUNNING", "", None, 2000.0)
 RECORD = LiveRecord("small", "small-2", RunStatus.RUNNING, 5, 10, 32, 64.0, "", "http://mlflow:5000/", "abc", 0.0)
 
 
-class Listed:
-    """Stands where a cluster's list of submissions is read."""
+class Listed(RayJobs):
+    """A cluster that is asked for nothing but its list of submissions."""
 
     def __init__(self, *submissions: Submission) -> None:
         self._submissions = list(submissions)
 
     def list(self) -> list[Submission]:
         return self._submissions
+
+    @property
+    def address(self) -> str:
+        return "http://ray"
 
 
 @pytest.fixture
@@ -143,7 +152,7 @@ def test_jobs_say_what_ray_and_the_runs_folder_know_together(cluster: ClusterSpe
     local = replace(RECORD, run="here", submission=None, status=RunStatus.FINISHED, tracking_uri="sqlite:///x")
     write_record(cluster, local)
     write_record(cluster, replace(RECORD, run="small-a-trial", written_at=time.time()))
-    jobs: Any = Listed(LIVE, ENDED)
+    jobs = Listed(LIVE, ENDED)
     second, first, trial, here = list_jobs(cluster, jobs)
     assert (trial.id, trial.state) == ("small-a-trial", "RUNNING")
     assert (second.id, second.state, second.step, second.seconds_left) == ("small-2", "RUNNING", 5, 2.5)
@@ -151,7 +160,7 @@ def test_jobs_say_what_ray_and_the_runs_folder_know_together(cluster: ClusterSpe
     assert (first.id, first.state, first.step) == ("small-1", "KILLED", None)
     assert (here.id, here.state, here.link) == ("here", "FINISHED", None)
 
-    died, *_ = list_jobs(cluster, Listed(replace(LIVE, status="FAILED", message="node died")))  # type: ignore[arg-type]
+    died, *_ = list_jobs(cluster, Listed(replace(LIVE, status="FAILED", message="node died")))
     assert (died.state, died.reason) == ("FAILED", "node died")
     write_record(cluster, RECORD)  # long ago
     assert {row.id: row.state for row in list_jobs(cluster, None)} == {
@@ -197,15 +206,68 @@ def test_no_checkpoint_is_listed_for_jobs(cluster: ClusterSpec, monkeypatch: pyt
     assert looked == [runs.uri]
 
 
-def test_a_run_that_is_not_live_cannot_be_stopped_and_a_scheduler_must_be_told(cluster: ClusterSpec) -> None:
+def test_a_run_that_is_not_live_cannot_be_stopped(cluster: ClusterSpec) -> None:
     with pytest.raises(RunNotFoundError, match="no live run 'small'"):
         stop_run(cluster, "small", 0)
     write_record(cluster, RECORD)
     with pytest.raises(RunNotFoundError, match="no live run 'small'"):
         stop_run(cluster, "small", 0)
-    for name, command in (("kuberay", "kubectl delete rayjob"), ("slurm", "scancel")):
-        with pytest.raises(PlanError, match=command):
-            stop_run(load_cluster(str(ROOT / "cluster" / name)), "small", 0)
+
+
+@pytest.mark.parametrize(("launch", "says"), [("kuberay", "RayJob ends as STOPPED"), ("slurm", "is not put back")])
+def test_a_run_that_a_scheduler_started_is_stopped_through_storage(
+    cluster: ClusterSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launch: str, says: str
+) -> None:
+    """Its driver knows the submission that KubeRay made; Slurm makes none."""
+    made = load_cluster(str(ROOT / "cluster" / launch)).model_copy(update={"storage": cluster.storage})
+    submission = "small-x7k2p" if launch == "kuberay" else None
+    if submission is not None:
+        monkeypatch.setenv(SUBMISSION_ENV, submission)
+    stop = StopRequest()
+
+    def look() -> LiveRecord:
+        status = RunStatus.KILLED if stop.requested else RunStatus.RUNNING
+        return replace(RECORD, submission=submission, status=status, written_at=time.time())
+
+    store = open_store(f"{cluster.storage.runs}/small")
+    with LivePost(store, stop, look, {}, 1, interval_s=0.02):
+        while read_live_record(store) is None:
+            time.sleep(0.02)
+        assert stop_run(made, "small", 20)
+    assert stop.reason.startswith("stop asked for by")
+    assert says in describe_end(made)
+
+
+def test_what_computes_in_its_driver_asks_ray_for_a_device(cluster: ClusterSpec) -> None:
+    def driver_of(job: str, accelerator: str) -> dict[str, Any]:
+        workers = cluster.workers.model_copy(update={"accelerator": accelerator, "cpus": 3})
+        resources = driver_resources(load_job(job), cluster.model_copy(update={"workers": workers}))
+        asked: dict[str, Any] = {}
+        client: Any = SimpleNamespace(submit_job=asked.update)
+        RayJobs(client).start("again-1", "true", ".", {}, {}, resources)
+        return {key: asked[f"entrypoint_num_{key}"] for key in ("cpus", "gpus")}
+
+    judge = tmp_job(cluster, "kind: evaluate\nname: again\nrun: small\nevaluation: {sets: [scenes/val]}\n")
+    assert driver_of(judge, "cuda") == {"cpus": 3, "gpus": 1}
+    assert driver_of(judge, "cpu") == {"cpus": 3, "gpus": None}
+    assert driver_of(str(ROOT / "jobs" / "synthetic.yaml"), "cuda") == {"cpus": None, "gpus": None}
+
+
+def tmp_job(cluster: ClusterSpec, text: str) -> str:
+    file = Path(urlsplit(cluster.storage.data).path) / "job.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_a_submission_is_found_by_its_id_or_as_the_last_of_its_run() -> None:
+    named = replace(ENDED, id="small", run="other", started_at=500.0)
+    jobs = Listed(LIVE, ENDED, named)
+    assert jobs.find("small-1") == ENDED
+    assert jobs.find("other") == named
+    assert jobs.find("small") == named, "an id comes before a run's name"
+    assert Listed(LIVE, ENDED).find("small") == LIVE
+    with pytest.raises(RunNotFoundError, match="http://ray knows no submission 'big'"):
+        jobs.find("big")
 
 
 def test_a_stop_that_ray_no_longer_tells_of_stands_all_the_same(cluster: ClusterSpec) -> None:
@@ -230,6 +292,22 @@ def test_a_cluster_that_is_away_is_tried_and_then_named(
     with pytest.raises(ClusterAccessError, match=r"no Ray answers at http://127\.0\.0\.1:9"):
         connect(submit_section(there))
     assert "trying for" in caplog.text
+
+
+def test_certificates_that_do_not_read_are_named_and_a_home_is_expanded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "put back afterwards")
+    submit = SubmitSpec(dashboard="https://127.0.0.1:9", ca_file="~/ca.pem", patience_s=0)
+    with pytest.raises(ClusterAccessError, match=rf"submit\.ca_file: {tmp_path}/ca\.pem .*No such file"):
+        connect(submit)
+    (tmp_path / "ca.pem").write_text("not a certificate")
+    with pytest.raises(ClusterAccessError, match=r"submit\.ca_file: \S+/ca\.pem does not read as certificates"):
+        connect(submit)
+    (tmp_path / "ca.pem").write_text(Path(certifi.where()).read_text())
+    with pytest.raises(ClusterAccessError, match="no Ray answers"):
+        connect(submit)
 
 
 def test_a_token_comes_from_where_ray_looks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +342,7 @@ def test_a_token_that_others_can_read_is_said_once_and_by_doctor(
         jobs = next(finding for finding in doctor.examine(place) if finding.subject == "Ray Jobs")
         assert jobs.holds
         assert (f"others can read {file}; run: chmod 600 {file}" in jobs.detail) == is_said
-    (record,) = caplog.records
+    (record,) = {id(record): record for record in caplog.records}.values()  # one, however many handlers saw it
     assert f"chmod 600 {file}" in record.getMessage()
     monkeypatch.setenv("RAY_AUTH_TOKEN", "from the environment")
     assert "chmod" not in next(finding for finding in doctor.examine(place) if finding.subject == "Ray Jobs").detail

@@ -24,12 +24,13 @@ from foreign import (
     small_tokenizer,
 )
 from orchestrator.errors import ModelSourceError
-from orchestrator.models.layouts.open_clip import from_open_clip, to_open_clip
+from orchestrator.models.layouts.corenet import to_corenet
+from orchestrator.models.layouts.open_clip import CONFIG_FILE, WEIGHTS_FILE, from_open_clip, to_open_clip
 from orchestrator.models.layouts.open_clip_siglip import to_open_clip_siglip
 from orchestrator.models.pixels import normalize_pixels
 from orchestrator.models.source import read_model
 from orchestrator.models.towers import ModelBuild, TokenLayout
-from orchestrator.objectives.adopt import adopt_weights
+from orchestrator.objectives.adopt import adopt_weights, names_in_a_model
 from orchestrator.objectives.clip import ClipObjective
 from orchestrator.objectives.objective import Objective
 from orchestrator.objectives.table import build_objective
@@ -63,8 +64,10 @@ def filled(objective: Objective, path: str) -> Objective:
     return objective
 
 
-def vit(head: nn.Module, patch: int = PATCH, width: int = WIDTH, image_size: int = IMAGE_SIZE) -> Vit:
-    return Vit(image_size, patch, width, NUM_LAYERS, 2, head)
+def vit(
+    head: nn.Module, patch: int = PATCH, width: int = WIDTH, image_size: int = IMAGE_SIZE, flash: bool = False
+) -> Vit:
+    return Vit(image_size, patch, width, NUM_LAYERS, 2, head, flash)
 
 
 def test_open_clips_names_there_and_back_are_the_same_bits(open_clip_state: dict[str, Tensor]) -> None:
@@ -98,8 +101,9 @@ def test_openais_archives_are_known_by_the_numbers_beside_their_weights(
 
 
 @torch.no_grad()
-def test_corenets_classifier_sees_here_what_it_sees_there(tmp_path: Path) -> None:
-    theirs = shake(vit(nn.Linear(WIDTH, NUM_CONCEPTS)))
+@pytest.mark.parametrize("flash", [False, True])
+def test_corenets_classifier_sees_here_what_it_sees_there(tmp_path: Path, flash: bool) -> None:
+    theirs = shake(vit(nn.Linear(WIDTH, NUM_CONCEPTS), flash=flash))
     path = save_pt({"model_state_dict": theirs.state_dict()}, tmp_path)
     ours = filled(build("catlip"), path)
     pixels = normalize_pixels(noise_images(), VARIANTS["corenet"].pixels)
@@ -135,6 +139,27 @@ def test_corenets_clip_sees_and_reads_here_what_it_does_there(tmp_path: Path) ->
     tokens[:, :4] = torch.tensor([[48, 5, 6, 49], [48, 7, 49, 0]])
     torch.testing.assert_close(ours.text_embedding(tokens), theirs.text_encoder(tokens), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours.logit_scale, theirs.logit_scale.reshape(1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["catlip", "clip"])
+def test_corenet_opens_what_was_made_here_and_it_comes_back_as_it_was(tmp_path: Path, kind: str) -> None:
+    """Random weights everywhere, a position of the class token among them, which corenet has not."""
+    ours = shake(build(kind))
+    state = {names_in_a_model(name)[0]: tensor for name, tensor in ours.state_dict().items()}
+    converted, left = to_corenet(state)
+    assert not left
+    text = TextTower(NUM_TOKENS, CONTEXT, WIDTH, NUM_LAYERS, 2, WIDTH)
+    tower = vit(nn.Linear(WIDTH, NUM_CONCEPTS), flash=True)
+    theirs = tower if kind == "catlip" else corenet_layout.Clip(vit(Projection(WIDTH, WIDTH)), text)
+    theirs.load_state_dict(converted)
+    encoder = theirs.eval() if isinstance(theirs, Vit) else theirs.eval().image_encoder
+    pixels = normalize_pixels(noise_images(), VARIANTS["corenet"].pixels)
+    torch.testing.assert_close(encoder.features(pixels), ours.vision_features(noise_images()), atol=1e-5, rtol=1e-5)
+    back = filled(build(kind), save_pt(converted, tmp_path))
+    assert torch.equal(back.vision_features(noise_images()), ours.vision_features(noise_images()))
+    again, _ = to_corenet({names_in_a_model(name)[0]: tensor for name, tensor in back.state_dict().items()})
+    assert all(torch.equal(again[name], tensor) for name, tensor in converted.items())
 
 
 def test_a_tower_of_another_family_is_refused_by_its_keys(tmp_path: Path, open_clip_state: dict[str, Tensor]) -> None:
@@ -174,6 +199,54 @@ def test_a_size_that_no_preset_has_is_said_with_its_numbers(tmp_path: Path, open
         deeper[name.replace("visual.transformer.resblocks.1.", "visual.transformer.resblocks.2.")] = tensor
     with pytest.raises(ModelSourceError, match=r"no preset has its sizes \(patch size 8.*vision layers 3"):
         read_model(save_pt(deeper, tmp_path))
+
+
+def save_open_clip(folder: Path, state: dict[str, Tensor], **changes: object) -> str:
+    """A ``local-dir:`` whose configuration says as little as open_clip needs; ``changes``: by ``part__key``."""
+    sizes = {"width": WIDTH, "layers": NUM_LAYERS}
+    model: dict[str, dict[str, object]] = {
+        "vision_cfg": {**sizes, "image_size": IMAGE_SIZE, "patch_size": PATCH, "head_width": WIDTH // 2},
+        "text_cfg": {**sizes, "context_length": CONTEXT, "vocab_size": 289, "heads": 2},
+    }
+    for name, value in changes.items():
+        part, _, key = name.partition("__")
+        model[part][key] = value
+    (folder / CONFIG_FILE).write_text(json.dumps({"model_cfg": {"embed_dim": WIDTH, **model}, "preprocess_cfg": {}}))
+    save_file(state, folder / WEIGHTS_FILE)
+    return str(folder)
+
+
+def test_a_configuration_of_the_towers_that_are_here_is_taken(
+    tmp_path: Path, open_clip_state: dict[str, Tensor]
+) -> None:
+    assert read_model(save_open_clip(tmp_path, open_clip_state)).preset == "vit_nano_32"
+    said = {"vision_cfg__pool_type": "tok", "vision_cfg__patch_dropout": 0.5, "text_cfg__norm_kwargs": {"eps": 1e-5}}
+    assert read_model(save_open_clip(tmp_path, open_clip_state, **said)).preset == "vit_nano_32"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("vision_cfg__pool_type", "avg", r"vision_cfg\.pool_type is 'avg', supported: 'tok'"),
+        ("vision_cfg__act_kwargs", {"approximate": "tanh"}, r"act_kwargs is {'approximate': 'tanh'}, supported: None"),
+        ("vision_cfg__no_ln_pre", True, r"vision_cfg\.no_ln_pre is True, supported: False"),
+        ("text_cfg__no_causal_mask", True, r"text_cfg\.no_causal_mask is True, supported: False"),
+        ("text_cfg__pool_type", "last", r"text_cfg\.pool_type is 'last', supported: 'argmax', 'eos'"),
+        ("text_cfg__norm_kwargs", {"eps": 1e-6}, r"text_cfg\.norm_kwargs is {'eps': 1e-06}, supported: None"),
+        ("vision_cfg__mixture", 8, r"vision_cfg\.mixture is not known with these towers"),
+    ],
+)
+def test_a_configuration_of_other_towers_is_refused_by_its_keys(
+    tmp_path: Path, open_clip_state: dict[str, Tensor], name: str, value: object, message: str
+) -> None:
+    with pytest.raises(ModelSourceError, match=message):
+        read_model(save_open_clip(tmp_path, open_clip_state, **{name: value}))
+
+
+def test_a_siglip_without_what_makes_it_one_is_refused(tmp_path: Path) -> None:
+    state = {name: tensor.contiguous() for name, tensor in to_open_clip_siglip(small_siglip(20).state_dict()).items()}
+    with pytest.raises(ModelSourceError, match=r"timm_pool is absent, supported: 'map'; .*text_cfg\.no_causal_mask"):
+        read_model(save_open_clip(tmp_path, state))
 
 
 def test_other_pixels_than_the_towers_are_built_for_are_refused(tmp_path: Path) -> None:

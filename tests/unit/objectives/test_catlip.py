@@ -102,6 +102,14 @@ def test_metrics_count_hits_and_positives(objective: CatlipObjective) -> None:
     assert metrics["precision_at_5"].item() == pytest.approx((1 + 0 + 2 + 1) / (4 * 5))
     assert metrics["positives_per_image"].item() == pytest.approx((2 + 0 + 3 + 1) / 4)
     assert metrics["all_zero_fraction"].item() == pytest.approx(1 / 4)
+    assert metrics["left_out_concepts_per_image"].item() == 0
+    cut = torch.cat([CONCEPTS, torch.tensor([[-1], [-1], [-1 - 6], [-1]])], dim=1)
+    loss, counted = objective.loss([giving(objective, logits) | {"concepts_BK": cut}])
+    assert counted.pop("left_out_concepts_per_image").item() == 6 / 4
+    assert loss.item() == objective.loss([giving(objective, logits)])[0].item()
+    assert {name: value.item() for name, value in counted.items()} == pytest.approx(
+        {name: metrics[name].item() for name in counted}
+    )
     assert all(value.ndim == 0 and not value.requires_grad for value in metrics.values())
 
 
@@ -148,7 +156,7 @@ def test_an_export_opens_in_transformers_and_keeps_the_classifier(
     export.model.save_pretrained(tmp_path)
     opened = CLIPVisionModel.from_pretrained(tmp_path).eval()
     with torch.no_grad():
-        pooled = opened(pixel_values=normalize_pixels(images)).pooler_output
+        pooled = opened(pixel_values=normalize_pixels(images, objective.vision.pixels)).pooler_output
         torch.testing.assert_close(pooled, objective.vision_features(images))
     weight, bias = objective.concept_classifier()
     assert torch.equal(export.head["classifier.weight"], weight)

@@ -14,6 +14,7 @@ from orchestrator.models.towers import ModelBuild
 from orchestrator.objectives.clip import ClipObjective
 from orchestrator.objectives.table import build_objective
 from orchestrator.spec.objective import ClipSpec
+from orchestrator.spec.presets import CLIP_PIXELS
 
 CAPTIONS = ["a red cube", "a blue ball", "two green cones", "a b c d e f g h", "x y", "one small ring"]
 
@@ -205,7 +206,7 @@ def test_an_export_opens_in_transformers_and_says_the_same(
     assert export.head == {}
     export.model.save_pretrained(tmp_path)
     opened = CLIPModel.from_pretrained(tmp_path).eval()
-    pixels = normalize_pixels(batch["image"])
+    pixels = normalize_pixels(batch["image"], CLIP_PIXELS)
     with torch.no_grad():
         theirs = opened(pixel_values=pixels, input_ids=batch["tokens"])
         ours = objective.encode(batch)

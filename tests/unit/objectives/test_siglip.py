@@ -133,7 +133,9 @@ def test_an_export_opens_in_transformers_and_says_the_same(
     export.model.save_pretrained(tmp_path)
     opened = (SiglipModel if towers == "siglip" else CLIPModel).from_pretrained(tmp_path).eval()
     with torch.no_grad():
-        theirs = opened(pixel_values=normalize_pixels(batch["image"]), input_ids=batch["tokens"])
+        theirs = opened(
+            pixel_values=normalize_pixels(batch["image"], objective.vision.pixels), input_ids=batch["tokens"]
+        )
         ours = objective.encode(batch)
     image_BD, text_BD = ours["image_BD"], ours["text_BKD"].squeeze(1)
     torch.testing.assert_close(theirs.image_embeds, image_BD)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from orchestrator.objectives.objective import LinearClassifier
-from orchestrator.objectives.synset_rows import ClassMatch, match_classes, only_matched, transfer_rows
+from orchestrator.objectives.synset_rows import ClassMatch, match_classes, transfer_rows
 from orchestrator.wordnet.captions import packaged_finder
 from orchestrator.wordnet.table import load_noun_table, wnid
 from orchestrator.wordnet.vocabulary import Vocabulary
@@ -83,4 +83,3 @@ def test_rows_are_taken_averaged_or_drawn() -> None:
     assert bias.tolist() == [3, 3, 0]
     assert torch.equal(transfer_rows(classifier, matches, seed=0).weight_VF, weight)
     assert not torch.equal(transfer_rows(classifier, matches, seed=1).weight_VF[2], weight[2])
-    assert only_matched(LinearClassifier(weight, bias), matches).bias_V.tolist() == [3, 3, -torch.inf]

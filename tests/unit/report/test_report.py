@@ -22,7 +22,6 @@ from orchestrator.report.tables import score_table
 from orchestrator.report.write import REPORT_FILE, write_report
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.storage.store import open_store
-from orchestrator.tracking.mlflow.client import connect, ensure_experiment
 from report_example import KNOWN_SHAPES
 
 HOSTILE = '<script>alert("1")</script>{{ 7 * 7 }}'
@@ -55,7 +54,7 @@ class Text(HTMLParser):
 
 
 def test_the_page_says_verdict_numbers_and_places(example: str, page_file: Path) -> None:
-    contents = write_report(example, S3Spec(), str(page_file))
+    contents, _ = write_report(example, S3Spec(), str(page_file))
     text = Text(page_file.read_text())
     verdict = contents.verdict
     assert verdict.sentence in text
@@ -95,6 +94,7 @@ def test_points_of_cooldowns_are_filled_and_joined_and_those_in_mid_schedule_sta
     assert found == [(9, 15, [1]), (9, 12, [3])]
     (of_cost,) = draw_cost(whole, contents.replicates).drawings[:1]
     assert "cooldowns" in of_cost
+    assert "search: " in draw_cost(whole, contents.replicates).description
     assert "cooldowns" not in draw_cost(without, contents.replicates).drawings[0]
 
 
@@ -164,7 +164,7 @@ def test_a_comparison_that_goes_on_has_a_page(page_file: Path) -> None:
     made = made.model_copy(update={"trials": (*made.trials, trial("clip", 1, None, status="running"))})
     folder = page_file.parent
     open_store(str(folder)).write_bytes(COMPARISON_FILE, made.model_dump_json().encode())
-    contents = write_report(str(folder), S3Spec())
+    contents, _ = write_report(str(folder), S3Spec())
     text = Text((folder / REPORT_FILE).read_text())
     assert "No verdict yet: 1 of 3 replicates have not ended" in text
     assert "No pictures:" in text
@@ -212,25 +212,6 @@ def test_what_is_no_comparison_is_refused(tmp_path: Path) -> None:
     (tmp_path / COMPARISON_FILE).write_text('{"name": 1}')
     with pytest.raises(TrackingError, match="is no comparison that this version can read"):
         write_report(str(tmp_path), S3Spec())
-
-
-def test_the_page_is_an_artifact_of_the_comparisons_run(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow/mlflow.db"
-    client = connect(uri)
-    run_id = client.create_run(ensure_experiment(client, uri, "unit")).info.run_id
-    made = comparison({"clip": [0.5], "catlip": [0.6]}, tracking_uri=uri, mlflow_run_id=run_id)
-    (tmp_path / COMPARISON_FILE).write_text(made.model_dump_json())
-    write_report(str(tmp_path), S3Spec())
-    assert [item.path for item in client.list_artifacts(run_id)] == [REPORT_FILE]
-    assert Path(client.download_artifacts(run_id, REPORT_FILE, str(tmp_path))).read_text().startswith("<!doctype html>")
-
-
-def test_a_server_that_is_away_costs_the_artifact_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    made = comparison({"clip": [0.5], "catlip": [0.6]}, tracking_uri="http://127.0.0.1:9", mlflow_run_id="a" * 32)
-    (tmp_path / COMPARISON_FILE).write_text(made.model_dump_json())
-    write_report(str(tmp_path), S3Spec())
-    assert (tmp_path / REPORT_FILE).exists()
-    assert "the report is not in MLflow" in caplog.text
 
 
 def test_the_command_prints_the_verdict(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from orchestrator.evaluation.bootstrap import Estimate
 from orchestrator.evaluation.comparison import ComparisonResult, TrialCost
 from orchestrator.evaluation.results import EMBEDDING, POOLED, ProbeResult
 from orchestrator.runs.agenda import Agenda
-from orchestrator.runs.compare_folder import claim_comparison, load_comparison
+from orchestrator.runs.compare_folder import claim_comparison, load_calibration, load_comparison, save_calibration
 from orchestrator.runs.comparison_record import ComparisonRecord, TrialMeter, scores_of, start_result
 from orchestrator.runs.proposals import Proposals
 from orchestrator.runs.recorder import Recorder
@@ -28,6 +28,7 @@ from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare, tri
 from orchestrator.spec.targets import TargetSpec
 from orchestrator.storage.store import Store, open_store
 from orchestrator.tracking import metrics
+from orchestrator.tracking.null import NullTracker
 from orchestrator.training.reports import CheckpointReport, EvaluationReport, NoteReport, Report, StepReport
 
 METRIC = "eval/scenes-eval/linear_probe/all/validation_quality"
@@ -87,7 +88,7 @@ def record(plan: ComparePlan, store: Store, cluster: ClusterSpec) -> ComparisonR
 
 
 def start(plan: ComparePlan, cluster: ClusterSpec, before: ComparisonResult | None) -> ComparisonResult:
-    return start_result(plan, cluster.storage.runs, {"clip": 0.5, "siglip": 0.0}, before)
+    return start_result(plan, cluster.storage.runs, {"clip": {"tokenizer.json": 0.5}, "siglip": {}}, before)
 
 
 def test_replicates_wait_for_their_own_objective_s_search(plan: ComparePlan, record: ComparisonRecord) -> None:
@@ -138,6 +139,15 @@ def test_a_start_keeps_what_ended_and_tries_again_what_did_not(
     assert later.objectives[0].chosen == {"optimizer.learning_rate": 1e-3}
 
 
+def test_what_is_made_for_a_search_setting_is_charged_once(
+    plan: ComparePlan, record: ComparisonRecord, cluster: ClusterSpec
+) -> None:
+    for _ in range(2):  # two trials of the setting
+        record.charge("clip", {"concepts.parquet": 2.0, "tokenizer.json": 0.5})
+    again = start(plan, cluster, record.result)
+    assert [entry.prepare_s for entry in again.objectives] == [2.5, 0.0]
+
+
 def test_a_folder_belongs_to_one_comparison(plan: ComparePlan, store: Store, cluster: ClusterSpec) -> None:
     key = claim_comparison(store, plan)
     assert claim_comparison(store, plan) == key
@@ -145,6 +155,17 @@ def test_a_folder_belongs_to_one_comparison(plan: ComparePlan, store: Store, clu
         claim_comparison(store, plan_of(cluster, budget={"steps": 16}))
     with pytest.raises(RunConflictError, match=r"primary_metric: 'eval/scenes-eval/linear_probe/all/accuracy' -> "):
         claim_comparison(store, plan_of(cluster))
+
+
+def test_a_calibration_holds_for_what_was_timed(cluster: ClusterSpec, store: Store) -> None:
+    timed = plan_of(cluster, budget={"train_seconds": 60}).identities
+    assert load_calibration(store, timed) == {}
+    save_calibration(store, timed, {"clip": 0.5, "siglip": 0.25})
+    longer = plan_of(cluster, budget={"train_seconds": 90}).identities
+    assert load_calibration(store, longer) == {"clip": 0.5, "siglip": 0.25}
+    for change in ({"model": {"preset": "vit_tiny_64"}}, {"batch": {"global_size": 64}}):
+        other = plan_of(cluster, budget={"train_seconds": 60}, run={**JOB["run"], **change}).identities
+        assert load_calibration(store, other) == {}
 
 
 def test_a_run_s_folder_is_not_taken_for_a_comparison_s(plan: ComparePlan, store: Store, cluster: ClusterSpec) -> None:
@@ -189,16 +210,6 @@ def meter_of(
     plan = resolve_plan(PretrainSpec.model_validate({**trial.job.model_dump(), **settings}), cluster, FACTS)
     workers = plan.workers.model_copy(update={"count": num_workers})
     return TrialMeter(record, trial, "raw", plan.model_copy(update={"workers": workers}), trunk)
-
-
-class NullTracker:
-    """Records nothing; what of a tracker a recorder calls."""
-
-    def log_metrics(self, *args: object, **kwargs: object) -> None: ...
-
-    def log_checkpoint(self, *args: object, **kwargs: object) -> None: ...
-
-    def log_evaluation(self, *args: object, **kwargs: object) -> None: ...
 
 
 def steps(done: int, number: int, **values: float) -> StepReport:
@@ -412,3 +423,39 @@ def test_optuna_proposes_from_what_earlier_trials_found(cluster: ClusterSpec, tm
     )
     job = trial_job(spec, plan.trials_of("clip", "verdict")[0], chosen)
     assert job.optimizer.learning_rate == chosen["optimizer.learning_rate"]
+
+
+def test_a_proposal_that_a_stop_interrupted_is_told_to_the_study_of_a_later_start(
+    cluster: ClusterSpec, tmp_path: Path
+) -> None:
+    plan = plan_of(
+        cluster,
+        objectives=[
+            {**JOB["objectives"][0], "search": {"optimizer.learning_rate": {"log_uniform": [1e-5, 1e-1]}}},
+            JOB["objectives"][1],
+        ],
+        search={"algorithm": "optuna", "trials": 5},
+        primary_metric="eval/scenes-eval/linear_probe/all/accuracy",
+    )
+    record = ComparisonRecord(open_store(str(tmp_path)), start(plan, cluster, None))
+    first, second, third, fourth, fifth = plan.trials_of("clip", "search")
+    proposals = Proposals(plan, record)
+    for trial in (first, second):
+        proposals.propose(trial)
+    record.change(first.run, status="running")
+    record.change(second.run, status="running", scores={METRIC: 0.3})  # at a rung
+    record = ComparisonRecord(open_store(str(tmp_path)), start(plan, cluster, record.result))
+    proposals = Proposals(plan, record)
+    for trial in (first, second, third, fourth):  # the third opens the study
+        proposals.propose(trial)
+        record.change(trial.run, status="running")
+    rates = [record.trial(one.run).settings["optimizer.learning_rate"] for one in (first, second, third)]
+    assert len(set(rates)) == 3, "a study that goes on proposes anew"
+    record.change(first.run, status="finished", scores={METRIC: 0.5})
+    record.change(second.run, status="finished", scores={METRIC: 0.7})
+    for trial in (first, second, fourth):
+        proposals.tell(trial)
+    proposals.propose(fifth)
+    known = proposals._studies["clip"]._ot_study.trials
+    told = {one.params["optimizer.learning_rate"]: one.value for one in known if one.value is not None}
+    assert told == {rates[0]: 0.5, rates[1]: 0.7}, "each once, at its end; the fourth ended without a score"

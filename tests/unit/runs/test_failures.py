@@ -14,7 +14,11 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 from ray.train import ControllerError, WorkerGroupError
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.exceptions import (
+    UserExceptionWithTraceback,
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+)
 
 from orchestrator.errors import (
     DatasetError,
@@ -54,7 +58,7 @@ def test_a_store_that_failed_is_tried_again() -> None:
     [
         RayActorError(),
         RuntimeError("[enforce fail] Connection reset by peer"),
-        WorkerGroupStartupTimeoutError(2),
+        WorkerGroupStartupFailedError("gone"),
         LocalRayletDiedError(),
         NodeDiedError("node 7"),
         ObjectLostError("0a", "ref", "site"),
@@ -86,8 +90,14 @@ def test_an_unknown_error_ends_the_run_and_keeps_its_type_and_text() -> None:
     assert "pixel_values" in str(verdict.error)
 
 
-def test_a_startup_that_timed_out_in_the_controller_is_tried_again() -> None:
-    assert judge_failure(ControllerError(WorkerGroupStartupTimeoutError(2))).retry
+def test_workers_without_room_are_waited_for_again_and_nobody_calls_them_lost() -> None:
+    for failure in (ControllerError(WorkerGroupStartupTimeoutError(2)), WorkerGroupStartupTimeoutError(2)):
+        verdict = judge_failure(failure)
+        assert verdict.retry
+        assert not isinstance(verdict.error, WorkerLostError)
+        assert "no room for all workers within ray.patience_s" in str(verdict.error)
+        assert "2 workers" in str(verdict.error)
+        assert "lost" not in str(verdict.error)
 
 
 def test_one_ranks_own_fault_is_named_and_not_the_connection_that_its_peers_lost() -> None:

@@ -1,13 +1,16 @@
 """Weights go in and out: each folder opens in the library it is for, and says there what it says here."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoModel, CLIPModel
 
-from foreign import save_clip, small_clip
+from corenet_layout import Vit, shake
+from foreign import IMAGE_SIZE, NUM_LAYERS, PATCH, WIDTH, save_clip, small_clip
 from imported import features_here, features_in_open_clip, features_in_transformers, run_uri, weights_of
 from orchestrator.data.tokens import CaptionTokenizer
 from orchestrator.errors import ModelSourceError, RunConflictError
@@ -99,6 +102,33 @@ def test_a_tokenizer_is_named_where_none_lies_beside_the_weights(
     torch.save(to_open_clip(CLIPModel.from_pretrained(clip_folder).state_dict()), tmp_path / "lone.pt")
     with pytest.raises(ModelSourceError, match=r"brings no tokenizer.*--tokenizer"):
         import_weights(str(tmp_path / "lone.pt"), "lone", cluster)
+
+
+def test_a_corenet_model_goes_in_and_out_bit_for_bit(tmp_path: Path, cluster: ClusterSpec) -> None:
+    theirs = shake(Vit(IMAGE_SIZE, PATCH, WIDTH, NUM_LAYERS, 2, nn.Linear(WIDTH, 3), flash=True))
+    torch.save(theirs.state_dict(), tmp_path / "vit.pt")
+    (tmp_path / "vocab.json").write_text(json.dumps({"n2084071": 30, "n2121620": 20, "n2958343": 10}))
+    import_weights(str(tmp_path / "vit.pt"), "corenet-in", cluster, vocabulary=str(tmp_path / "vocab.json"))
+    export = tmp_path / "export"
+    export_run(run_uri(cluster, "corenet-in"), str(export), cluster, format="corenet")
+    names = {"concepts.parquet", "corenet.safetensors", "plan.json", "preprocessor_config.json"}
+    assert {file.name for file in export.iterdir()} == names
+    written = load_file(export / "corenet.safetensors")
+    assert {name: tensor.shape for name, tensor in written.items()} == {
+        name: tensor.shape for name, tensor in theirs.state_dict().items()
+    }
+    import_weights(str(export), "corenet-again", cluster)
+    first, again = weights_of(cluster, "corenet-in"), weights_of(cluster, "corenet-again")
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    with pytest.raises(ModelSourceError, match=r"variant 'corenet' has a stem of convolutions.*use --format corenet"):
+        export_run(run_uri(cluster, "corenet-in"), str(tmp_path / "no"), cluster)
+
+
+def test_another_tower_is_refused_in_corenets_format(tmp_path: Path, cluster: ClusterSpec, clip_folder: Path) -> None:
+    import_weights(str(clip_folder), "no-corenet", cluster)
+    with pytest.raises(ModelSourceError, match=r"corenet has towers of its own variant alone, not of 'clip'"):
+        export_run(run_uri(cluster, "no-corenet"), str(tmp_path / "no"), cluster, format="corenet")
 
 
 def test_a_catlip_model_goes_out_and_in_with_its_classifier_and_concepts(

@@ -191,6 +191,20 @@ def test_no_more_samples_than_the_limit_are_read(cluster: ClusterSpec, monkeypat
     assert (shown[-1].activity, shown[-1].done, shown[-1].total) == ("read captions", 12, 12)
 
 
+def test_a_source_behind_a_large_one_is_read_too(
+    tmp_path: Path, cluster: ClusterSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read of the captions is shared out as the samples are."""
+    monkeypatch.setattr(captions_module, "MOST_SAMPLES", 12)
+    (tmp_path / "data/more").mkdir()
+    write_shard(tmp_path / "data/more/00000.tar", ["an ultramarine teapot"] * 9)
+    for name in ("train", "more"):
+        index_shards(open_store(str(tmp_path / "data" / name)))
+    both = [{"uri": "train", "weight": 1}, {"uri": "more", "weight": 2}]
+    captions = captions_module.Captions(job(CLIP, data={"kind": "shards", "train": both}), cluster, None)
+    assert sum(caption == "an ultramarine teapot" for caption in captions) == 8
+
+
 def test_synthetic_data_needs_no_folder_and_its_tokenizer_lies_in_the_run(tmp_path: Path, cluster: ClusterSpec) -> None:
     facts = prepare_facts(job(CLIP, data=SYNTHETIC, evaluation={}), cluster)
     assert not facts.train
@@ -283,6 +297,30 @@ def test_a_comparison_holds_in_check_before_and_after_its_data_is_indexed(tmp_pa
     findings = {finding.subject: finding for finding in check_job(comparison, cluster)}
     assert [finding for finding in findings.values() if not finding.holds] == []
     assert findings["plan"].detail.startswith("2 that count: 32 samples")
+
+
+def test_each_objective_is_charged_what_making_its_own_took_whoever_made_it(cluster: ClusterSpec) -> None:
+    of_one = job(CLIP).model_dump(mode="json", exclude_unset=True)
+    shared = {key: of_one[key] for key in ("data", "model", "text", "batch", "optimizer", "evaluation")}
+    labels = {"clip": CLIP, "catlip": CATLIP, "faster": CATLIP, "rare": {**CATLIP, "min_count": 9}}
+    comparison = CompareSpec.model_validate(
+        {
+            "kind": "compare",
+            "name": "which",
+            "mode": "recipe",
+            "run": {**shared, "workers": 1},
+            "objectives": [{"label": label, "objective": objective} for label, objective in labels.items()],
+            "replicates": 1,
+            "budget": {"steps": 2},
+            "primary_metric": "eval/eval/linear_probe/shape/accuracy",
+        }
+    )
+    found = prepare_compare_facts(comparison, cluster, None).prepared
+    assert found["catlip"] == found["faster"]
+    assert [len(found[label]) for label in labels] == [1, 1, 1, 1]
+    assert len({uri for made in found.values() for uri in made}) == 3
+    assert all(seconds > 0 for made in found.values() for seconds in made.values())
+    assert prepare_compare_facts(comparison, cluster, None).prepared == found, "another comparison on the same data"
 
 
 def test_counts_are_enough_to_plan_and_a_run_adds_the_chunk_tables(tmp_path: Path, cluster: ClusterSpec) -> None:

@@ -11,9 +11,11 @@ import torch
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from PIL import Image
+from torch import nn
 from transformers import AutoTokenizer, CLIPModel
 
-from foreign import CAPTIONS, noise_images
+from corenet_layout import Vit, shake
+from foreign import CAPTIONS, IMAGE_SIZE, NUM_LAYERS, PATCH, WIDTH, noise_images
 from orchestrator.errors import RunNotFoundError, TrackingError
 from orchestrator.runs.folder import open_run
 from orchestrator.runs.import_weights import import_weights
@@ -58,6 +60,25 @@ def test_a_promoted_run_opens_in_mlflow_and_in_transformers(
     assert len(stores[1].list(PROMOTED)) == 1
     client = MlflowClient(plan.tracking.uri)
     assert client.get_model_version_by_alias("clip", "champion").version in (2, "2")
+
+
+def test_a_model_that_transformers_has_no_class_for_is_promoted_and_says_so(
+    tmp_path: Path, cluster: ClusterSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(
+        shake(Vit(IMAGE_SIZE, PATCH, WIDTH, NUM_LAYERS, 2, nn.Linear(WIDTH, 1))).state_dict(), tmp_path / "vit.pt"
+    )
+    (tmp_path / "vocab.json").write_text('{"n2084071": 30}')
+    made = import_weights(str(tmp_path / "vit.pt"), "to-the-registry", cluster, vocabulary=str(tmp_path / "vocab.json"))
+    promoted = promote_run(made.plan.run_uri, cluster, "champion", model="catlip")
+    assert "neither transformers nor mlflow.pyfunc opens" in caplog.text
+    monkeypatch.setattr(mlflow, "set_tracking_uri", mlflow.set_tracking_uri)
+    mlflow.set_tracking_uri(made.plan.tracking.uri)
+    exported = Path(download_artifacts(promoted.uri, dst_path=str(tmp_path))) / "artifacts" / "export"
+    again = import_weights(str(exported), "from-the-registry", cluster)
+    assert again.plan.model.variant == "corenet"
+    with pytest.raises(Exception, match=r"transformers has no class for this model"):
+        mlflow.pyfunc.load_model(promoted.uri)
 
 
 def test_what_could_not_be_promoted_is_not_kept(

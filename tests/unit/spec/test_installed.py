@@ -67,7 +67,7 @@ class BrightnessObjective(Objective):
 
     def encode(self, batch):
         image = batch[columns.IMAGE]
-        predicted = self.head(self.vision(pixel_values=normalize_pixels(image)).pooler_output).squeeze(1)
+        predicted = self.head(self.pooled(image)).squeeze(1)
         return {"predicted_B": predicted.float(), "brightness_B": image.float().mean(dim=(1, 2, 3)) / 255}
 
     def loss(self, features):
@@ -79,7 +79,10 @@ class BrightnessObjective(Objective):
         return {"vision": self.vision}
 
     def vision_features(self, image):
-        return self.vision(pixel_values=normalize_pixels(image)).pooler_output.float()
+        return self.pooled(image).float()
+
+    def pooled(self, image):
+        return self.vision(pixel_values=normalize_pixels(image, self.vision.pixels)).pooler_output
 
     def export(self, state):
         return Export(self.vision, {})

@@ -65,8 +65,8 @@ def test_slurm_nodes_share_one_group(resolve: Resolve) -> None:
         ),
         (
             {},
-            place({"queue": "q", "drivers": {}, "groups": [{**GROUP, "name": f"g{n}"} for n in range(7)]}),
-            ["8 worker groups", "at most 7"],
+            place({"queue": "q", "drivers": {}, "groups": [{**GROUP, "name": f"g{n}"} for n in range(6)]}),
+            ["9 pod sets (groups, drivers, head and submitter)", "at most 8", "1 too many"],
         ),
         ({}, place({"groups": [{**GROUP, "min_nodes": 1}]}), ["min_nodes 1", "add launch.autoscaler"]),
         ({}, place(storage={"data": "file:///d"}), ["storage.data is file:///d", "s3://BUCKET/PREFIX"]),

@@ -72,3 +72,13 @@ def test_a_resume_judges_as_if_it_had_never_stopped() -> None:
     assert second.state() == first.state()
     later = [(1.0, 7.0), (5.0, 9.0), (1.0, 6.0)]
     assert judge(second, *later) == judge(first, *later)
+
+
+def test_an_infinite_step_is_no_spike_as_well() -> None:
+    guard = StepGuard(GuardSpec(norm_factor=10, loss_factor=3, window=2))
+    for step in (1, 2):
+        assert guard.allows(step, 1.0, {"vision": 1.0, "total": 1.0})
+    assert not guard.allows(3, math.inf, {"vision": math.inf, "total": math.inf})
+    assert not guard.allows(4, 1.0, {"vision": math.inf, "total": math.inf})
+    assert not guard.allows(5, 4.0, {"vision": 1.0, "total": 1.0})
+    assert (guard.num_nonfinite, guard.num_spikes) == (2, 1)

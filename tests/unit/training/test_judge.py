@@ -4,9 +4,14 @@ import pytest
 import torch
 
 from orchestrator.data.blocks import BlockFormat
+from orchestrator.data.concepts import open_labeller
+from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.evaluation import EvaluationSpec
+from orchestrator.spec.facts import FinderFacts
 from orchestrator.training.judge import JudgedObjective, judged_weights
-from tiny import build_tiny
+from orchestrator.wordnet.captions import packaged_finder
+from orchestrator.wordnet.vocabulary import Vocabulary
+from tiny import NUM_CONCEPTS, build_tiny
 
 
 @pytest.mark.parametrize(
@@ -21,6 +26,24 @@ from tiny import build_tiny
 )
 def test_the_average_is_judged_where_there_is_one_and_it_is_wanted(weights, has_average, judged):
     assert judged_weights(EvaluationSpec(weights=weights), has_average) == judged
+
+
+def test_classes_get_rows_of_the_concept_classifier_and_random_ones_without_a_concept():
+    finder = FinderFacts(mode="corenet", noun_table=None, tagger=None)
+    offsets = (*packaged_finder().table.offsets[: NUM_CONCEPTS - 2], 2084071, 2121620)  # the last are dog and cat
+    vocabulary = Vocabulary(offsets, (9,) * NUM_CONCEPTS, 9, 1, packaged_finder().version)
+    format = BlockFormat(
+        (), 32, context=8, max_concepts=8, tokenizer=None, labeller=open_labeller(vocabulary, finder, S3Spec())
+    )
+    objective = build_tiny("catlip")
+    rows = JudgedObjective(objective, lambda: build_tiny("catlip"), format, 1.0, torch.device("cpu")).match_synsets(
+        ["cat", "archaeological excavation", "n02084071"]
+    )
+    classifier = objective.concept_classifier()
+    assert rows.is_matched_K.tolist() == [True, False, True]
+    assert torch.equal(rows.weight_KF[[0, 2]], classifier.weight_VF[[NUM_CONCEPTS - 1, NUM_CONCEPTS - 2]])
+    assert torch.equal(rows.bias_K[[0, 2]], classifier.bias_V[[NUM_CONCEPTS - 1, NUM_CONCEPTS - 2]])
+    assert 0 < rows.weight_KF[1].abs().max() < 0.1
 
 
 def test_a_copy_has_the_judged_weights_or_fresh_ones_and_is_another_objective():

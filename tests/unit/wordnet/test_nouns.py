@@ -66,8 +66,9 @@ def test_a_file_that_is_no_tagger_is_refused_with_what_it_wants():
 
 
 def reference_concepts(reference, tag, caption: str) -> list[int]:
-    """The same rules from NLTK's tokenizer, tagger, lemmatizer and reader, without our table."""
-    lemmatize = nltk.stem.WordNetLemmatizer().lemmatize
+    """The same rules from NLTK's tokenizer, tagger, lemmatizer (of version 3.8.1) and reader, without our table."""
+    from nltk_381 import lemmatize
+
     tagged = tag(nltk.word_tokenize(clean_caption(caption), preserve_line=True))
 
     def synsets(words: list[str]) -> list:

@@ -41,6 +41,21 @@ def reds(rows: list[EvaluationRow]) -> list[int]:
     return [int(row.image[0, 0, 0]) for row in rows]
 
 
+def test_a_digest_says_whether_two_sets_ask_the_same_of_the_same_rows(tmp_path: Path) -> None:
+    for name in ("one", "copy"):
+        write_folders(tmp_path / name / "val", 2)
+    assert opened(tmp_path / "one").digest == opened(tmp_path / "copy").digest
+    put(next((tmp_path / "copy" / "val").iterdir()) / "more.png", picture(9))
+    assert opened(tmp_path / "one").digest != opened(tmp_path / "copy").digest
+    digests = []
+    for number in (6, 6, 8):
+        shards = tmp_path / f"shards-{len(digests)}"
+        write_clip_benchmark(shards, "test", [b"0", b"1"] * (number // 2))
+        put(shards / "classnames.txt", "cat\ndog\n")
+        digests.append(opened(shards).digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("layout", ["image_folder", "clip_benchmark", "coco", "karpathy", "shards"])
 def test_each_row_comes_once_over_all_ranks(tmp_path: Path, maker: Any, layout: str, world_size: int) -> None:

@@ -125,6 +125,26 @@ def test_entries_that_come_twice_are_recorded_once(uri: str, target: Target, tmp
     assert len(run.inputs.dataset_inputs) == 1
 
 
+def test_a_version_is_registered_once_and_its_alias_moves(uri: str, target: Target, tmp_path: Path) -> None:
+    tracker = open_tracker(target("version"), tmp_path, "driver", owns_run=True)
+    tracker.log_checkpoint("s3://b/c1", 1, {})
+    tracker.log_version("s3://b/c1", 1, "which", "champion-s-accuracy", "s3://b")
+    run_id = tracker.run_id(timeout_s=60)
+    assert tracker.close(timeout_s=60).entries == 0
+    (tmp_path / "driver.offset").write_text("0")  # delivered twice
+    assert [(left.entries, left.refused) for left in sync_journals(tmp_path)] == [(0, 0)]
+    client = connect(uri)
+    first = client.get_model_version_by_alias("which", "champion-s-accuracy")
+    assert (str(first.version), first.run_id, first.tags["orchestrator.checkpoint"]) == ("1", run_id, "s3://b/c1")
+    assert len(client.search_model_versions("name = 'which'")) == 1
+    later = open_tracker(target("version"), tmp_path, "champion", owns_run=False)
+    later.log_version("s3://b/c2", 2, "which", "champion-s-accuracy", "s3://b")
+    assert later.close(timeout_s=60).entries == 0
+    assert (
+        client.get_model_version_by_alias("which", "champion-s-accuracy").tags["orchestrator.checkpoint"] == "s3://b/c2"
+    )
+
+
 def test_a_wrong_metric_is_put_aside_and_its_neighbours_arrive(uri: str, target: Target, tmp_path: Path) -> None:
     tracker = open_tracker(target("wrong"), tmp_path, "driver", owns_run=True)
     for step in range(9):

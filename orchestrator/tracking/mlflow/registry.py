@@ -1,0 +1,38 @@
+"""The model registry: versions of registered models, and the aliases that point at them."""
+
+from collections.abc import Mapping
+
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel
+from mlflow.exceptions import MlflowException
+
+
+def find_alias(client: MlflowClient, model: str, alias: str) -> Mapping[str, str] | None:
+    """Tags of the version that has the alias; none: there is no such model or alias."""
+    try:
+        tags: dict[str, str] = client.get_model_version_by_alias(model, alias).tags
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such model, no such alias
+            return None
+        raise
+    return tags
+
+
+def add_version(
+    client: MlflowClient, model: str, alias: str, logged: LoggedModel, run_id: str, tags: Mapping[str, str]
+) -> str:
+    """A new version of a registered model, which is made if need be, with the alias; returns the version."""
+    _ensure_registered(client, model)
+    # By its place: a models:/ URI would be looked up at this process's own tracking URI.
+    place = logged.artifact_location
+    made = client.create_model_version(model, place, run_id, tags=dict(tags), model_id=logged.model_id)
+    client.set_registered_model_alias(model, alias, made.version)
+    return str(made.version)
+
+
+def _ensure_registered(client: MlflowClient, model: str) -> None:
+    try:
+        client.create_registered_model(model)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise

@@ -1,0 +1,83 @@
+"""What a job starts from (``init``), read: a run's checkpoint or another program's files, under one model's names."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from orchestrator.data.concepts import open_vocabulary
+from orchestrator.errors import ModelSourceError
+from orchestrator.models.source import VOCABULARY_FILE, read_model
+from orchestrator.objectives.adopt import names_in_a_model
+from orchestrator.spec.init import InitSpec
+from orchestrator.spec.plan import PLAN_FILE, Plan, load_plan
+from orchestrator.storage.store import ObjectNotFoundError, Store, open_store
+from orchestrator.training.checkpoint_folders import StoredCheckpoint, find_stored
+from orchestrator.training.stored_tensors import load_weights
+from orchestrator.wordnet.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class InitialSource:
+    """Weights to start from, and what they are of."""
+
+    uri: str
+    """Of a run: of its checkpoint."""
+    state: dict[str, Tensor]
+    variant: str
+    objective: str | None
+    """What they were trained for; none: a tower alone."""
+    vocabulary: Vocabulary | None
+    """What the rows of their classifier are; none: they have none, it does not say, or nobody asks."""
+
+
+def read_source(init: InitSpec, plan: Plan) -> InitialSource:
+    """Read what ``init`` names, for a job of ``plan``.
+
+    Raises:
+        ModelSourceError: nothing there, no checkpoint yet, or no average of the weights where one is asked for.
+    """
+    wants_rows = plan.model.vocabulary is not None and init.towers is None
+    if "://" not in init.from_ and not (Path(init.from_) / PLAN_FILE).is_file():
+        return _read_files(init, plan.model.variant, wants_rows)
+    store = open_store(init.from_, plan.s3)
+    source = _read_plan(store, init)
+    stored = _find_checkpoint(store, init)
+    weights = load_weights(store, stored, average=init.weights == "ema")
+    facts = source.model.vocabulary if wants_rows else None
+    return InitialSource(
+        stored.record.uri,
+        {names_in_a_model(name)[0]: tensor for name, tensor in weights.items()},
+        source.model.variant,
+        source.objective.name,
+        open_vocabulary(facts, plan.s3) if facts else None,
+    )
+
+
+def _read_files(init: InitSpec, variant: str, wants_rows: bool) -> InitialSource:
+    if init.weights == "ema":
+        raise ModelSourceError(f"init.weights: {init.from_} is no run, and has one set of weights; leave it out")
+    is_lone_file = Path(init.from_).is_file()
+    model = read_model(init.from_, variant if is_lone_file else None)
+    beside = None if model.folder is None else model.folder / VOCABULARY_FILE
+    is_there = wants_rows and beside is not None and beside.is_file()
+    vocabulary = Vocabulary.from_bytes(beside.read_bytes()) if is_there and beside else None
+    return InitialSource(init.from_, model.state, model.variant, model.objective, vocabulary)
+
+
+def _read_plan(store: Store, init: InitSpec) -> Plan:
+    try:
+        return load_plan(store.read_bytes(PLAN_FILE).decode(), f"{init.from_}/{PLAN_FILE}")
+    except ObjectNotFoundError as error:
+        raise ModelSourceError(
+            f"init.from {init.from_}: no run there; 'orchestrator runs' lists those there are"
+        ) from error
+
+
+def _find_checkpoint(store: Store, init: InitSpec) -> StoredCheckpoint:
+    stored = find_stored(store)
+    if stored is None:
+        raise ModelSourceError(f"init.from {init.from_}: the run has no complete checkpoint yet")
+    if init.weights == "ema" and stored.record.engine.ema_updates is None:
+        raise ModelSourceError(f"init.weights: {stored.record.uri} holds no average of the weights; set it to raw")
+    return stored
