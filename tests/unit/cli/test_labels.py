@@ -28,7 +28,7 @@ def test_the_summary_says_what_was_counted_covered_and_left_out(capsys: pytest.C
         num_without=100,
         num_undecodable=7,
         num_cut=1,
-        coverage=describe_coverage(vocabulary, histogram, packaged_finder()),
+        coverage=describe_coverage(vocabulary, histogram, 0, packaged_finder()),
     )
     assert json.loads(json.dumps(asdict(result))) == asdict(result)
     _print(result)

@@ -71,7 +71,11 @@ def test_a_stretch_that_is_done_again_is_told_once(tmp_path: Path) -> None:
     order = SampleOrder([DatasetOrder(table, 0)], WindowShuffle(NUM_SAMPLES, 0, batches))
     first, other = (
         RunLedger(
-            SharedLedger([table], rank, 2, torch.device("cpu")), proof, store, [["0.tar"]], Batches(global_size=8)
+            SharedLedger([table], rank, 2, torch.device("cpu"), lambda: [None]),
+            proof,
+            store,
+            [["0.tar"]],
+            Batches(global_size=8),
         )
         for rank, proof in enumerate((order, None))
     )

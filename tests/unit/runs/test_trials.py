@@ -16,8 +16,10 @@ from orchestrator.runs.comparison_record import ComparisonRecord, start_result
 from orchestrator.runs.interrupts import StopRequest
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
+from orchestrator.spec.compare_scores import AskedFacts
 from orchestrator.spec.facts import Facts, MachineFacts, TokenizerFacts
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare
+from orchestrator.spec.targets import TargetSpec
 from orchestrator.storage.lease import acquire_lease
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.null import NullTracker
@@ -53,7 +55,8 @@ def comparison(tmp_path: Path) -> Iterator[Comparison]:
     )
     spec = CompareSpec.model_validate(JOB)
     of_one = Facts(machine=MachineFacts(num_cores=2, num_cpus=4, decoder="d"), tokenizer=TOKENIZER)
-    facts = CompareFacts({"clip": of_one, "siglip": of_one}, {"scenes-eval": ("shape",)})
+    asked = AskedFacts({"scenes-eval": {"shape": TargetSpec(classes=("cube", "ball"), named_in_captions=True)}})
+    facts = CompareFacts({"clip": of_one, "siglip": of_one}, asked)
     plan = resolve_compare(spec, cluster, facts)
     store = open_store(plan.run_uri)
     record = ComparisonRecord(store, start_result(plan, cluster.storage.runs, {"clip": {}, "siglip": {}}, None))
@@ -81,7 +84,8 @@ def test_a_trial_that_waits_for_room_is_not_failed_by_a_stop(
 
     board = SimpleNamespace(put=SimpleNamespace(remote=lambda *args: None))
     actor = SimpleNamespace(options=lambda **kwargs: SimpleNamespace(remote=lambda: board))
-    monkeypatch.setattr(trials, "ray", SimpleNamespace(remote=lambda of: actor))
+    place = SimpleNamespace(get_node_id=lambda: "0" * 56)
+    monkeypatch.setattr(trials, "ray", SimpleNamespace(remote=lambda of: actor, get_runtime_context=lambda: place))
     monkeypatch.setattr(trials, "run_plan", run_plan)
     runner = trials.TrialRunner(comparison)
     runner.start(RUN)
