@@ -5,9 +5,9 @@
 Random data that lies on the device already; torch and transformers only (no Ray, no DeepSpeed, no process group).
 Each side has a process of its own and prints one line of JSON; a last line has the rates as ratios to the first side.
 ``peak_fraction`` is the arithmetic that the model needs (three forward passes: one forward, two for the gradients of
-weights and activations) over what the device could do in the same time: its published dense peak where we know it,
-else the rate of a large matrix product measured here. ``--open-clip`` adds open_clip's own model, loss and step, where
-open_clip_torch is installed.
+weights and activations) over what the device could do in the same time: the rate of a large matrix product measured
+here; ``published_peak_fraction`` is over the data sheet's dense peak, where we know it. ``--open-clip`` adds
+open_clip's own model, loss and step, where open_clip_torch is installed.
 """
 
 import argparse
@@ -64,7 +64,8 @@ def measure(side: str, arguments: argparse.Namespace) -> dict[str, Any]:
     seconds = [time_step(take_step, device) for _ in range(arguments.warmup + arguments.steps)][arguments.warmup :]
     step_s = float(np.median(seconds))
     rate = 3 * forward_flops * arguments.batch / step_s
-    peak, source = peak_flops(device, arguments.precision)
+    measured = measured_peak_flops(device, arguments.precision)
+    published = published_peak_flops(device, arguments.precision)
     return {
         "objective": side,
         "model": arguments.model,
@@ -78,9 +79,9 @@ def measure(side: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "step_s_range": [round(min(seconds), 5), round(max(seconds), 5)],
         "samples_per_s": round(arguments.batch / step_s, 2),
         "model_tflops_per_s": round(rate / 1e12, 4),
-        "peak_tflops_per_s": round(peak / 1e12, 4),
-        "peak_source": source,
-        "peak_fraction": round(rate / peak, 4),
+        "peak_tflops_per_s": round(measured / 1e12, 4),
+        "peak_fraction": round(rate / measured, 4),
+        "published_peak_fraction": round(rate / published, 4) if published else None,
         "memory_gib": round(peak_memory_bytes(device) / 2**30, 2),
     }
 
@@ -176,16 +177,20 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def peak_flops(device: torch.device, precision: str) -> tuple[float, str]:
-    """Operations a second that the device can do at most, and where the number is from."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    words = name.replace("-", " ").split()
-    known = [device.tflops for kind, device in DEVICES.items() if kind.partition("-")[0] in words]
-    if precision == "bf16" and known:
-        return known[0] * 1e12, "data sheet"
+def measured_peak_flops(device: torch.device, precision: str) -> float:
+    """Operations a second of large matrix products, the most that a model could reach."""
     # Many CPUs multiply bf16 slower than fp32, so the better of the two is what such a device can do.
     dtypes = {torch.float32, torch.bfloat16 if precision == "bf16" else torch.float32}
-    return max(measured_matmul_flops(device, dtype) for dtype in dtypes), "measured matmul"
+    return max(measured_matmul_flops(device, dtype) for dtype in dtypes)
+
+
+def published_peak_flops(device: torch.device, precision: str) -> float | None:
+    """Operations a second by the device's data sheet, where we know it."""
+    if device.type != "cuda" or precision != "bf16":
+        return None
+    words = torch.cuda.get_device_name(device).replace("-", " ").split()
+    known = [device.tflops for kind, device in DEVICES.items() if kind.partition("-")[0] in words]
+    return known[0] * 1e12 if known else None
 
 
 def measured_matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
