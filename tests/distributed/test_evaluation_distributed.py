@@ -30,6 +30,7 @@ TARGETS = {
 ROW_COUNTS = (1, 2, 5, 37)  # fewer rows than ranks, uneven ranks, uneven batches
 GROUP_TIMEOUT_S = 3
 SLOW_FIT_S = 6
+LARGE_RECORD_NUMBERS = 1_200_000  # 10 MB as JSON, where 8 MiB end the connection
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,14 @@ def share_a_slow_fit(rank: int, world_size: int) -> list[dict[str, Any]]:
     return share_work(items, rank, world_size)
 
 
+def share_a_large_record(rank: int, world_size: int) -> list[int]:
+    """Numbers by rank; what the last rank sends is more than the group's store takes in one value."""
+    count = LARGE_RECORD_NUMBERS if rank == world_size - 1 else rank
+    records = share_work([lambda: {"numbers": list(range(count))}] * world_size, rank, world_size)
+    assert all(record["numbers"] == list(range(len(record["numbers"]))) for record in records)
+    return [len(record["numbers"]) for record in records]
+
+
 def share_a_fit_that_fails(rank: int, world_size: int) -> str:
     def fail() -> dict[str, Any]:
         raise ArithmeticError("no minimum")
@@ -113,6 +122,7 @@ def run_rank(folder: Path) -> None:
     with process_group("long"):
         rank, world_size = dist.get_rank(), dist.get_world_size()
         found = judge(rank, world_size)
+        found["large"] = share_a_large_record(rank, world_size)
         dist.barrier()
     with process_group("short", timeout_s=GROUP_TIMEOUT_S):
         found["slow"] = share_a_slow_fit(rank, world_size)
@@ -161,6 +171,11 @@ def test_a_fit_longer_than_the_groups_time_out_reaches_all_ranks(world: list[dic
     world_size = len(world)
     for found in world:
         assert found["slow"] == [{"item": i, "rank": i % world_size} for i in range(world_size + 1)]
+
+
+def test_records_larger_than_one_value_of_the_store_reach_all_ranks(world: list[dict[str, Any]]) -> None:
+    for found in world:
+        assert found["large"] == [*range(len(world) - 1), LARGE_RECORD_NUMBERS]
 
 
 def test_a_fit_that_fails_ends_all_ranks_with_its_reason(world: list[dict[str, Any]]) -> None:
