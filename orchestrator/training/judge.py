@@ -1,6 +1,6 @@
 """The trained objective as evaluation sees it, and the evaluation sets of a plan.
 
-Joins ``evaluation`` (torch only) to storage and tokenizer. Reads the sets without Ray: rank r takes rows r, r + W, ...
+Joins ``evaluation`` (torch only) to storage and tokenizer. Reads the sets without Ray.
 """
 
 from collections.abc import Callable, Sequence

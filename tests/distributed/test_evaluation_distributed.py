@@ -13,13 +13,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from layout_files import write_clip_benchmark
+from orchestrator import columns
+from orchestrator.data.blocks import BlockFormat
+from orchestrator.data.index import save_index
+from orchestrator.data.indexing import index_dataset
 from orchestrator.errors import EvaluationError
 from orchestrator.evaluation.evaluate import evaluate
 from orchestrator.evaluation.exchange import share_work
 from orchestrator.evaluation.features import extract_features
 from orchestrator.evaluation.questions import EvaluationSet
 from orchestrator.spec.evaluation import EvaluationSpec
+from orchestrator.spec.job import ShardsSpec
 from orchestrator.spec.targets import TargetSpec
+from orchestrator.storage.store import open_store
+from orchestrator.training.heldout import read_heldout_batches
 from ranks import leave_record, process_group
 
 COLORS = ("red", "green", "blue")
@@ -88,6 +96,22 @@ def judge(rank: int, world_size: int) -> dict[str, Any]:
     return {"features": features, "results": [result.to_dict() for result in results]}
 
 
+def heldout_batches(folder: Path, rank: int, world_size: int) -> list[list[int]]:
+    """Rows of each global held-out batch of 12, from a set of 50 rows that this rank writes."""
+    root = folder / f"heldout-{rank}-of-{world_size}"
+    write_clip_benchmark(root, "test", [b"0"] * 50)
+    store = open_store(str(root / "test"))
+    save_index(store, index_dataset(store))
+    spec = ShardsSpec(kind="shards", train="unused", image_fields=("png",), caption_fields=("cls",))
+    format = BlockFormat((columns.IMAGE,), 4, 8, 4, None, None)
+    own = [batch[columns.INDEX].tolist() for batch in read_heldout_batches(store, spec, format, 12 // world_size)]
+    by_rank: list[Any] = [own]
+    if world_size > 1:
+        by_rank = [None] * world_size
+        dist.all_gather_object(by_rank, own)
+    return [sorted(row for part in parts for row in part) for parts in zip(*by_rank, strict=True)]
+
+
 def share_a_slow_fit(rank: int, world_size: int) -> list[dict[str, Any]]:
     """Rank 0's second item takes twice the group's time-out; the other ranks are done long before."""
 
@@ -122,6 +146,7 @@ def run_rank(folder: Path) -> None:
     with process_group("long"):
         rank, world_size = dist.get_rank(), dist.get_world_size()
         found = judge(rank, world_size)
+        found["heldout"] = heldout_batches(folder, rank, world_size)
         found["large"] = share_a_large_record(rank, world_size)
         dist.barrier()
     with process_group("short", timeout_s=GROUP_TIMEOUT_S):
@@ -165,6 +190,11 @@ def test_every_rank_has_the_rows_features_and_targets_of_one_process(
 def test_every_rank_has_the_results_of_one_process(world: list[dict[str, Any]], alone: dict[str, Any]) -> None:
     for found in world:
         assert found["results"] == alone["results"]
+
+
+def test_held_out_batches_hold_the_same_rows_at_every_world_size(world: list[dict[str, Any]]) -> None:
+    for found in world:
+        assert found["heldout"] == [list(range(first, first + 12)) for first in range(0, 48, 12)]
 
 
 def test_a_fit_longer_than_the_groups_time_out_reaches_all_ranks(world: list[dict[str, Any]]) -> None:
