@@ -75,7 +75,7 @@ class LeftOutError(BadSampleError):
 
 @dataclass(frozen=True)
 class LabelReader:
-    """How rows carry their labels."""
+    """How rows carry their labels. Picklable, as ``read`` must be."""
 
     fields: tuple[str, ...]
     """Members or columns that ``read`` wants."""

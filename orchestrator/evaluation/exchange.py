@@ -10,16 +10,17 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from orchestrator.errors import EvaluationError
+from orchestrator.errors import EvaluationError, OrchestratorError
 
 POLL_S = 0.05
 MAX_PIECE_BYTES = 4 << 20
 
 Record = dict[str, Any]
+T = TypeVar("T")
 
 
 def share_work(
@@ -52,6 +53,30 @@ def share_work(
     return [by_rank[i % world_size][i // world_size] for i in range(len(work))]
 
 
+def share_from_rank_zero(make: Callable[[], T], rank: int, world_size: int) -> T:
+    """What ``make`` returns on rank 0, on all ranks, which call it together; it must pickle.
+
+    Raises on all ranks the named error that ``make`` raises: a fault that another attempt may not meet stays one.
+    """
+    outcome: list[Any] = [None, None]  # the value or the error
+
+    def keep() -> Record:
+        try:
+            outcome[0] = make()
+        except OrchestratorError as error:
+            outcome[1] = error
+        return {}
+
+    share_work([keep], rank, world_size)
+    if world_size > 1:
+        dist.broadcast_object_list(outcome, src=0)
+    value: T
+    value, error = outcome
+    if error is not None:
+        raise error
+    return value
+
+
 def _agree_on_prefix() -> str:
     """A key prefix that no earlier exchange used, the same on all ranks."""
     names = [uuid.uuid4().hex]
@@ -62,11 +87,11 @@ def _agree_on_prefix() -> str:
 def _wait_for(store: dist.distributed_c10d.Store, key: str, rank: int, deadline_s: float) -> list[Record]:
     while not store.check([key]):
         if time.monotonic() > deadline_s:
-            raise EvaluationError(f"rank {rank} did not finish its probes in time; see that rank's log")
+            raise EvaluationError(f"rank {rank} did not finish its part of an evaluation in time; see that rank's log")
         time.sleep(POLL_S)
     outcome = json.loads(b"".join(store.get(piece) for piece in _pieces(key, int(store.get(key)))))
     if "failed" in outcome:
-        raise EvaluationError(f"a probe failed on rank {rank}: {outcome['failed']}")
+        raise EvaluationError(f"evaluation failed on rank {rank}: {outcome['failed']}")
     records: list[Record] = outcome["records"]
     return records
 
