@@ -1,7 +1,8 @@
-"""Reading labelled shards without Ray: rank r of W takes rows r, r + W, ..., each row exactly once over all ranks.
+"""Reading labelled shards without Ray: each rank takes a run of consecutive rows, each row exactly once over all ranks.
 
 A row's number counts whole samples over all shards in the order of the index, so it is the same at every world
-size. Chunks without a row of this rank are not read. Rows with bad content are left out and counted.
+size. A chunk is read whole, by the ranks that have rows in it: W runs cut at most W - 1 chunks, so each is read about
+once. Rows with bad content are left out and counted.
 Other sets, and what these ask, are in ``labelled``.
 
 Legend: B rows of a batch, H W image.
@@ -74,7 +75,7 @@ class LeftOutError(BadSampleError):
 
 @dataclass(frozen=True)
 class LabelReader:
-    """How rows carry their labels."""
+    """How rows carry their labels. Picklable, as ``read`` must be."""
 
     fields: tuple[str, ...]
     """Members or columns that ``read`` wants."""
@@ -99,6 +100,7 @@ def read_evaluation_rows(
     annotations: Sequence[AnnotationPlan] = (),
     labels: LabelReader | None = None,
     spread: bool = False,
+    run_length: int | None = None,
 ) -> Iterator[EvaluationRow]:
     """This rank's rows among the first ``max_samples`` of the set.
 
@@ -110,6 +112,7 @@ def read_evaluation_rows(
         annotations: what is joined to the rows, as planned for the held-out shards.
         labels: none: those of the rows' JSON.
         spread: take ``max_samples`` rows in even distances instead of the first.
+        run_length: as in ``own_numbers``.
 
     Raises:
         AnnotationError: an annotation was made for another version of a shard, or by another maker than planned.
@@ -119,7 +122,7 @@ def read_evaluation_rows(
     counts = Counter[str]() if skipped is None else skipped
     labels = labels or JSON_LABELS
     fields = {*image_fields, *caption_fields, *all_caption_fields, *labels.fields}
-    own = own_numbers(index.num_samples, max_samples, rank, world_size, spread)
+    own = own_numbers(index.num_samples, max_samples, rank, world_size, spread, run_length)
     if only is not None:
         own = [number for number in own if number in only]
     for number, sample, joined in _own_samples(store, index, fields, own, annotations):
@@ -147,11 +150,24 @@ def stack_rows(rows: Iterator[EvaluationRow], batch_size: int, where: str) -> It
         yield _to_batch(where, batch)
 
 
-def own_numbers(num_rows: int, max_samples: int | None, rank: int, world_size: int, spread: bool) -> list[int]:
-    """The rows that a rank takes: every ``world_size``-th of the first ``max_samples``, or of as many evenly spaced."""
+def own_numbers(
+    num_rows: int,
+    max_samples: int | None,
+    rank: int,
+    world_size: int,
+    spread: bool = False,
+    run_length: int | None = None,
+) -> list[int]:
+    """The rows that a rank takes of the first ``max_samples``, or of as many evenly spaced; ascending.
+
+    Args:
+        run_length: rows that go to one rank before the next has its turn; none: a rank has one turn.
+    """
     num_taken = num_rows if max_samples is None else min(max_samples, num_rows)
-    taken = range(rank, num_taken, world_size)
-    return [place * num_rows // num_taken for place in taken] if spread else list(taken)
+    length = run_length or -(-num_taken // world_size) or 1
+    starts = range(rank * length, num_taken, world_size * length)
+    taken = [place for start in starts for place in range(start, min(start + length, num_taken))]
+    return [place * num_rows // num_taken for place in taken] if spread else taken
 
 
 def say_left_out(store: Store, counts: Counter[str]) -> None:

@@ -36,6 +36,9 @@ def read_plan_heldout(plan: Plan, format: BlockFormat) -> list[Arrays]:
 def read_heldout_batches(store: Store, spec: ShardsSpec, format: BlockFormat, worker_size: int) -> list[Arrays]:
     """This rank's batches, as many and as large on every rank; centre crops, first captions.
 
+    The batches of all ranks together are a slice of the set, which depends on the global batch size alone: an
+    objective that compares the rows of a batch has the same loss at every world size.
+
     Args:
         worker_size: rows of a batch; fewer when the set is smaller than one global batch.
 
@@ -46,6 +49,7 @@ def read_heldout_batches(store: Store, spec: ShardsSpec, format: BlockFormat, wo
     if index is None:
         raise DatasetError(f"data.heldout: {store.uri} has no index; run: orchestrator data index {store.uri}")
     rank, world_size = rank_and_world_size()
+    most_each = min(MAX_ROWS, index.num_samples) // world_size
     rows = list(
         read_evaluation_rows(
             store,
@@ -57,6 +61,7 @@ def read_heldout_batches(store: Store, spec: ShardsSpec, format: BlockFormat, wo
             caption_fields=spec.caption_fields,
             max_samples=MAX_ROWS,
             annotations=format.annotations,
+            run_length=max(1, min(worker_size, most_each)),
         )
     )
     num_rows = _least_over_ranks(len(rows))

@@ -1,6 +1,6 @@
 """The trained objective as evaluation sees it, and the evaluation sets of a plan.
 
-Joins ``evaluation`` (torch only) to storage and tokenizer. Reads the sets without Ray: rank r takes rows r, r + W, ...
+Joins ``evaluation`` (torch only) to storage and tokenizer. Reads the sets without Ray.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ from orchestrator.data.evaluation_set import stack_rows
 from orchestrator.data.labelled.labelled_set import RowRequest
 from orchestrator.data.labelled.recognise import open_labelled_set
 from orchestrator.evaluation.evaluate import SynsetRows, evaluate
+from orchestrator.evaluation.exchange import share_from_rank_zero
 from orchestrator.evaluation.questions import EvaluationSet
 from orchestrator.evaluation.results import EMBEDDING, POOLED, ProbeResult
 from orchestrator.objectives.objective import Objective, ZeroShotObjective
@@ -142,8 +143,9 @@ def judge(
 def open_evaluation_set(
     name: str, uri: str, s3: S3Spec, image_size: int, evaluation: EvaluationSpec, rank: int, world_size: int
 ) -> EvaluationSet:
-    """This rank's rows of labelled images."""
-    found = open_labelled_set(open_store(uri, s3), evaluation.layouts.get(name), s3)
+    """This rank's rows of labelled images; all ranks call it, and rank 0 lists and reads what describes the set."""
+    opening = partial(open_labelled_set, open_store(uri, s3), evaluation.layouts.get(name), s3)
+    found = share_from_rank_zero(opening, rank, world_size)
     captions = evaluation.caption_fields if "retrieval" in evaluation.probes else ()
     request = RowRequest(image_size, rank, world_size, evaluation.max_samples, captions)
     return EvaluationSet(

@@ -1,5 +1,6 @@
 """Evaluation over 2 and 3 gloo processes against one process. Each world starts once and runs all its cases."""
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,13 +14,24 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from orchestrator.errors import EvaluationError
+from layout_files import WNIDS, write_clip_benchmark, write_folders
+from orchestrator import columns
+from orchestrator.data.blocks import BlockFormat
+from orchestrator.data.index import save_index
+from orchestrator.data.indexing import index_dataset
+from orchestrator.errors import EvaluationError, OrchestratorError
 from orchestrator.evaluation.evaluate import evaluate
 from orchestrator.evaluation.exchange import share_work
 from orchestrator.evaluation.features import extract_features
 from orchestrator.evaluation.questions import EvaluationSet
-from orchestrator.spec.evaluation import EvaluationSpec
+from orchestrator.spec.cluster import S3Spec
+from orchestrator.spec.evaluation import EvaluationSpec, LayoutSpec
+from orchestrator.spec.job import ShardsSpec
 from orchestrator.spec.targets import TargetSpec
+from orchestrator.storage.local import LocalStore
+from orchestrator.storage.store import ObjectInfo, open_store
+from orchestrator.training.heldout import read_heldout_batches
+from orchestrator.training.judge import open_evaluation_set
 from ranks import leave_record, process_group
 
 COLORS = ("red", "green", "blue")
@@ -30,6 +42,7 @@ TARGETS = {
 ROW_COUNTS = (1, 2, 5, 37)  # fewer rows than ranks, uneven ranks, uneven batches
 GROUP_TIMEOUT_S = 3
 SLOW_FIT_S = 6
+LARGE_RECORD_NUMBERS = 1_200_000  # 10 MB as JSON, where 8 MiB end the connection
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,55 @@ def judge(rank: int, world_size: int) -> dict[str, Any]:
     return {"features": features, "results": [result.to_dict() for result in results]}
 
 
+def open_folders(folder: Path, rank: int, world_size: int) -> tuple[int, list[list[Any]]]:
+    """How often this rank lists a set of image folders, and the rows and labels that it has of it."""
+    root = folder / "shared-folders"
+    if rank == 0:
+        write_folders(root / "val", 2)
+        write_folders(root / "train", 4, first=100)
+    dist.barrier()
+    lists = 0
+    list_files = LocalStore.list
+
+    def counted(store: LocalStore, prefix: str = "") -> tuple[ObjectInfo, ...]:
+        nonlocal lists
+        lists += 1
+        return list_files(store, prefix)
+
+    LocalStore.list = counted  # type: ignore[method-assign]
+    spec = EvaluationSpec(sets=["one"], layouts={"one": LayoutSpec(train_samples=10)}, probes=["linear_probe"])
+    found = open_evaluation_set("one", str(root), S3Spec(), 4, spec, rank, world_size)
+    rows = [
+        list(row) for batch in found.batches for row in zip(batch.index.tolist(), batch.targets["class"], strict=True)
+    ]
+    LocalStore.list = list_files  # type: ignore[method-assign]
+    return lists, rows
+
+
+def open_absent_folder(folder: Path, rank: int, world_size: int) -> str:
+    """What each rank raises for a set that is not there."""
+    spec = EvaluationSpec(sets=["one"], probes=["linear_probe"])
+    with pytest.raises(OrchestratorError) as raised:
+        open_evaluation_set("one", str(folder / "absent"), S3Spec(), 4, spec, rank, world_size)
+    return f"{type(raised.value).__name__}: {raised.value}"
+
+
+def heldout_batches(folder: Path, rank: int, world_size: int) -> list[list[int]]:
+    """Rows of each global held-out batch of 12, from a set of 50 rows that this rank writes."""
+    root = folder / f"heldout-{rank}-of-{world_size}"
+    write_clip_benchmark(root, "test", [b"0"] * 50)
+    store = open_store(str(root / "test"))
+    save_index(store, index_dataset(store))
+    spec = ShardsSpec(kind="shards", train="unused", image_fields=("png",), caption_fields=("cls",))
+    format = BlockFormat((columns.IMAGE,), 4, 8, 4, None, None)
+    own = [batch[columns.INDEX].tolist() for batch in read_heldout_batches(store, spec, format, 12 // world_size)]
+    by_rank: list[Any] = [own]
+    if world_size > 1:
+        by_rank = [None] * world_size
+        dist.all_gather_object(by_rank, own)
+    return [sorted(row for part in parts for row in part) for parts in zip(*by_rank, strict=True)]
+
+
 def share_a_slow_fit(rank: int, world_size: int) -> list[dict[str, Any]]:
     """Rank 0's second item takes twice the group's time-out; the other ranks are done long before."""
 
@@ -96,6 +158,14 @@ def share_a_slow_fit(rank: int, world_size: int) -> list[dict[str, Any]]:
 
     items = [lambda item=item: fit(item) for item in range(world_size + 1)]
     return share_work(items, rank, world_size)
+
+
+def share_a_large_record(rank: int, world_size: int) -> list[int]:
+    """Numbers by rank; what the last rank sends is more than the group's store takes in one value."""
+    count = LARGE_RECORD_NUMBERS if rank == world_size - 1 else rank
+    records = share_work([lambda: {"numbers": list(range(count))}] * world_size, rank, world_size)
+    assert all(record["numbers"] == list(range(len(record["numbers"]))) for record in records)
+    return [len(record["numbers"]) for record in records]
 
 
 def share_a_fit_that_fails(rank: int, world_size: int) -> str:
@@ -113,6 +183,10 @@ def run_rank(folder: Path) -> None:
     with process_group("long"):
         rank, world_size = dist.get_rank(), dist.get_world_size()
         found = judge(rank, world_size)
+        found["heldout"] = heldout_batches(folder, rank, world_size)
+        found["folders"] = open_folders(folder, rank, world_size)
+        found["absent"] = open_absent_folder(folder, rank, world_size)
+        found["large"] = share_a_large_record(rank, world_size)
         dist.barrier()
     with process_group("short", timeout_s=GROUP_TIMEOUT_S):
         found["slow"] = share_a_slow_fit(rank, world_size)
@@ -157,16 +231,40 @@ def test_every_rank_has_the_results_of_one_process(world: list[dict[str, Any]], 
         assert found["results"] == alone["results"]
 
 
+def test_rank_0_lists_the_files_of_a_set_for_all(world: list[dict[str, Any]]) -> None:
+    first, *others = [found["folders"][0] for found in world]
+    assert first > 0
+    assert not any(others)
+    rows = sorted(row for found in world for row in found["folders"][1])
+    train = [6 + place * 12 // 10 for place in range(10)]
+    assert rows == [[row, WNIDS[(row // 2) if row < 6 else (row - 6) // 4]] for row in [*range(6), *train]]
+
+
+def test_every_rank_raises_what_rank_0_met_when_it_opened_a_set(world: list[dict[str, Any]]) -> None:
+    (said,) = {found["absent"] for found in world}
+    assert re.match(r"StorageAccessError: .*absent", said)
+
+
+def test_held_out_batches_hold_the_same_rows_at_every_world_size(world: list[dict[str, Any]]) -> None:
+    for found in world:
+        assert found["heldout"] == [list(range(first, first + 12)) for first in range(0, 48, 12)]
+
+
 def test_a_fit_longer_than_the_groups_time_out_reaches_all_ranks(world: list[dict[str, Any]]) -> None:
     world_size = len(world)
     for found in world:
         assert found["slow"] == [{"item": i, "rank": i % world_size} for i in range(world_size + 1)]
 
 
+def test_records_larger_than_one_value_of_the_store_reach_all_ranks(world: list[dict[str, Any]]) -> None:
+    for found in world:
+        assert found["large"] == [*range(len(world) - 1), LARGE_RECORD_NUMBERS]
+
+
 def test_a_fit_that_fails_ends_all_ranks_with_its_reason(world: list[dict[str, Any]]) -> None:
     messages = [found["failed"] for found in world]
     assert messages.pop(1) == "ArithmeticError: no minimum"
-    assert set(messages) == {"EvaluationError: a probe failed on rank 1: ArithmeticError: no minimum"}
+    assert set(messages) == {"EvaluationError: evaluation failed on rank 1: ArithmeticError: no minimum"}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ dataset_type.txt            classification (where absent), multilabel or retriev
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def fits(folder: SetFolder) -> bool:
 def open_set(folder: SetFolder) -> LabelledSet:
     kind = (folder.read_lines(None, "dataset_type.txt") or ["classification"])[0].lower()
     targets: dict[str, TargetSpec] = {}
-    labels = LabelReader((), lambda sample: {})
+    labels = LabelReader((), _read_nothing)
     if kind != _RETRIEVAL:
         names = read_names(folder)
         if names is None:
@@ -50,22 +51,27 @@ def open_set(folder: SetFolder) -> LabelledSet:
 def label_reader(classes: Sequence[str], target: TargetSpec) -> LabelReader:
     """Class numbers to classes; a row whose one class is not among those of the target is left out."""
     field = "npy" if target.multi_label else "cls"
-    kept = set(target.classes)
-
-    def read(sample: RawSample) -> Mapping[str, Label]:
-        if field not in sample.members:
-            raise ValueError(f"the row has no .{field}")
-        numbers = _read_numbers(sample.members[field], target.multi_label)
-        if numbers and not 0 <= min(numbers) <= max(numbers) < len(classes):
-            raise ValueError(f"class {max(numbers)}, where {NAMES_FILE} has {len(classes)}, counted from 0")
-        labels = [classes[number] for number in numbers if classes[number] in kept]
-        if target.multi_label:
-            return {TARGET: list(labels)}
-        if not labels:
-            raise LeftOutError("class_not_asked_for")
-        return {TARGET: labels[0]}
-
+    read = partial(_read_classes, field=field, classes=classes, kept=frozenset(target.classes))
     return LabelReader((field,), read)
+
+
+def _read_nothing(sample: RawSample) -> Mapping[str, Label]:
+    return {}
+
+
+def _read_classes(sample: RawSample, field: str, classes: Sequence[str], kept: Collection[str]) -> Mapping[str, Label]:
+    multi_label = field == "npy"
+    if field not in sample.members:
+        raise ValueError(f"the row has no .{field}")
+    numbers = _read_numbers(sample.members[field], multi_label)
+    if numbers and not 0 <= min(numbers) <= max(numbers) < len(classes):
+        raise ValueError(f"class {max(numbers)}, where {NAMES_FILE} has {len(classes)}, counted from 0")
+    labels = [classes[number] for number in numbers if classes[number] in kept]
+    if multi_label:
+        return {TARGET: list(labels)}
+    if not labels:
+        raise LeftOutError("class_not_asked_for")
+    return {TARGET: labels[0]}
 
 
 def _read_numbers(data: bytes, multi_label: bool) -> list[int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from orchestrator.data.evaluation_set import Label
 from orchestrator.data.labelled.class_words import class_target, name_folders
 from orchestrator.data.labelled.file_rows import IMAGE_ENDINGS, FileRows, LabelledFile
 from orchestrator.data.labelled.labelled_set import LabelledSet
@@ -50,6 +51,6 @@ def _class_of(path: str) -> str:
 
 
 def _rows(folder: SetFolder, paths: Sequence[str], classes: Sequence[str]) -> FileRows:
-    kept = set(classes)
-    files = [LabelledFile(path, {TARGET: _class_of(path)}) for path in paths if _class_of(path) in kept]
+    targets: dict[str, dict[str, Label]] = {label: {TARGET: label} for label in classes}  # one for all of a class
+    files = [LabelledFile(path, targets[label]) for path in paths if (label := _class_of(path)) in targets]
     return FileRows(folder.store, files)

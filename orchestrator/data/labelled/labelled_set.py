@@ -47,7 +47,7 @@ class RowSource(Protocol):
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """What ``open_labelled_set`` found in a folder."""
+    """What ``open_labelled_set`` found in a folder. Picklable: one rank finds it for all."""
 
     uri: str
     layout: Layout

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 
 from orchestrator.data.evaluation_set import JSON_LABELS, Label, LabelReader, read_json_labels
 from orchestrator.data.labelled.labelled_set import LabelledSet
@@ -35,20 +36,21 @@ def label_reader(targets: Mapping[str, TargetSpec]) -> LabelReader:
     if not own:
         return JSON_LABELS
     in_json = any(target.field is None for target in targets.values())
-
-    def read(sample: RawSample) -> dict[str, Label]:
-        labels = read_json_labels(sample) if in_json else {}
-        for name, target in own.items():
-            if target.field is not None:
-                if target.field not in sample.members:
-                    continue
-                labels[name] = _read_field(sample.members[target.field], target)
-            if name in labels and target.labels == "position":
-                labels[name] = _class_at(labels[name], target)
-        return labels
-
     fields = [target.field for target in own.values() if target.field is not None]
+    read = partial(_read_labels, own=own, in_json=in_json)
     return LabelReader((*dict.fromkeys(fields), *(JSON_LABELS.fields if in_json else ())), read)
+
+
+def _read_labels(sample: RawSample, own: Mapping[str, TargetSpec], in_json: bool) -> dict[str, Label]:
+    labels = read_json_labels(sample) if in_json else {}
+    for name, target in own.items():
+        if target.field is not None:
+            if target.field not in sample.members:
+                continue
+            labels[name] = _read_field(sample.members[target.field], target)
+        if name in labels and target.labels == "position":
+            labels[name] = _class_at(labels[name], target)
+    return labels
 
 
 def _read_field(data: bytes, target: TargetSpec) -> Label:

@@ -11,6 +11,8 @@ from orchestrator.errors import EvaluationError
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.store import Store, open_store
 
+Reads = list[tuple[str, int]]
+
 
 @pytest.fixture
 def opened(maker: Any) -> tuple[Store, DatasetIndex]:
@@ -21,11 +23,26 @@ def opened(maker: Any) -> tuple[Store, DatasetIndex]:
     return store, index_dataset(store)
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
+    """Where ranges are read from then on: paths and offsets."""
+    found: Reads = []
+    read_range = LocalStore.read_range
+
+    def counted(store: LocalStore, path: str, offset: int, length: int, etag: str = "") -> bytes:
+        found.append((path, offset))
+        return read_range(store, path, offset, length, etag)
+
+    monkeypatch.setattr(LocalStore, "read_range", counted)
+    return found
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8, 200])
 def test_each_row_comes_exactly_once_over_all_ranks(opened: tuple[Store, DatasetIndex], world_size: int) -> None:
     ranks = [list(read_evaluation_rows(*opened, 8, rank, world_size)) for rank in range(world_size)]
-    for rank, rows in enumerate(ranks):
-        assert [row.index for row in rows] == list(range(rank, 150, world_size))
+    assert [row.index for rows in ranks for row in rows] == list(range(150))
+    assert max(map(len, ranks)) == -(-150 // world_size)
+    for rows in ranks:
         for row in rows:
             assert row.targets == {"parity": row.index % 2, "name": f"n{row.index}"}
             assert row.image.shape == (8, 8, 3)
@@ -42,32 +59,38 @@ def test_rows_can_be_taken_in_even_distances(opened: tuple[Store, DatasetIndex])
     assert sorted(row.index for rows in ranks for row in rows) == [place * 150 // 60 for place in range(60)]
 
 
-def test_only_chunks_with_an_own_row_are_read(opened: tuple[Store, DatasetIndex]) -> None:
-    reads: list[tuple[str, int]] = []
-
-    class Counting(LocalStore):
-        def read_range(self, path: str, offset: int, length: int, etag: str = "") -> bytes:
-            reads.append((path, offset))
-            return super().read_range(path, offset, length, etag)
-
-    store, index = opened
-    rows = list(read_evaluation_rows(Counting(store.uri), index, 8, 70, 100))
+def test_only_chunks_with_an_own_row_are_read(opened: tuple[Store, DatasetIndex], reads: Reads) -> None:
+    rows = list(read_evaluation_rows(*opened, 8, 70, 150))
     assert [row.index for row in rows] == [70]
-    assert reads == [("0.tar", index.shards[0].boundaries[1])]
+    assert reads == [("0.tar", opened[1].shards[0].boundaries[1])]
 
 
-def test_chosen_rows_come_by_their_numbers_from_their_chunks_alone(opened: tuple[Store, DatasetIndex]) -> None:
-    reads: list[tuple[str, int]] = []
+@pytest.mark.parametrize(("world_size", "max_samples"), [(2, None), (3, None), (8, None), (8, 30)])
+def test_each_chunk_is_read_about_once_over_all_ranks(
+    opened: tuple[Store, DatasetIndex], reads: Reads, world_size: int, max_samples: int | None
+) -> None:
+    for rank in range(world_size):
+        list(read_evaluation_rows(*opened, 8, rank, world_size, max_samples=max_samples, spread=True))
+    assert len(set(reads)) == 3
+    assert len(reads) <= 3 + world_size - 1
 
-    class Counting(LocalStore):
-        def read_range(self, path: str, offset: int, length: int, etag: str = "") -> bytes:
-            reads.append((path, offset))
-            return super().read_range(path, offset, length, etag)
 
-    store, index = opened
-    rows = list(read_evaluation_rows(Counting(store.uri), index, 8, only={70, 71, 149, 150}))
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_rows_in_turns_are_those_of_a_global_batch(opened: tuple[Store, DatasetIndex], world_size: int) -> None:
+    length = 12 // world_size
+    ranks = [read_evaluation_rows(*opened, 8, rank, world_size, run_length=length) for rank in range(world_size)]
+    numbers = [[row.index for row in rows] for rows in ranks]
+    batches = [[number for own in numbers for number in own[at : at + length]] for at in range(0, 48, length)]
+    assert [number for batch in batches for number in batch] == list(range(len(batches) * 12))
+
+
+def test_chosen_rows_come_by_their_numbers_from_their_chunks_alone(
+    opened: tuple[Store, DatasetIndex], reads: Reads
+) -> None:
+    rows = list(read_evaluation_rows(*opened, 8, only={70, 71, 149, 150}))
     assert [row.index for row in rows] == [70, 71, 149]
-    assert reads == [("0.tar", index.shards[0].boundaries[1]), ("1.tar", index.shards[1].boundaries[0])]
+    shards = opened[1].shards
+    assert reads == [("0.tar", shards[0].boundaries[1]), ("1.tar", shards[1].boundaries[0])]
 
 
 def test_batches_stack_rows_and_the_last_may_be_short(opened: tuple[Store, DatasetIndex]) -> None:
@@ -75,7 +98,7 @@ def test_batches_stack_rows_and_the_last_may_be_short(opened: tuple[Store, Datas
     assert [len(batch.index) for batch in batches] == [32, 32, 11]
     assert batches[0].image.shape == (32, 8, 8, 3)
     assert (batches[0].image.dtype, batches[0].index.dtype) == (np.uint8, np.int64)
-    assert batches[0].targets["parity"] == [1] * 32
+    assert batches[0].targets["parity"] == [1, 0] * 16
     assert batches[2].targets["name"][-1] == "n149"
 
 
@@ -131,4 +154,4 @@ def test_parquet_sets_read_the_same_way(maker: Any) -> None:
     maker.write_parquet("0.parquet", range(70))
     store = open_store(str(maker.folder))
     rows = list(read_evaluation_rows(store, index_dataset(store), 8, 1, 2, caption_fields=("txt",)))
-    assert [(row.index, row.caption) for row in rows] == [(number, f"caption {number}") for number in range(1, 70, 2)]
+    assert [(row.index, row.caption) for row in rows] == [(number, f"caption {number}") for number in range(35, 70)]
