@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.launch.look import own_versions
-from orchestrator.launch.ray_jobs import RayJobs, connect, who_reads_token
+from orchestrator.launch.ray_jobs import RayJobs, connect
+from orchestrator.launch.ray_token import who_reads_token
 from orchestrator.launch.submit import look_at_place
 from orchestrator.runs.check import Finding, check_takes_files
 from orchestrator.runs.doctor import check_place

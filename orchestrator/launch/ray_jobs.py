@@ -11,7 +11,6 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
-from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +23,7 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 from orchestrator.errors import ClusterAccessError, RunNotFoundError
 from orchestrator.launch.kuberay import RUN_KEY
 from orchestrator.launch.log_stream import read_stream
+from orchestrator.launch.ray_token import TOKEN_ENV, TOKEN_PATH_ENV, authorization, read_token, token_file
 from orchestrator.launch.submission import ENDED, Submission
 from orchestrator.spec.cluster_submit import SubmitSpec
 
@@ -33,7 +33,6 @@ for _name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.p
 
 _TIMEOUT_S = 30.0
 _RETRY_S, _FOLLOW_S = 3.0, 2.0
-_TOKEN_ENV, _TOKEN_PATH_ENV = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 _REFUSED = (401, 403)
 
 
@@ -189,45 +188,6 @@ def stop_here(submission_id: str) -> None:
         logger.warning("Ray did not take the end of %s: %s", submission_id, error)
 
 
-def read_token() -> str | None:
-    """Ray's token, from where Ray itself looks for it."""
-    if token := os.environ.get(_TOKEN_ENV):
-        return token
-    try:
-        token = _token_file().read_text().strip() or None
-    except OSError:
-        return None
-    if said := who_reads_token():
-        _warn_of_readers(said)
-    return token
-
-
-def who_reads_token() -> str:
-    """What to do where others can read the token's file: whoever has it executes code there; empty where none can."""
-    file = _token_file()
-    try:
-        is_open = not os.environ.get(_TOKEN_ENV) and file.stat().st_mode & 0o044
-    except OSError:
-        return ""
-    return f"others can read {file}; run: chmod 600 {file}" if is_open else ""
-
-
-@cache
-def _warn_of_readers(said: str) -> None:
-    """Once a process: the token is read for each request."""
-    logger.warning("Ray's token: %s", said)
-
-
-def _token_file() -> Path:
-    return Path(os.environ.get(_TOKEN_PATH_ENV) or Path.home() / ".ray" / "auth_token")
-
-
-def _authorization() -> dict[str, str]:
-    """The header with the token as it is now: whoever renews it need not start a command again that follows a log."""
-    token = read_token()
-    return {"Authorization": f"Bearer {token}"} if token else {}
-
-
 def _ca_file(submit: SubmitSpec) -> str | None:
     if submit.ca_file is None:
         return None
@@ -248,7 +208,7 @@ class _Client(JobSubmissionClient):
     def __init__(self, submit: SubmitSpec) -> None:
         self._url = submit.dashboard.rstrip("/")
         os.environ["RAY_API_SERVER_ADDRESS"] = self._url  # a RAY_ADDRESS of the shell's would lead elsewhere
-        super().__init__(self._url, headers=_authorization(), verify=_ca_file(submit) or True)
+        super().__init__(self._url, headers=authorization(), verify=_ca_file(submit) or True)
         if submit.ca_file is None:
             self._ssl_context = True  # the system's; None, as Ray has it, is what aiohttp calls deprecated
 
@@ -260,7 +220,7 @@ class _Client(JobSubmissionClient):
         """
         from aiohttp import ClientError, WSServerHandshakeError  # comes with ray[default]; nothing else here needs it
 
-        self._headers.update(_authorization())
+        self._headers.update(authorization())
         lines = self.tail_job_logs(submission_id)
         with asyncio.Runner() as runner:
             while True:
@@ -284,14 +244,14 @@ class _Client(JobSubmissionClient):
 
         url = f"{self._url}/api/v0/logs/stream?{_actor_query(actor)}"
         try:
-            yield from read_stream(url, self._headers | _authorization(), self._ssl_context, _FOLLOW_S)
+            yield from read_stream(url, self._headers | authorization(), self._ssl_context, _FOLLOW_S)
         except ClientResponseError as error:
             if error.status in _REFUSED:
                 raise ClusterAccessError(self._refusal()) from error
             raise _log_is_gone(actor, error.message) from error
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
-        self._headers.update(_authorization())
+        self._headers.update(authorization())
         try:
             answer: requests.Response = super()._do_request(method, endpoint, **({"timeout": _TIMEOUT_S} | options))
         except AuthenticationError as error:
@@ -312,9 +272,9 @@ class _Client(JobSubmissionClient):
 
     def _refusal(self) -> str:
         if read_token() is None:
-            where = f"{_TOKEN_ENV}, {_TOKEN_PATH_ENV} or ~/.ray/auth_token"
+            where = f"{TOKEN_ENV}, {TOKEN_PATH_ENV} or ~/.ray/auth_token"
             return f"{self._url} asks for a token and there is none here; put the cluster's into {where}"
-        place = f"variable {_TOKEN_ENV}" if os.environ.get(_TOKEN_ENV) else f"file {_token_file()}"
+        place = f"variable {TOKEN_ENV}" if os.environ.get(TOKEN_ENV) else f"file {token_file()}"
         return (
             f"{self._url} refuses this token, that of {place}: it has expired, was replaced, or is another cluster's; "
             f"put the valid one there. Jobs that run there go on"

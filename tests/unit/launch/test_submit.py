@@ -28,7 +28,8 @@ from orchestrator.errors import (
 from orchestrator.launch import doctor
 from orchestrator.launch import submit as submitting
 from orchestrator.launch.look import MARK, VERSIONS, compare_versions, own_versions
-from orchestrator.launch.ray_jobs import RayJobs, connect, read_token
+from orchestrator.launch.ray_jobs import RayJobs, connect
+from orchestrator.launch.ray_token import read_token
 from orchestrator.launch.submission import Submission
 from orchestrator.launch.submissions import describe_end, list_jobs, stop_run, stop_submission
 from orchestrator.launch.submit import driver_resources, next_attempt, submit_section
