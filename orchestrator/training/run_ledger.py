@@ -5,21 +5,25 @@ Joins the ranks' shared ledger, the order it is held against, and the quarantine
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from orchestrator import columns
 from orchestrator.data.ledger_report import report_ledger, total_rows
 from orchestrator.data.order import SampleOrder
 from orchestrator.data.quarantine import drop_quarantine_after, write_quarantine
+from orchestrator.data.stream import StreamPlace
 from orchestrator.errors import BadSampleLimitError
 from orchestrator.spec.batches import Batches
 from orchestrator.spec.job import ShardsSpec
-from orchestrator.spec.plan import DataPlan
+from orchestrator.spec.plan import DataPlan, Plan
 from orchestrator.storage.store import Store
 from orchestrator.tracking import metrics
 from orchestrator.training.checkpoint_folders import LEDGER_FILE
+from orchestrator.training.data_parts import chunk_tables, kept_masks, load_indexes, sample_order
 from orchestrator.training.shared_ledger import SharedLedger
 
 _SKIPS_BEFORE_LIMIT = 100  # a share of a handful of samples says nothing
@@ -33,6 +37,18 @@ class LedgerProof:
     counts: list[dict[str, int]] = field(default_factory=list)
     """Of each data set, over its epochs (``ledger_report.total_rows``)."""
     notes: list[str] = field(default_factory=list)
+
+
+def build_ledger(
+    plan: Plan, place: StreamPlace, world_size: int, device: torch.device, store: Store
+) -> tuple[SampleOrder | None, "RunLedger"]:
+    """The order on ranks that plan a stream or prove the ledger; the ledger on all. ``store``: the run's folder."""
+    indexes = load_indexes(plan)
+    tables = chunk_tables(indexes)
+    order = sample_order(plan, tables) if place.leads else None
+    shared = SharedLedger(tables, place.rank, world_size, device, partial(kept_masks, plan, tables))
+    shards = [[f"{index.uri}/{path}" for path in index.shards.paths] for index in indexes]
+    return order, RunLedger(shared, order if place.rank == 0 else None, store, shards, plan.batch)
 
 
 class RunLedger:

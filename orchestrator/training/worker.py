@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +17,7 @@ import torch
 
 from orchestrator.collectives import from_rank_zero
 from orchestrator.data.blocks import unpack_block
-from orchestrator.data.order import BlockLayout, SampleOrder
+from orchestrator.data.order import BlockLayout
 from orchestrator.data.stream import BlockStream
 from orchestrator.env import setup_logging
 from orchestrator.errors import RunHeldError
@@ -30,7 +29,7 @@ from orchestrator.training.agreement import Agreement, Decision
 from orchestrator.training.batches import TrainingBatches
 from orchestrator.training.checkpoint import Checkpoints
 from orchestrator.training.checkpoint_folders import LEDGER_FILE, CheckpointRecord, find_checkpoint, read_attachment
-from orchestrator.training.data_parts import block_reader, chunk_tables, kept_masks, load_indexes, sample_order
+from orchestrator.training.data_parts import block_reader
 from orchestrator.training.ema import Ema
 from orchestrator.training.feed import Arrays, Feed
 from orchestrator.training.heldout import heldout_loss, read_plan_heldout
@@ -52,8 +51,7 @@ from orchestrator.training.reports import (
     Wish,
     WorkerResult,
 )
-from orchestrator.training.run_ledger import RunLedger, check_skipped, ledger_metrics
-from orchestrator.training.shared_ledger import SharedLedger
+from orchestrator.training.run_ledger import build_ledger, check_skipped, ledger_metrics
 from orchestrator.training.spent import Spent
 from orchestrator.training.step import StepResult, train_step
 
@@ -98,7 +96,7 @@ class _Run:
         self._checkpoints = Checkpoints(self._store, plan.checkpoint, rank, world_size)
         self._nodes = NodeRanks(rank, world_size)
         self._layout = BlockLayout(plan.batch, plan.batch.micro_size, world_size)
-        self._order, self._ledger = self._build_ledger()
+        self._order, self._ledger = build_ledger(plan, self._nodes.place, world_size, self._device, self._store)
         self._meter, self._spent = Meter(), Spent(plan)
         self._restored: CheckpointRecord | None = None
         self._heldout = read_plan_heldout(plan, self._format)
@@ -297,17 +295,6 @@ class _Run:
     def _stream(self) -> BlockStream:
         reader = block_reader(self._plan, self._layout, self._format)
         return BlockStream(reader, self._order, self._layout, self._plan.stream, self._nodes.place, self._nodes.share)
-
-    def _build_ledger(self) -> tuple[SampleOrder | None, RunLedger]:
-        """The order on ranks that plan a stream or prove the ledger; the ledger on all."""
-        indexes = load_indexes(self._plan)
-        tables = chunk_tables(indexes)
-        order = sample_order(self._plan, tables) if self._nodes.place.leads else None
-        kept = partial(kept_masks, self._plan, tables)
-        shared = SharedLedger(tables, self._rank, self._world_size, self._device, kept)
-        shards = [[f"{index.uri}/{path}" for path in index.shards.paths] for index in indexes]
-        proof = order if self._rank == 0 else None
-        return order, RunLedger(shared, proof, self._store, shards, self._plan.batch)
 
     def _send(self, report: Report) -> None:
         if self._rank == 0:
