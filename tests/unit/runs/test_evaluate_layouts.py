@@ -156,7 +156,7 @@ def test_a_run_stands_in_a_comparison_judged_by_its_evaluation(
     facts = Facts(machine=MachineFacts(num_cores=1, num_cpus=2, decoder="d"))
     plan = resolve_compare(spec, cluster, CompareFacts({"clip": facts, "siglip": facts}, asked))
     rows = [start_baseline(name, cluster) for name in spec.baselines]
-    started = start_result(plan, cluster.storage.runs, {"clip": 0.0, "siglip": 0.0}, None, rows)
+    started = start_result(plan, cluster.storage.runs, {"clip": {}, "siglip": {}}, None, rows)
     record = ComparisonRecord(open_store(str(tmp_path)), started)
     asked_to_stop, go_on = StopRequest(), StopRequest()
     asked_to_stop.ask("SIGINT")
@@ -168,7 +168,7 @@ def test_a_run_stands_in_a_comparison_judged_by_its_evaluation(
     again = evaluate_run(imported, cluster, evaluation=spec.run.evaluation)
     assert row.scores[spec.primary_metric] == again[0].accuracy
     assert again[0].num_test < 20, "the comparison's settings, not the run's own"
-    later = start_result(plan, cluster.storage.runs, {"clip": 0.0, "siglip": 0.0}, record.result, rows)
+    later = start_result(plan, cluster.storage.runs, {"clip": {}, "siglip": {}}, record.result, rows)
     assert later.baselines == (row,)
     assert find_verdict(later, {}).sentence.startswith("No verdict yet: 2 of 2 replicates"), "it has no part"
 

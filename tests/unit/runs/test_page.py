@@ -12,8 +12,10 @@ from orchestrator.runs.folder import tracking_folder
 from orchestrator.runs.target import comparison_target
 from orchestrator.spec.cluster import ClusterSpec, S3Spec
 from orchestrator.spec.compare import CompareSpec
+from orchestrator.spec.compare_scores import AskedFacts
 from orchestrator.spec.facts import Facts, MachineFacts
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare
+from orchestrator.spec.targets import TargetSpec
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.mlflow.client import connect
 from orchestrator.tracking.mlflow.open import open_tracker, sync_journals
@@ -55,7 +57,8 @@ def test_a_page_waits_for_its_server(tmp_path: Path, monkeypatch: pytest.MonkeyP
         }
     )
     facts = Facts(machine=MachineFacts(num_cores=2, num_cpus=4, decoder="d"))
-    known = CompareFacts({"clip": facts, "siglip": facts}, {"scenes-eval": ("shape",)})
+    asked = AskedFacts({"scenes-eval": {"shape": TargetSpec(classes=("cube", "ball"), named_in_captions=True)}})
+    known = CompareFacts({"clip": facts, "siglip": facts}, asked)
     plan = resolve_compare(CompareSpec.model_validate(JOB), cluster, known)
     page.record_page(plan.run_uri, S3Spec(), "nobody's")
     key = claim_comparison(open_store(plan.run_uri), plan)
