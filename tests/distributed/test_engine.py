@@ -132,8 +132,8 @@ def record_spike(precision: Precision, stage: Stage) -> Record:
             for index, batch in enumerate(micro_batches(step, 2)):
                 loss, _ = engine.loss([engine.encode(batch)])
                 if is_spike and dist.get_rank() == 1:
-                    engine._losses[-1] *= 100
-                    loss = loss * 100
+                    engine._losses[-1] *= 4
+                    loss = loss * 4
                 engine.backward(loss / 2, is_last=index == 1)
             engine.step()
             left_out.append(engine.was_left_out)
