@@ -200,6 +200,7 @@ def test_the_same_file_again_runs_nothing(outcome: CompareOutcome, place: Cluste
     assert again.result.trials == outcome.result.trials
 
 
+@pytest.mark.full
 def test_a_baseline_that_is_named_later_is_judged_as_the_replicates_were(
     outcome: CompareOutcome, place: ClusterSpec
 ) -> None:
