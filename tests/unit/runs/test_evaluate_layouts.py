@@ -93,7 +93,7 @@ def test_what_is_judged_later_leaves_the_run_s_own_predictions(cluster: ClusterS
     """A comparison's verdict is computed from them again and again."""
     folder = Path(imported.removeprefix("file://"), "predictions")
     before = {file.name for file in folder.iterdir()} if folder.exists() else set()
-    one = EvaluationSpec(sets=SETS[:1], probes=("nearest_neighbours", "linear_probe"))
+    one = EvaluationSpec(sets=SETS[:1], probes=("nearest_neighbours", "zero_shot"))
     evaluate_run(imported, cluster, evaluation=one, is_own=True)
     own = {file.name: file.read_bytes() for file in folder.iterdir() if file.name not in before}
     assert set(own) == {"step-00000000-raw.parquet", "nearest-00000000-raw.parquet"}
