@@ -13,6 +13,7 @@ import selectors
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ PRELOADED = (
     "starlette.datastructures",
 )
 """What some worker imports and some wait for; names that are public, so that they stay."""
+_GRACE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class ForkServer:
         self.events = selectors.DefaultSelector()
         self.listener = _listen(path)
         self._watch(self.listener, self._fork)
-        self._watch(os.pidfd_open(raylet_pid), lambda: sys.exit(0))
+        self._watch(os.pidfd_open(raylet_pid), self._raylet_ended)
 
     def serve(self) -> NoReturn:
         """Until the raylet ends."""
@@ -66,6 +68,15 @@ class ForkServer:
             for key, _ in self.events.select():
                 if self.events.get_map().get(key.fd) is key:  # not closed by an event before it, nor its number reused
                     key.data()
+
+    def _raylet_ended(self) -> NoReturn:
+        """Workers end with their raylet by themselves; one that has not a moment later hangs in its end."""
+        time.sleep(_GRACE_S)
+        for key in self.events.get_map().values():
+            if isinstance(key.fileobj, int):  # a process: the workers', and the raylet's
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(key.fd, signal.SIGKILL)
+        sys.exit(0)
 
     def _watch(self, file: Any, react: Callable[[], None]) -> None:
         self.events.register(file, selectors.EVENT_READ, react)

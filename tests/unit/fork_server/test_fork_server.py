@@ -124,9 +124,14 @@ def test_what_asks_for_more_than_variables_is_set_up_by_ray(
     assert shown == (["by the job 2"] if is_forked else ["as Ray does", "None 4"])
 
 
-def test_the_server_ends_with_its_raylet(start: Start, raylet: subprocess.Popen[bytes]) -> None:
+def test_the_server_and_what_hangs_end_with_the_raylet(start: Start, raylet: subprocess.Popen[bytes]) -> None:
     process = start("import os; print(os.getppid())")
     server = psutil.Process(int(process.communicate()[0]))
+    hanging = start("import os, time; print(os.getpid(), flush=True); time.sleep(900)")
+    assert hanging.stdout is not None
+    worker = psutil.Process(int(hanging.stdout.readline()))
     raylet.kill()
     server.wait(timeout=60)
     assert not server.is_running()
+    assert psutil.wait_procs([worker], timeout=30)[1] == []
+    hanging.communicate()
