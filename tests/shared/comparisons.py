@@ -1,9 +1,33 @@
-"""Comparisons as records, for what reads them."""
+"""Comparisons as jobs and as records, for what plans and reads them."""
 
 from typing import Any
 
 from orchestrator.evaluation.comparison import ComparisonResult, ObjectiveEntry, TrialResult
+from orchestrator.spec.compare_scores import AskedFacts
+from orchestrator.spec.targets import TargetSpec
 
+COMPARE_JOB: dict[str, Any] = {
+    "kind": "compare",
+    "name": "which",
+    "mode": "controlled",
+    "run": {
+        "data": {"kind": "synthetic"},
+        "model": {"preset": "vit_nano_32"},
+        "batch": {"global_size": 32},
+        "optimizer": {"learning_rate": 1e-3},
+        "evaluation": {"sets": ["scenes/eval"]},
+    },
+    "objectives": [
+        {"label": "clip", "objective": {"name": "clip"}},
+        {"label": "siglip", "objective": {"name": "siglip", "towers": "clip"}},
+    ],
+    "replicates": 1,
+    "budget": {"steps": 8},
+    "primary_metric": "eval/scenes-eval/linear_probe/shape/accuracy",
+}
+"""The smallest: two objectives, one replicate of each, nothing searched."""
+ASKED = AskedFacts({"scenes-eval": {"shape": TargetSpec(classes=("cube", "ball"), named_in_captions=True)}})
+"""What its evaluation set asks."""
 METRIC = "eval/scenes-eval/linear_probe/shape/accuracy"
 
 

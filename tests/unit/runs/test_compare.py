@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from comparisons import COMPARE_JOB
 from orchestrator.errors import RunConflictError, WorkError
 from orchestrator.evaluation.bootstrap import Estimate
 from orchestrator.evaluation.comparison import ComparisonResult, TrialCost
@@ -32,30 +33,9 @@ from orchestrator.tracking.null import NullTracker
 from orchestrator.training.reports import CheckpointReport, EvaluationReport, NoteReport, Report, StepReport
 
 METRIC = "eval/scenes-eval/linear_probe/all/validation_quality"
-JOB: dict[str, Any] = {
-    "kind": "compare",
-    "name": "which",
-    "mode": "controlled",
-    "run": {
-        "data": {"kind": "synthetic"},
-        "model": {"preset": "vit_nano_32"},
-        "batch": {"global_size": 32},
-        "optimizer": {"learning_rate": 1e-3},
-        "evaluation": {"sets": ["scenes/eval"]},
-    },
-    "objectives": [
-        {
-            "label": "clip",
-            "objective": {"name": "clip"},
-            "search": {"optimizer.learning_rate": {"choice": [1e-3, 1e-4]}},
-        },
-        {"label": "siglip", "objective": {"name": "siglip", "towers": "clip"}},
-    ],
-    "replicates": 1,
-    "budget": {"steps": 8},
-    "search": {"algorithm": "grid"},
-    "primary_metric": "eval/scenes-eval/linear_probe/shape/accuracy",
-}
+CLIP, SIGLIP = COMPARE_JOB["objectives"]
+SPACE = {"optimizer.learning_rate": {"choice": [1e-3, 1e-4]}}
+JOB = {**COMPARE_JOB, "objectives": [{**CLIP, "search": SPACE}, SIGLIP], "search": {"algorithm": "grid"}}
 FACTS = Facts(machine=MachineFacts(num_cores=2, num_cpus=4, decoder="d"))
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from comparisons import COMPARE_JOB
 from layout_files import write_coco, write_flickr, write_folders
 from orchestrator.errors import DatasetError
 from orchestrator.evaluation.results import ProbeResult
@@ -124,28 +125,10 @@ def test_check_refuses_a_set_whose_classes_the_checkpoint_cannot_name(cluster: C
 
 
 def comparison_with(baselines: list[str]) -> CompareSpec:
-    return CompareSpec.model_validate(
-        {
-            "kind": "compare",
-            "name": "which",
-            "mode": "controlled",
-            "run": {
-                "data": {"kind": "synthetic"},
-                "model": {"preset": "vit_nano_32"},
-                "batch": {"global_size": 32},
-                "optimizer": {"learning_rate": 1e-3},
-                "evaluation": {"sets": SETS[:1], "probes": ["linear_probe"], "max_samples": 40},
-            },
-            "objectives": [
-                {"label": "clip", "objective": {"name": "clip"}},
-                {"label": "siglip", "objective": {"name": "siglip", "towers": "clip"}},
-            ],
-            "replicates": 1,
-            "budget": {"steps": 2},
-            "primary_metric": "eval/public-imagenet/linear_probe/class/accuracy",
-            "baselines": baselines,
-        }
-    )
+    evaluation = {"sets": SETS[:1], "probes": ["linear_probe"], "max_samples": 40}
+    metric = "eval/public-imagenet/linear_probe/class/accuracy"
+    run = {**COMPARE_JOB["run"], "evaluation": evaluation}
+    return CompareSpec.model_validate({**COMPARE_JOB, "run": run, "primary_metric": metric, "baselines": baselines})
 
 
 def test_a_run_stands_in_a_comparison_judged_by_its_evaluation(

@@ -1,44 +1,22 @@
 """A comparison's page gets to MLflow at once or, where no server answers, when its journal is delivered."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
+from comparisons import ASKED, COMPARE_JOB
 from orchestrator.runs import page
 from orchestrator.runs.compare_folder import claim_comparison
 from orchestrator.runs.folder import tracking_folder
 from orchestrator.runs.target import comparison_target
 from orchestrator.spec.cluster import ClusterSpec, S3Spec
 from orchestrator.spec.compare import CompareSpec
-from orchestrator.spec.compare_scores import AskedFacts
 from orchestrator.spec.facts import Facts, MachineFacts
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare
-from orchestrator.spec.targets import TargetSpec
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.mlflow.client import connect
 from orchestrator.tracking.mlflow.open import open_tracker, sync_journals
-
-JOB: dict[str, Any] = {
-    "kind": "compare",
-    "name": "which",
-    "mode": "controlled",
-    "run": {
-        "data": {"kind": "synthetic"},
-        "model": {"preset": "vit_nano_32"},
-        "batch": {"global_size": 32},
-        "optimizer": {"learning_rate": 1e-3},
-        "evaluation": {"sets": ["scenes/eval"]},
-    },
-    "objectives": [
-        {"label": "clip", "objective": {"name": "clip"}},
-        {"label": "siglip", "objective": {"name": "siglip", "towers": "clip"}},
-    ],
-    "replicates": 1,
-    "budget": {"steps": 8},
-    "primary_metric": "eval/scenes-eval/linear_probe/shape/accuracy",
-}
 
 
 def shown(client: MlflowClient, run_id: str, folder: Path) -> str:
@@ -57,9 +35,8 @@ def test_a_page_waits_for_its_server(tmp_path: Path, monkeypatch: pytest.MonkeyP
         }
     )
     facts = Facts(machine=MachineFacts(num_cores=2, num_cpus=4, decoder="d"))
-    asked = AskedFacts({"scenes-eval": {"shape": TargetSpec(classes=("cube", "ball"), named_in_captions=True)}})
-    known = CompareFacts({"clip": facts, "siglip": facts}, asked)
-    plan = resolve_compare(CompareSpec.model_validate(JOB), cluster, known)
+    known = CompareFacts({"clip": facts, "siglip": facts}, ASKED)
+    plan = resolve_compare(CompareSpec.model_validate(COMPARE_JOB), cluster, known)
     page.record_page(plan.run_uri, S3Spec(), "nobody's")
     key = claim_comparison(open_store(plan.run_uri), plan)
     folder = tracking_folder(plan.run_uri, key)

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
+from comparisons import ASKED, COMPARE_JOB
 from orchestrator.errors import Interrupted, WorkerLostError
 from orchestrator.runs import trials
 from orchestrator.runs.agenda import Agenda
@@ -16,33 +16,12 @@ from orchestrator.runs.comparison_record import ComparisonRecord, start_result
 from orchestrator.runs.interrupts import StopRequest
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
-from orchestrator.spec.compare_scores import AskedFacts
 from orchestrator.spec.facts import Facts, MachineFacts, TokenizerFacts
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare
-from orchestrator.spec.targets import TargetSpec
 from orchestrator.storage.lease import acquire_lease
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.null import NullTracker
 
-JOB: dict[str, Any] = {
-    "kind": "compare",
-    "name": "which",
-    "mode": "controlled",
-    "run": {
-        "data": {"kind": "synthetic"},
-        "model": {"preset": "vit_nano_32"},
-        "batch": {"global_size": 32},
-        "optimizer": {"learning_rate": 1e-3},
-        "evaluation": {"sets": ["scenes/eval"]},
-    },
-    "objectives": [
-        {"label": "clip", "objective": {"name": "clip"}},
-        {"label": "siglip", "objective": {"name": "siglip", "towers": "clip"}},
-    ],
-    "replicates": 1,
-    "budget": {"steps": 8},
-    "primary_metric": "eval/scenes-eval/linear_probe/shape/accuracy",
-}
 TOKENIZER = TokenizerFacts(uri="t", digest="t", vocabulary_size=300, begin_id=0, end_id=1, pad_id=2)
 RUN = "which--clip-r0"
 
@@ -53,10 +32,9 @@ def comparison(tmp_path: Path) -> Iterator[Comparison]:
     cluster = ClusterSpec.model_validate(
         {"name": "here", "workers": {"count": 1, "accelerator": "cpu"}, "storage": place}
     )
-    spec = CompareSpec.model_validate(JOB)
+    spec = CompareSpec.model_validate(COMPARE_JOB)
     of_one = Facts(machine=MachineFacts(num_cores=2, num_cpus=4, decoder="d"), tokenizer=TOKENIZER)
-    asked = AskedFacts({"scenes-eval": {"shape": TargetSpec(classes=("cube", "ball"), named_in_captions=True)}})
-    facts = CompareFacts({"clip": of_one, "siglip": of_one}, asked)
+    facts = CompareFacts({"clip": of_one, "siglip": of_one}, ASKED)
     plan = resolve_compare(spec, cluster, facts)
     store = open_store(plan.run_uri)
     record = ComparisonRecord(store, start_result(plan, cluster.storage.runs, {"clip": {}, "siglip": {}}, None))

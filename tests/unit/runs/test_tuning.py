@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
+from comparisons import COMPARE_JOB
 from orchestrator.errors import Interrupted
 from orchestrator.evaluation.comparison import CurvePoint, TrialResult, TrialStatus
 from orchestrator.runs.interrupts import StopRequest
@@ -20,21 +21,9 @@ from orchestrator.spec.targets import TargetSpec
 
 SPACE = {"optimizer.learning_rate": {"log_uniform": [1e-4, 1e-2]}}
 JOB: dict[str, Any] = {
-    "kind": "compare",
-    "name": "which",
-    "mode": "controlled",
-    "run": {
-        "data": {"kind": "synthetic"},
-        "model": {"preset": "vit_nano_32"},
-        "batch": {"global_size": 10},
-        "optimizer": {"learning_rate": 1e-3},
-        "evaluation": {"sets": ["s"]},
-    },
-    "objectives": [
-        {"label": "clip", "objective": {"name": "clip"}, "search": SPACE},
-        {"label": "siglip", "objective": {"name": "siglip", "towers": "clip"}, "search": SPACE},
-    ],
-    "budget": {"steps": 8},
+    **COMPARE_JOB,
+    "run": {**COMPARE_JOB["run"], "batch": {"global_size": 10}, "evaluation": {"sets": ["s"]}},
+    "objectives": [{**objective, "search": SPACE} for objective in COMPARE_JOB["objectives"]],
     "primary_metric": "eval/s/linear_probe/shape/accuracy",
 }
 SEARCHED_BY = "eval/s/linear_probe/shape/validation_quality"
