@@ -31,6 +31,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 import numpy as np
@@ -70,7 +71,7 @@ class WindowShuffle:
         parts = [np.empty(0, dtype=np.int64)]
         for window in self._windows(start, stop):
             low = window * self.size
-            parts.append(self._permutation(window)[max(start - low, 0) : stop - low] + low)
+            parts.append(_permutation(self, window)[max(start - low, 0) : stop - low] + low)
         return np.concatenate(parts)
 
     def bounds(self, start: int, stop: int) -> tuple[int, int]:
@@ -83,7 +84,7 @@ class WindowShuffle:
         Those of some 256 slots: enough to find a good sample, and few enough to lie in chunks that are at hand.
         """
         low = position // self.size * self.size
-        slots = self._slots(position // self.size)
+        slots = self.slots(position // self.size)
         depth, groups = self.size // slots, max(1, slots // _NEIGHBOURING_SLOTS)
         group = (position - low) // depth * groups // slots
         first, behind = (-(-bound * slots // groups) * depth for bound in (group, group + 1))
@@ -96,7 +97,7 @@ class WindowShuffle:
         """
         ranges = []
         for window in self._windows(start, stop):
-            low, slots = window * self.size, self._slots(window)
+            low, slots = window * self.size, self.slots(window)
             depth = self.size // slots
             first, behind = max(start - low, 0), min(stop - low, self.size)
             wraps = first % slots + behind - first > slots  # into the next batch
@@ -110,16 +111,7 @@ class WindowShuffle:
     def _windows(self, start: int, stop: int) -> range:
         return range(start // self.size, -(-stop // self.size))
 
-    def _permutation(self, window: int) -> Integers:
-        """Offset within the window, before it is permuted, of each of its samples: batch by batch, slot by slot."""
-        slots = self._slots(window)
-        depth = self.size // slots
-        offsets_SD = np.arange(self.size, dtype=np.int64).reshape(slots, depth)
-        if depth > 1:
-            offsets_SD = generator(self.seed, WINDOW_STREAM, window).permuted(offsets_SD, axis=1)
-        return offsets_SD.T.reshape(-1)
-
-    def _slots(self, window: int) -> int:
+    def slots(self, window: int) -> int:
         """Slots of the batches of a window: the most that divide it and all of their sizes."""
         first, last = (
             self.batches.step_at(position) for position in (window * self.size, (window + 1) * self.size - 1)
@@ -127,6 +119,17 @@ class WindowShuffle:
         if first >= self.batches.num_phased_steps:
             return math.gcd(self.size, self.batches.global_size)
         return math.gcd(self.size, *(self.batches.size_at(step) for step in range(first, last + 1)))
+
+
+@lru_cache(maxsize=2)  # a task asks for its blocks one by one, and those of a window have it in common
+def _permutation(shuffle: WindowShuffle, window: int) -> Integers:
+    """Offset within the window, before it is permuted, of each of its samples: batch by batch, slot by slot."""
+    slots = shuffle.slots(window)
+    depth = shuffle.size // slots
+    offsets_SD = np.arange(shuffle.size, dtype=np.int64).reshape(slots, depth)
+    if depth > 1:
+        offsets_SD = generator(shuffle.seed, WINDOW_STREAM, window).permuted(offsets_SD, axis=1)
+    return offsets_SD.T.reshape(-1)
 
 
 class SampleOrder:

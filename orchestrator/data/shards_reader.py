@@ -132,8 +132,9 @@ class _RowReader:
         )
 
     def _candidates(self, position: int) -> Iterator[int]:
+        yield position
         low, high = self._reader.shuffle.neighbours(position)
-        for step in range(high - low):
+        for step in range(1, high - low):
             yield low + (position - low + step) % (high - low)
 
     def _visit_at(self, position: int) -> int:

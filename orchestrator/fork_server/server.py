@@ -71,7 +71,7 @@ class ForkServer:
 
     def _raylet_ended(self) -> NoReturn:
         """Workers end with their raylet by themselves; one that has not a moment later hangs in its end."""
-        time.sleep(_GRACE_S)
+        time.sleep(_GRACE_S)  # there is no one left to serve
         for key in self.events.get_map().values():
             if isinstance(key.fileobj, int):  # a process: the workers', and the raylet's
                 with suppress(ProcessLookupError):

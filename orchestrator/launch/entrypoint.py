@@ -33,7 +33,7 @@ def main() -> None:
 
         logger.info("ended with code %d, which would come again: %s ends as STOPPED", code, submission)
         stop_here(submission)
-        time.sleep(_ENDS_WITHIN_S)
+        time.sleep(_ENDS_WITHIN_S)  # Ray's stop ends this process meanwhile
     sys.exit(code)
 
 
