@@ -83,8 +83,8 @@ def run(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOption 
     if isinstance(spec, EvaluateSpec):
         from orchestrator.runs.evaluate import evaluate_job
 
-        with terminal.err.status(f"judging {spec.run}"):
-            results = evaluate_job(spec, place)
+        with terminal.show_progress() as on_progress:
+            results = evaluate_job(spec, place, on_progress=on_progress)
         for weights, of_weights in results.items():
             terminal.out.print("averaged weights" if weights == "ema" else "trained weights", style="bold")
             print_evaluation(of_weights)

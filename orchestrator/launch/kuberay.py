@@ -19,7 +19,6 @@ from orchestrator.launch.pods import (
     as_head,
     build_pod,
     group_shape,
-    mount_files,
     on_demand_shape,
     scratch_mount,
     security_context,
@@ -63,7 +62,6 @@ def build_manifests(
             "metadata": {**metadata, "labels": labels | queue},
             "spec": {
                 "entrypoint": _ENTRYPOINT,
-                **_entrypoint_resources(plan),
                 "metadata": {RUN_KEY: plan.name},  # by which `jobs` and `stop` know the submission
                 "submissionMode": "K8sJobMode",
                 "backoffLimit": launch.retry.backoff_limit,
@@ -94,7 +92,7 @@ def _build_cluster(
     shape = on_demand_shape(launch, launch.head.cpus, launch.head.memory, launch.head.scratch, 2 * _SMALL_STORE_BYTES)
     head = build_pod(launch, "ray-head", labels, shape)
     start = {"num-cpus": "0", "num-gpus": "0", "dashboard-host": "0.0.0.0"} | _start_params(_SMALL_STORE_BYTES)
-    groups = [_build_group(plan, launch, spec, number, name, labels) for spec, number in plan.placement.nodes]
+    groups = [_build_group(plan, launch, spec, number, labels) for spec, number in plan.placement.nodes]
     if launch.drivers is not None and plan.has_trials:
         groups.append(_build_drivers(launch, labels))
     return {
@@ -107,14 +105,6 @@ def _build_cluster(
         },
         "workerGroupSpecs": groups,
     }
-
-
-def _entrypoint_resources(plan: LaunchPlan) -> Manifest:
-    """What Ray gives the driver, on one of the groups' nodes; the head has nothing to give."""
-    if not plan.computes_in_driver:
-        return {}
-    devices = {"entrypointNumGpus": 1} if plan.uses_cuda else {}
-    return {"entrypointNumCpus": plan.placement.cpus_per_worker} | devices
 
 
 def _build_autoscaler(launch: KubeRaySpec) -> Manifest:
@@ -135,11 +125,10 @@ def _build_autoscaler(launch: KubeRaySpec) -> Manifest:
 
 
 def _build_group(
-    plan: LaunchPlan, launch: KubeRaySpec, group: NodesSpec, number: int, name: str, labels: dict[str, str]
+    plan: LaunchPlan, launch: KubeRaySpec, group: NodesSpec, number: int, labels: dict[str, str]
 ) -> Manifest:
     assert isinstance(group, GroupSpec), "KubeRay places workers in its groups"
     shape = group_shape(launch, group, plan.uses_cuda, plan.placement.shared_memory_bytes(plan.stream_bytes))
-    pod = build_pod(launch, "ray-worker", labels, shape)
     start = {
         "num-cpus": str(group.cpus),
         "num-gpus": str(group.workers if plan.uses_cuda else 0),
@@ -153,7 +142,7 @@ def _build_group(
         "maxReplicas": number,
         "rayStartParams": start,
         **({"labels": group.labels} if group.labels else {}),
-        "template": mount_files(pod, name) if plan.computes_in_driver else pod,
+        "template": build_pod(launch, "ray-worker", labels, shape),
     }
 
 

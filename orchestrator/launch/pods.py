@@ -93,13 +93,7 @@ def as_head(pod: Manifest, config_map: str, run_metrics_port: int | None, needs_
     ports = _HEAD_PORTS | ({"run-metrics": run_metrics_port} if run_metrics_port else {})
     container["ports"] = [*container["ports"], *_build_ports(ports)]
     spec["automountServiceAccountToken"] = needs_api
-    return mount_files(pod, config_map)
-
-
-def mount_files(pod: Manifest, config_map: str) -> Manifest:
-    """A pod in which a driver may run: with job and cluster file."""
-    spec = pod["spec"]
-    spec["containers"][0]["volumeMounts"].append({"name": "files", "mountPath": FILES_FOLDER, "readOnly": True})
+    container["volumeMounts"].append({"name": "files", "mountPath": FILES_FOLDER, "readOnly": True})
     spec["volumes"].append({"name": "files", "configMap": {"name": config_map}})
     return pod
 

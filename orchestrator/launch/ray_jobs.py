@@ -9,10 +9,9 @@ import logging
 import os
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode
 
@@ -86,21 +85,14 @@ class RayJobs:
         folder: str,
         metadata: dict[str, str],
         environment: dict[str, str],
-        resources: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """Run ``entrypoint`` in a copy of ``folder``; a used id is refused by Ray.
-
-        Args:
-            resources: CPU and GPU that it holds, on any node that has them; none: it runs on the head.
-        """
+        """Run ``entrypoint`` on the head, in a copy of ``folder``; a used id is refused by Ray."""
         try:
             self._client.submit_job(
                 entrypoint=entrypoint,
                 submission_id=submission_id,
                 runtime_env={"working_dir": folder, "env_vars": environment},
                 metadata=metadata,
-                entrypoint_num_cpus=resources.get("CPU"),
-                entrypoint_num_gpus=resources.get("GPU"),
             )
         except RuntimeError as error:  # among others, an id that somebody else has used a moment ago
             raise ClusterAccessError(f"Ray refuses submission {submission_id}: {error}") from error

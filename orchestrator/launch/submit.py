@@ -28,7 +28,6 @@ from orchestrator.runs.check import Finding
 from orchestrator.runs.room import ROOM
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.cluster_submit import SubmitSpec
-from orchestrator.spec.job import EvaluateSpec
 from orchestrator.spec.kinds import Job
 
 logger = logging.getLogger(__name__)
@@ -68,17 +67,8 @@ def submit_job(jobs: RayJobs, job: Job, cluster: ClusterSpec) -> str:
         _refuse_wrong(look_there(jobs, folder, submit.secrets))
         environment = {SUBMISSION_ENV: submission_id, SECRETS_ENV: ",".join(submit.secrets)}
         entrypoint = f"{_ORCHESTRATOR} run job.yaml --cluster cluster.yaml"
-        resources = driver_resources(job, cluster)
-        jobs.start(submission_id, entrypoint, str(folder), {RUN_KEY: job.name}, environment, resources)
+        jobs.start(submission_id, entrypoint, str(folder), {RUN_KEY: job.name}, environment)
     return submission_id
-
-
-def driver_resources(job: Job, cluster: ClusterSpec) -> dict[str, float]:
-    """What a job's driver holds of Ray: as much as a worker where it computes itself, else nothing."""
-    if not isinstance(job, EvaluateSpec):
-        return {}
-    devices = {"GPU": 1.0} if cluster.workers.accelerator == "cuda" else {}
-    return {"CPU": float(cluster.workers.cpus)} | devices
 
 
 def next_attempt(run: str, submissions: Sequence[Submission]) -> int:

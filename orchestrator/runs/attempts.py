@@ -1,22 +1,14 @@
-"""Attempts at a run: start workers, hand their reports on, and start them again where that helps.
-
-Ray Train runs the workers and nothing more: it retries every error alike and never refills its budget, and it would
-be a second opinion on which checkpoint is the last. Both are decided here and in ``training/checkpoint.py``.
-"""
+"""Attempts at a run: start workers, hand their reports on, and start them again where that helps."""
 
 import logging
-import tempfile
-import threading
 import time
-
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from orchestrator.errors import Interrupted, RunHeldError, WorkerLostError
 from orchestrator.runs.control import MailboxLink, RunControl
 from orchestrator.runs.failures import judge_failure
 from orchestrator.runs.interrupts import StopRequest
 from orchestrator.runs.recorder import Recorder
+from orchestrator.runs.worker_group import WorkerGroup
 from orchestrator.spec.plan import Plan
 from orchestrator.storage.lease import Lease
 from orchestrator.training.entry import train_on_worker
@@ -26,7 +18,6 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _STARTS_WITHIN_S = 30.0  # where there is room for all workers
-_COLLECTIVE_TIMEOUT_S = 600
 
 
 def run_attempts(plan: Plan, recorder: Recorder, stop: StopRequest, lease: Lease) -> WorkerResult:
@@ -64,15 +55,23 @@ def run_attempts(plan: Plan, recorder: Recorder, stop: StopRequest, lease: Lease
 
 
 class _Attempt:
-    """One start of all workers. ``fit`` blocks, so it runs in a thread of its own."""
+    """One start of all workers."""
 
     def __init__(self, plan: Plan, number: int) -> None:
-        self.result: WorkerResult | None = None
-        self.failure: BaseException | None = None
         self._control = RunControl()
-        self._folder = tempfile.TemporaryDirectory(prefix="vl-orchestrator-", ignore_cleanup_errors=True)
-        self._trainer = _build_trainer(plan, self._control, f"{plan.name}-{number}", self._folder.name)
-        self._thread = threading.Thread(target=self._fit, name="attempt", daemon=True)
+        config = {"plan": plan.model_dump_json(), "link": MailboxLink(self._control.mailbox)}
+        self._group = WorkerGroup(train_on_worker, config, plan.workers, f"{plan.name}-{number}")
+
+    @property
+    def result(self) -> WorkerResult | None:
+        """Of rank 0; none: it failed."""
+        result: WorkerResult | None = self._group.result
+        return result
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended it, where it has no result."""
+        return self._group.failure
 
     def watch(self, recorder: Recorder, stop: StopRequest, lease: Lease) -> None:
         """Run to the end; reports are handed on meanwhile, a request to stop is passed to the workers.
@@ -81,10 +80,10 @@ class _Attempt:
             RunHeldError: the lease went to another holder; the workers were told to stop.
             Interrupted: asked to stop while no worker had started.
         """
-        self._thread.start()
-        started_s, asked, waits = time.monotonic(), Wish.GO_ON, False
-        while self._thread.is_alive():
-            self._thread.join(_POLL_S)
+        self._group.start()
+        started_s, asked, waits, ended = time.monotonic(), Wish.GO_ON, False, False
+        while not ended:
+            ended = self._group.wait(_POLL_S)
             recorder.store_peak.look()
             recorder.record(self._control.take())
             wish = Wish.LEAVE if lease.lost else Wish.STOP if stop.requested else Wish.GO_ON
@@ -97,39 +96,8 @@ class _Attempt:
             if asked and waits and not recorder.places:
                 break
         recorder.record(self._control.take())
-        self._folder.cleanup()
+        self._group.forget()
         if lease.lost:
             raise RunHeldError("the lease on this run went to another holder while it ran; it was stopped here")
-        if self._thread.is_alive():
+        if not ended:
             raise Interrupted(f"{stop.reason}, while no worker had started")
-
-    def _fit(self) -> None:
-        try:
-            self.result = self._trainer.fit().return_value
-        except BaseException as error:  # noqa: BLE001  (a thread must hand over whatever ended it)
-            self.failure = error
-
-
-def _build_trainer(plan: Plan, control: RunControl, name: str, folder: str) -> TorchTrainer:
-    use_gpu = plan.workers.accelerator == "cuda"
-    return TorchTrainer(
-        train_on_worker,
-        train_loop_config={"plan": plan.model_dump_json(), "link": MailboxLink(control.mailbox)},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=_COLLECTIVE_TIMEOUT_S),
-        scaling_config=ScalingConfig(
-            num_workers=plan.workers.count, use_gpu=use_gpu, resources_per_worker=_worker_resources(plan)
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=folder,  # holds Ray's own state, no checkpoint
-            # By default Ray starts again for ever where no room is found in time, or a node was preempted.
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
-        ),
-    )
-
-
-def _worker_resources(plan: Plan) -> dict[str, float]:
-    resources: dict[str, float] = {"CPU": plan.workers.cpus}
-    if plan.workers.accelerator == "cuda":
-        resources["GPU"] = 1
-    return resources

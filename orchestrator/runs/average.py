@@ -10,7 +10,7 @@ from typing import Any, Literal
 from orchestrator.env import apply_quiet_env
 from orchestrator.errors import EvaluationError, ModelSourceError, RunNotFoundError
 from orchestrator.evaluation.results import ProbeResult, summarise
-from orchestrator.runs.evaluate import judge_weights, with_evaluation
+from orchestrator.runs.evaluate import with_evaluation
 from orchestrator.runs.folder import open_run
 from orchestrator.runs.made import check_free, write_made_run
 from orchestrator.spec.cluster import ClusterSpec
@@ -29,6 +29,7 @@ from orchestrator.training.average import (
     uniform_shares,
 )
 from orchestrator.training.checkpoint_folders import StoredCheckpoint, list_stored
+from orchestrator.training.judge import judge_weights
 from orchestrator.training.made_checkpoint import WholeTensors, open_tensors
 from orchestrator.training.reports import Weights
 

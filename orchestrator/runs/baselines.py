@@ -2,10 +2,10 @@
 
 import logging
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import Interrupted, OrchestratorError
 from orchestrator.evaluation.comparison import TrialResult
 from orchestrator.runs.comparison_record import ComparisonRecord, scores_of
-from orchestrator.runs.evaluate import evaluate_run
+from orchestrator.runs.evaluate import Judge, evaluate_run
 from orchestrator.runs.folder import open_run
 from orchestrator.runs.interrupts import StopRequest
 from orchestrator.spec.cluster import ClusterSpec
@@ -46,8 +46,9 @@ def judge_baselines(
     vocabulary: VocabularyFacts | None,
     record: ComparisonRecord,
     stop: StopRequest,
+    judge: Judge,
 ) -> None:
-    """Judge those that no earlier start judged, one after the other in this process, until somebody asks to stop.
+    """Judge those that no earlier start judged, one after the other, until somebody asks to stop.
 
     Args:
         vocabulary: by which the replicates' scores were divided.
@@ -56,18 +57,22 @@ def judge_baselines(
     for name in spec.baselines:
         row = start_baseline(name, cluster)
         if row.run_uri not in known:
-            record.put_baseline(row if stop.requested else _judge(row, spec, cluster, vocabulary))
+            record.put_baseline(row if stop.requested else _judged(row, spec, cluster, vocabulary, judge))
 
 
-def _judge(
-    row: TrialResult, spec: CompareSpec, cluster: ClusterSpec, vocabulary: VocabularyFacts | None
+def _judged(
+    row: TrialResult, spec: CompareSpec, cluster: ClusterSpec, vocabulary: VocabularyFacts | None, judge: Judge
 ) -> TrialResult:
     """With the comparison's weights where the run has them, else with those it has."""
     evaluation = spec.run.evaluation.model_copy(update={"weights": spec.weights})
     try:
         _, plan, _ = open_run(row.run_uri, cluster.storage.s3)
         (weights,) = judged_weights(evaluation, has_average=plan.ema is not None)
-        results = evaluate_run(row.run_uri, cluster, evaluation=evaluation, weights=weights, vocabulary=vocabulary)
+        results = evaluate_run(
+            row.run_uri, cluster, evaluation=evaluation, weights=weights, vocabulary=vocabulary, judge=judge
+        )
+    except Interrupted:
+        return row
     except OrchestratorError as error:
         logger.warning("baseline %s failed: %s", row.run, error)
         return row.model_copy(update={"status": "failed", "reason": str(error)})

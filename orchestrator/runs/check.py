@@ -26,6 +26,7 @@ from orchestrator.spec.kinds import Job
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.resolve import resolve_plan, resolve_tracking_uri
 from orchestrator.spec.resolve_compare import probe_job, resolve_compare
+from orchestrator.spec.resolve_workers import count_workers
 from orchestrator.storage.lease import check_free
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.store import Store, check_store, open_store
@@ -79,6 +80,7 @@ def _evaluate_looks(job: EvaluateSpec, cluster: ClusterSpec) -> Iterator[Look]:
         yield f"evaluation set {location}", partial(_look_at_evaluation_set, location, job.evaluation, cluster)
         if "zero_shot" in job.evaluation.probes:
             yield f"classes of {location}", partial(_look_at_classes, location, job.evaluation, run_uri, cluster)
+    yield "workers", lambda: f"{count_workers(job.workers, cluster)} judge together"
 
 
 def _compare_looks(job: CompareSpec, cluster: ClusterSpec) -> Iterator[Look]:

@@ -36,6 +36,7 @@ from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.compare_plan import ComparePlan
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare
+from orchestrator.spec.resolve_workers import resolve_judges
 from orchestrator.storage.lease import acquire_lease
 from orchestrator.storage.store import Store, open_store
 from orchestrator.tracking.metrics import comparison_mean
@@ -126,7 +127,7 @@ def _run(work: Comparison, store: Store, tracker: Tracker) -> CompareOutcome:
     with LivePost(store, work.stop, lambda: _live_record(work, end), places={}, num_ranks=0):
         try:
             _train(work, tracker)
-            judge_baselines(work.spec, work.cluster, work.facts.vocabulary, work.record, work.stop)
+            _judge_baselines(work)
         except Interrupted as error:
             end.say(RunStatus.KILLED, str(error))
             raise
@@ -206,6 +207,18 @@ def _train(work: Comparison, tracker: Tracker) -> None:
             run_tuning(work, runner)
     if work.lease.lost:
         raise RunHeldError("the lease on this comparison went to another holder while it ran; it was stopped here")
+
+
+def _judge_baselines(work: Comparison) -> None:
+    if not work.spec.baselines:
+        return
+
+    from orchestrator.runs.worker_judge import WorkerJudge
+
+    machine = next(iter(work.facts.by_label.values())).machine
+    workers = resolve_judges(work.spec.run.workers, work.cluster, machine)
+    judge = WorkerJudge(work.cluster, machine, workers, work.stop.raise_if_asked)
+    judge_baselines(work.spec, work.cluster, work.facts.vocabulary, work.record, work.stop, judge)
 
 
 def _status(work: Comparison) -> Literal["finished", "stopped", "failed"]:

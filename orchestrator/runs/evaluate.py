@@ -1,11 +1,10 @@
-"""Judge a run's checkpoint again, in this process: no Ray, no workers."""
+"""Judge a run's checkpoint again: a job on the cluster's workers, a command in this process, without Ray."""
 
 import hashlib
 import logging
-from collections.abc import Mapping
-
-import torch
-from torch import Tensor
+import time
+from collections.abc import Callable
+from functools import partial
 
 from orchestrator.env import apply_quiet_env
 from orchestrator.errors import PlanError
@@ -13,7 +12,10 @@ from orchestrator.evaluation.predictions import write_predictions
 from orchestrator.evaluation.results import ProbeResult
 from orchestrator.runs.folder import open_run, tracking_folder
 from orchestrator.runs.inputs import evaluation_digests
-from orchestrator.runs.prepare import ensure_evaluation_sets
+from orchestrator.runs.live_preparation import live_preparation
+from orchestrator.runs.prepare import ensure_evaluation_sets, machine_facts
+from orchestrator.runs.pretrain import check_reaches_ray
+from orchestrator.runs.progress import OnProgress, Progress
 from orchestrator.runs.recorder import record_evaluation
 from orchestrator.runs.target import run_target
 from orchestrator.spec.cluster import ClusterSpec
@@ -22,14 +24,16 @@ from orchestrator.spec.facts import VocabularyFacts
 from orchestrator.spec.job import EvaluateSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.plan import Plan
+from orchestrator.spec.resolve_workers import resolve_judges
+from orchestrator.storage.store import Store
 from orchestrator.tracking.mlflow.open import open_tracker
-from orchestrator.training.checkpoint_folders import CheckpointChoice, find_checkpoint_of
-from orchestrator.training.judge import judge_plan, judged_weights
-from orchestrator.training.parts import block_format, build_plan_objective
+from orchestrator.training.checkpoint_folders import CheckpointChoice, StoredCheckpoint, find_checkpoint_of
+from orchestrator.training.judge import judge_checkpoint, judged_weights
 from orchestrator.training.reports import Weights
-from orchestrator.training.stored_tensors import load_weights
 
 logger = logging.getLogger(__name__)
+
+Judge = Callable[[Plan, Store, StoredCheckpoint, Weights], list[ProbeResult]]
 
 
 def evaluate_run(
@@ -41,12 +45,14 @@ def evaluate_run(
     checkpoint: CheckpointChoice = "last",
     is_own: bool = False,
     vocabulary: VocabularyFacts | None = None,
+    judge: Judge = judge_checkpoint,
 ) -> list[ProbeResult]:
     """All probes on all evaluation sets of the run's plan, or of ``evaluation``; recorded in the run.
 
     Args:
         is_own: the run's own evaluation, which its workers did not get to.
         vocabulary: by which scores are divided, instead of the run's own.
+        judge: finds all probes on all evaluation sets of the plan; this process, or workers.
 
     Raises:
         RunNotFoundError: no such run, or no such complete checkpoint in it.
@@ -59,7 +65,7 @@ def evaluate_run(
         plan = plan.model_copy(update={"evaluation_vocabulary": vocabulary})
     stored = find_checkpoint_of(store, checkpoint)
     logger.info("judging %s (%s weights)", stored.record.uri, weights)
-    results = judge_weights(plan, load_weights(store, stored, average=weights == "ema"))
+    results = judge(plan, store, stored, weights)
     write_predictions(store, stored.record.step, weights, results, "" if is_own else _asked(plan))
     tracker = open_tracker(run_target(plan, key), tracking_folder(run_uri, key), "evaluate", owns_run=False)
     digests = evaluation_digests(plan.evaluation, plan.evaluation_uris, plan.s3)
@@ -74,25 +80,38 @@ def _asked(plan: Plan) -> str:
     return hashlib.sha256(asked.encode()).hexdigest()[:8]
 
 
-def evaluate_job(job: EvaluateSpec, cluster: ClusterSpec) -> dict[Weights, list[ProbeResult]]:
-    """What an evaluate job asks for, by the weights that were judged; raises as ``evaluate_run`` does."""
+def evaluate_job(
+    job: EvaluateSpec, cluster: ClusterSpec, *, on_progress: OnProgress | None = None
+) -> dict[Weights, list[ProbeResult]]:
+    """What an evaluate job asks for, on the cluster's workers, by the weights that were judged.
+
+    Raises:
+        OrchestratorError: as ``evaluate_run`` does; Interrupted: somebody asked to stop.
+    """
+    apply_quiet_env()
+    check_reaches_ray(cluster)
+    machine = machine_facts(cluster)
+    workers = resolve_judges(job.workers, cluster, machine)
     run_uri = join_uri(cluster.storage.runs, job.run)
-    _, plan, _ = open_run(run_uri, cluster.storage.s3)
-    return {
-        weights: evaluate_run(run_uri, cluster, evaluation=job.evaluation, weights=weights)
-        for weights in judged_weights(job.evaluation, has_average=plan.ema is not None)
-    }
+    with live_preparation(job.name, cluster, on_progress, is_all=True) as show:
+        _, plan, _ = open_run(run_uri, cluster.storage.s3)
+        asked = judged_weights(job.evaluation, has_average=plan.ema is not None)
+        found: dict[Weights, list[ProbeResult]] = {}
+
+        from orchestrator.runs.session import ray_session  # Ray is only imported once there is work for it
+        from orchestrator.runs.worker_judge import WorkerJudge
+
+        with ray_session(cluster, machine):
+            for done, weights in enumerate(asked):
+                heed = partial(_show_judging, show, job.run, done, len(asked), time.monotonic())
+                judge = WorkerJudge(cluster, machine, workers, heed)
+                found[weights] = evaluate_run(run_uri, cluster, evaluation=job.evaluation, weights=weights, judge=judge)
+        show(Progress(f"judge {job.run}", len(asked), len(asked), "weights"))
+    return found
 
 
-def judge_weights(plan: Plan, state: Mapping[str, Tensor]) -> list[ProbeResult]:
-    """All probes on all evaluation sets of a plan, of parameters by name."""
-    format = block_format(plan)
-    objective = build_plan_objective(plan, format.vocabulary)
-    # What is no parameter (positions, priors) is as it was built.
-    objective.load_state_dict(objective.state_dict() | dict(state))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with torch.no_grad():
-        return judge_plan(plan, objective.eval().to(device), format, device, rank=0, world_size=1)
+def _show_judging(show: OnProgress, run: str, done: int, total: int, started_s: float) -> None:
+    show(Progress(f"judge {run}", done, total, "weights", f"for {time.monotonic() - started_s:,.0f} s"))
 
 
 def with_evaluation(plan: Plan, evaluation: EvaluationSpec | None, cluster: ClusterSpec) -> Plan:

@@ -39,6 +39,11 @@ class StopRequest:
         """Ask to stop; from any thread."""
         self._reason = self._reason or reason
 
+    def raise_if_asked(self) -> None:
+        """Raises Interrupted once anybody asked: for work that has nothing to keep."""
+        if self.requested:
+            raise Interrupted(self.reason)
+
     def listen(self) -> None:
         """Take the signals; again once Ray is started, which puts handlers of its own in their place."""
         if threading.current_thread() is threading.main_thread():

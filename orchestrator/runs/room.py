@@ -8,7 +8,7 @@ from orchestrator.runs.check import Finding
 from orchestrator.runs.prepare import machine_facts
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
-from orchestrator.spec.job import EvaluateSpec, PrepareSpec
+from orchestrator.spec.job import PrepareSpec
 from orchestrator.spec.kinds import Job
 
 ROOM = "room"
@@ -67,8 +67,6 @@ def _num_slots(node: Mapping[str, Any], cluster: ClusterSpec) -> int:
 def _num_workers(job: Job, cluster: ClusterSpec) -> int:
     if isinstance(job, PrepareSpec):
         return 0
-    if isinstance(job, EvaluateSpec):
-        return 1
     asked = job.run.workers if isinstance(job, CompareSpec) else job.workers
     return asked or cluster.workers.count
 

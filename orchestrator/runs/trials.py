@@ -25,6 +25,7 @@ from orchestrator.runs.pretrain import Onlookers, PretrainResult, run_plan
 from orchestrator.runs.progress import Progress
 from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.relay import Board
+from orchestrator.runs.worker_judge import WorkerJudge
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare_plan import TrialPlan
 from orchestrator.spec.compare_share import share_cluster, share_facts
@@ -159,7 +160,11 @@ class TrialRunner:
             )
             return
         if not meter.is_judged:  # its workers were lost between the last checkpoint and their verdict
-            meter.judge(result.step, evaluate_run(plan.run_uri, of.cluster, weights=of.spec.weights, is_own=True))
+            judge = WorkerJudge(of.cluster, plan.machine, plan.workers, own.raise_if_asked)
+            meter.judge(
+                result.step,
+                evaluate_run(plan.run_uri, of.cluster, weights=of.spec.weights, is_own=True, judge=judge),
+            )
         meter.end(status="finished", reason="", step=result.step, ledger=_ledger(plan.run_uri, of.cluster), **values)
 
     def _status_of_stopped(self) -> TrialStatus:

@@ -12,6 +12,7 @@ from orchestrator.spec.load import join_uri
 from orchestrator.spec.objective import CatlipSpec
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.presets import PRESETS
+from orchestrator.spec.resolve_workers import count_workers
 from orchestrator.spec.stream_reads import reads_per_chunk
 
 _MANY_READS = 1.5  # of a chunk: worth a word
@@ -40,12 +41,18 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
 
 
 def describe_evaluate(job: EvaluateSpec, cluster: ClusterSpec) -> list[tuple[str, str]]:
-    """The same for a job that has no Plan of its own: it judges a run by that run's Plan."""
+    """The same for a job that has no Plan of its own: it judges a run by that run's Plan.
+
+    Raises:
+        PlanError: the cluster does not offer so many workers.
+    """
+    count = count_workers(job.workers, cluster)
     uris = [join_uri(cluster.storage.data, name) for name in job.evaluation.sets]
     sets = "\n".join(uris) or "the evaluation sets of the run's plan"
     return [
         ("run", f"{job.run}: its last checkpoint; {join_uri(cluster.storage.runs, job.run)}"),
         ("evaluation", f"{', '.join(job.evaluation.probes)} on {sets}"),
+        ("workers", f"{count} x {cluster.workers.accelerator}, {cluster.workers.cpus} CPUs each"),
     ]
 
 

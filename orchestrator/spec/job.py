@@ -277,6 +277,8 @@ class EvaluateSpec(Section):
     run: Name
     """Name of the pretrain run whose last checkpoint is judged."""
     evaluation: EvaluationSpec
+    workers: int | None = Field(default=None, ge=1)
+    """Ranks that read, encode and fit; none: as many as the cluster offers."""
 
 
 class PrepareSpec(Section):

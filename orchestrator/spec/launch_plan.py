@@ -16,6 +16,7 @@ from orchestrator.spec.placement import Placement, check_memory, place_readers, 
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.resolve import resolve_plan
 from orchestrator.spec.resolve_compare import probe_job
+from orchestrator.spec.resolve_workers import count_workers
 
 _NOWHERE = MachineFacts(num_cores=1, num_cpus=1, decoder="")  # of the machine that renders; the nodes' own count
 
@@ -31,8 +32,6 @@ class LaunchPlan:
     stream_bytes: int
     """Blocks on their way, over all nodes."""
     uses_cuda: bool
-    computes_in_driver: bool = False
-    """Whether the driver itself needs a device, and so a worker's node."""
     has_trials: bool = False
     """Whether Tune's relays want room."""
 
@@ -57,7 +56,7 @@ def resolve_launch(job: Job, cluster: ClusterSpec, facts_of: FactsOf = stand_in)
         case CompareSpec():
             return _launch_comparison(job, cluster, facts_of)
         case EvaluateSpec():
-            return LaunchPlan(job.name, _place(1, cluster), 0, _uses_cuda(cluster), computes_in_driver=True)
+            return LaunchPlan(job.name, _place(count_workers(job.workers, cluster), cluster), 0, _uses_cuda(cluster))
         case PrepareSpec():
             return LaunchPlan(job.name, place_readers(cluster) or _place(1, cluster), 0, _uses_cuda(cluster))
 

@@ -28,13 +28,17 @@ from orchestrator.spec.plan import (
 )
 from orchestrator.spec.resolve_annotations import resolve_annotations
 from orchestrator.spec.resolve_batch import (
-    common_size,
-    nearest_multiples,
     resolve_batch,
     resolve_window,
 )
 from orchestrator.spec.resolve_model import check_dense_annotations, resolve_model
 from orchestrator.spec.resolve_start import check_keep_steps, resolve_init, resolve_start
+from orchestrator.spec.resolve_workers import (
+    count_workers,
+    machine_of_workers,
+    nodes_of_workers,
+    resolve_workers,
+)
 from orchestrator.spec.stream_reads import blocks_per_task
 
 MAX_BLOCK_BYTES = 64 * 2**20  # a block is one micro batch; larger ones stall the splitter
@@ -51,9 +55,14 @@ def resolve_plan(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> Plan:
     """
     sources = _resolve_sources(job, cluster, facts)
     num_samples = _num_samples(job, sources)
-    placement = place_workers(_num_workers(job, cluster), cluster)
-    machine = placement.machine(facts.machine.decoder) if placement else _taken(facts.machine, job, cluster)
-    workers = _resolve_workers(job, cluster, machine)
+    num_workers = count_workers(job.workers, cluster)
+    placement = place_workers(num_workers, cluster)
+    machine = (
+        placement.machine(facts.machine.decoder)
+        if placement
+        else machine_of_workers(facts.machine, num_workers, cluster)
+    )
+    workers = resolve_workers(job, cluster, machine)
     batch, steps = resolve_batch(job, workers.count, num_samples)
     _check_precision(job, workers)
     check_keep_steps(job, steps)
@@ -152,52 +161,6 @@ def _num_samples(job: PretrainSpec, sources: Sequence[SourcePlan]) -> int:
     return job.data.epoch_samples or usable
 
 
-def _num_workers(job: PretrainSpec, cluster: ClusterSpec) -> int:
-    offered = cluster.workers.count
-    count = job.workers or offered
-    if count > offered:
-        raise PlanError(
-            f"workers is {count}, but cluster '{cluster.name}' offers {offered}: {count - offered} are missing; "
-            f"lower 'workers' in the job or raise 'workers.count' in the cluster file"
-        )
-    return count
-
-
-def _nodes(num_workers: int, cluster: ClusterSpec) -> tuple[int, Fraction]:
-    """Nodes that so many workers stand on in a Ray that runs already, and their share of what it offers."""
-    per_node = cluster.workers.per_node or cluster.workers.count
-    taken, offered = (math.ceil(count / per_node) for count in (num_workers, cluster.workers.count))
-    return taken, Fraction(1) if cluster.ray.ingest_labels else Fraction(taken, offered)
-
-
-def _taken(machine: MachineFacts, job: PretrainSpec, cluster: ClusterSpec) -> MachineFacts:
-    """The nodes of a job's workers alone; all where others read for them."""
-    _, share = _nodes(_num_workers(job, cluster), cluster)
-    taken = {name: max(1, int(share * getattr(machine, name))) for name in ("num_cores", "num_cpus")}
-    return machine.model_copy(update=taken)
-
-
-def _resolve_workers(job: PretrainSpec, cluster: ClusterSpec, machine: MachineFacts) -> WorkersPlan:
-    offered, count = cluster.workers.count, _num_workers(job, cluster)
-    common = common_size(job)
-    admissible = tuple(number for number in range(1, min(common, 1024) + 1) if common % number == 0)
-    for key, size in job.global_sizes():
-        if size % count:
-            near = max(number for number in admissible if number <= offered)
-            raise PlanError(
-                f"{key} {size:,} does not divide by {count} workers; use {nearest_multiples(size, count)}, "
-                f"or workers: {near}"
-            )
-    threads = cluster.workers.threads or max(1, machine.num_cores // count)
-    return WorkersPlan(
-        count=count,
-        accelerator=cluster.workers.accelerator,
-        cpus=cluster.workers.cpus,
-        threads=threads,
-        admissible=admissible,
-    )
-
-
 def _check_precision(job: PretrainSpec, workers: WorkersPlan) -> None:
     if job.precision == "fp16" and workers.accelerator != "cuda":
         raise PlanError("precision 'fp16' needs CUDA workers (loss scaling); use 'bf16' or 'fp32' here")
@@ -225,7 +188,7 @@ def _resolve_stream(
             f"a micro batch of {batch.micro_size} images of {image_size} pixels is {block_bytes / 2**20:.0f} MiB; "
             f"a block holds at most {MAX_BLOCK_BYTES // 2**20} MiB: use more workers, or a smaller batch.micro_size"
         )
-    num_nodes, share = _nodes(workers.count, cluster)
+    num_nodes, share = nodes_of_workers(workers.count, cluster)
     available_bytes = placement.object_store_bytes if placement else int(share * cluster.ray.object_store_bytes)
     ingest_cpus = placement.ingest_cpus if placement else machine.num_cpus - workers.count * workers.cpus
     if ingest_cpus < 1:

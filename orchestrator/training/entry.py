@@ -1,4 +1,4 @@
-"""The door that Ray Train opens on every worker. The driver names it without importing what is behind it (seconds)."""
+"""The doors that Ray Train opens on every worker. The driver names them without importing what is behind (seconds)."""
 
 from typing import Any
 
@@ -14,3 +14,16 @@ def train_on_worker(config: dict[str, Any]) -> WorkerResult:
     from orchestrator.training.worker import run_worker
 
     return run_worker(config["plan"], config["link"])
+
+
+def judge_on_worker(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Judge a checkpoint as one rank; ``config`` holds a Plan as JSON (``plan``), ``step`` and ``weights``.
+
+    Returns on rank 0 each ``ProbeResult.to_dict()``, predictions included; on others nothing.
+
+    Raises:
+        OrchestratorError: whatever is wrong with checkpoint or evaluation sets.
+    """
+    from orchestrator.training.judging_worker import judge_as_worker
+
+    return judge_as_worker(config["plan"], config["step"], config["weights"])

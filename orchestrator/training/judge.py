@@ -3,7 +3,7 @@
 Joins ``evaluation`` (torch only) to storage and tokenizer. Reads the sets without Ray.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -25,10 +25,12 @@ from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.spec.facts import VocabularyFacts
 from orchestrator.spec.plan import Plan
-from orchestrator.storage.store import open_store
+from orchestrator.storage.store import Store, open_store
+from orchestrator.training.checkpoint_folders import StoredCheckpoint
 from orchestrator.training.known_classes import known_classes
-from orchestrator.training.parts import build_plan_objective
+from orchestrator.training.parts import block_format, build_plan_objective
 from orchestrator.training.reports import Weights
+from orchestrator.training.stored_tensors import load_weights
 
 _BATCH_SIZE = 64  # more images do not fit a core's cache: 256 took half as long again each
 
@@ -98,6 +100,28 @@ def judged_weights(evaluation: EvaluationSpec, has_average: bool) -> tuple[Weigh
     if not has_average:
         return ("raw",)
     return ("raw", "ema") if evaluation.weights == "both" else (evaluation.weights,)
+
+
+def judge_checkpoint(
+    plan: Plan, store: Store, stored: StoredCheckpoint, weights: Weights, rank: int = 0, world_size: int = 1
+) -> list[ProbeResult]:
+    """``judge`` of a checkpoint of the plan's run; each rank reads all of its weights.
+
+    Raises:
+        CheckpointError: a damaged file, or an average asked for that is not there.
+    """
+    return judge_weights(plan, load_weights(store, stored, average=weights == "ema"), rank, world_size)
+
+
+def judge_weights(plan: Plan, state: Mapping[str, Tensor], rank: int = 0, world_size: int = 1) -> list[ProbeResult]:
+    """``judge`` of parameters by name, whole on every rank."""
+    format = block_format(plan)
+    objective = build_plan_objective(plan, format.vocabulary)
+    # What is no parameter (positions, priors) is as it was built.
+    objective.load_state_dict(objective.state_dict() | dict(state))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.no_grad():
+        return judge_plan(plan, objective.eval().to(device), format, device, rank, world_size)
 
 
 def judge_plan(

@@ -220,18 +220,13 @@ def test_a_comparison_takes_whole_nodes_for_the_runs_that_go_on_side_by_side(
     assert store[0] == store[1], "a node holds the blocks of one run"
 
 
-def test_a_job_that_computes_in_its_driver_gets_a_device_and_its_files_there() -> None:
+def test_a_job_that_judges_takes_nodes_for_its_workers_and_its_driver_nothing() -> None:
     job = {"kind": "evaluate", "name": "again", "run": "small", "evaluation": {"sets": ["scenes/val"]}}
-    rendered = ray_job_of(job, cluster())
-    assert rendered["spec"]["entrypointNumGpus"] == 1
-    group = groups_of(rendered)["gpu"]
-    assert group["replicas"] == 1
-    (container,) = pod_of(group)["containers"]
-    assert {"name": "files", "mountPath": "/etc/orchestrator", "readOnly": True} in container["volumeMounts"]
-    assert "files" in [volume["name"] for volume in pod_of(group)["volumes"]]
-    on_cpus = ray_job_of(job, cluster(workers={"count": 32, "accelerator": "cpu", "cpus": 3}))
-    assert on_cpus["spec"]["entrypointNumCpus"] == 3
-    assert "entrypointNumGpus" not in ray_job(cluster())["spec"]
+    alone, all_workers = (ray_job_of({**job, **workers}, cluster()) for workers in ({"workers": 8}, {}))
+    assert [groups_of(one)["gpu"]["replicas"] for one in (alone, all_workers)] == [1, 4]
+    assert not [key for key in alone["spec"] if key.startswith("entrypointNum")]
+    with pytest.raises(PlanError, match=r"workers is 33, but cluster .* offers 32: 1 are missing"):
+        ray_job_of({**job, "workers": 33}, cluster())
 
 
 def test_a_job_without_workers_takes_the_nodes_that_read_or_else_one() -> None:

@@ -9,9 +9,7 @@ import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from urllib.parse import urlsplit
 
 import certifi
 import pytest
@@ -32,12 +30,12 @@ from orchestrator.launch.ray_jobs import RayJobs, connect
 from orchestrator.launch.ray_token import read_token
 from orchestrator.launch.submission import Submission
 from orchestrator.launch.submissions import describe_end, list_jobs, stop_run, stop_submission
-from orchestrator.launch.submit import driver_resources, next_attempt, submit_section
+from orchestrator.launch.submit import next_attempt, submit_section
 from orchestrator.runs.check import Finding
 from orchestrator.runs.live import STOP_FILE, LivePost, LiveRecord, StopRequest, read_live_record
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.cluster_submit import SubmitSpec
-from orchestrator.spec.load import load_cluster, load_job
+from orchestrator.spec.load import load_cluster
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.tracker import RunStatus
 
@@ -237,27 +235,6 @@ def test_a_run_that_a_scheduler_started_is_stopped_through_storage(
         assert stop_run(made, "small", 20)
     assert stop.reason.startswith("stop asked for by")
     assert says in describe_end(made)
-
-
-def test_what_computes_in_its_driver_asks_ray_for_a_device(cluster: ClusterSpec) -> None:
-    def driver_of(job: str, accelerator: str) -> dict[str, Any]:
-        workers = cluster.workers.model_copy(update={"accelerator": accelerator, "cpus": 3})
-        resources = driver_resources(load_job(job), cluster.model_copy(update={"workers": workers}))
-        asked: dict[str, Any] = {}
-        client: Any = SimpleNamespace(submit_job=asked.update)
-        RayJobs(client).start("again-1", "true", ".", {}, {}, resources)
-        return {key: asked[f"entrypoint_num_{key}"] for key in ("cpus", "gpus")}
-
-    judge = tmp_job(cluster, "kind: evaluate\nname: again\nrun: small\nevaluation: {sets: [scenes/val]}\n")
-    assert driver_of(judge, "cuda") == {"cpus": 3, "gpus": 1}
-    assert driver_of(judge, "cpu") == {"cpus": 3, "gpus": None}
-    assert driver_of(str(ROOT / "jobs" / "synthetic.yaml"), "cuda") == {"cpus": None, "gpus": None}
-
-
-def tmp_job(cluster: ClusterSpec, text: str) -> str:
-    file = Path(urlsplit(cluster.storage.data).path) / "job.yaml"
-    file.write_text(text)
-    return str(file)
 
 
 def test_a_submission_is_found_by_its_id_or_as_the_last_of_its_run() -> None:

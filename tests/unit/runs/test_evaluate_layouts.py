@@ -12,7 +12,7 @@ from orchestrator.evaluation.verdict import find_verdict
 from orchestrator.runs.baselines import judge_baselines, start_baseline
 from orchestrator.runs.check import check_job
 from orchestrator.runs.comparison_record import ComparisonRecord, start_result
-from orchestrator.runs.evaluate import evaluate_job, evaluate_run
+from orchestrator.runs.evaluate import evaluate_run
 from orchestrator.runs.import_weights import import_weights
 from orchestrator.runs.interrupts import StopRequest
 from orchestrator.spec.cluster import ClusterSpec
@@ -24,6 +24,7 @@ from orchestrator.spec.job import EvaluateSpec
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare
 from orchestrator.spec.targets import TargetSpec
 from orchestrator.storage.store import open_store
+from orchestrator.training.judge import judge_checkpoint
 
 SETS = ["public/imagenet", "public/coco", "public/flickr"]
 
@@ -60,12 +61,11 @@ def test_an_imported_model_is_judged_on_public_layouts(cluster: ClusterSpec, imp
     assert categories.details["num_left_out"] == 1
 
 
-def test_an_evaluate_job_describes_a_set(cluster: ClusterSpec, imported: str, tmp_path: Path) -> None:
+def test_a_set_is_described_beside_its_files(cluster: ClusterSpec, imported: str, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("tench\ngold fish\nbird crane\n")
     layout = {"class_names": str(tmp_path / "names.txt"), "train_samples": 40}
     evaluation = {"sets": SETS[:1], "layouts": {SETS[0]: layout}, "probes": ["zero_shot", "linear_probe"]}
-    document = {"kind": "evaluate", "name": "judge", "run": "on-public-sets", "evaluation": evaluation}
-    found = by_key(evaluate_job(EvaluateSpec.model_validate(document), cluster)["raw"])
+    found = by_key(evaluate_run(imported, cluster, evaluation=EvaluationSpec.model_validate(evaluation)))
     for probe in ("zero_shot", "linear_probe"):
         assert found["public-imagenet", probe, "class"].num_test == 60
     assert found["public-imagenet", "linear_probe", "class"].details["num_train"] == 40
@@ -74,8 +74,7 @@ def test_an_evaluate_job_describes_a_set(cluster: ClusterSpec, imported: str, tm
 def test_an_imported_model_is_fine_tuned(cluster: ClusterSpec, imported: str) -> None:
     tune = {"steps": 2, "batch_size": 8, "label_fractions": [0.5]}
     evaluation = {"sets": SETS[:1], "probes": ["fine_tune"], "fine_tune": tune}
-    document = {"kind": "evaluate", "name": "judge", "run": "on-public-sets", "evaluation": evaluation}
-    found = evaluate_job(EvaluateSpec.model_validate(document), cluster)["raw"]
+    found = evaluate_run(imported, cluster, evaluation=EvaluationSpec.model_validate(evaluation))
     assert [(one.probe, one.feature, list(one.scores)) for one in found] == [
         ("fine_tune", "pooled", ["accuracy_50_percent"]),
         ("fine_tune", "random_weights", ["accuracy_50_percent"]),
@@ -84,10 +83,9 @@ def test_an_imported_model_is_fine_tuned(cluster: ClusterSpec, imported: str) ->
 
 def test_a_folder_of_no_layout_is_named_before_anything_is_judged(cluster: ClusterSpec, imported: str) -> None:
     Path(cluster.storage.data.removeprefix("file://"), "public/notes").mkdir()
-    evaluation = {"sets": ["public/notes"]}
-    document = {"kind": "evaluate", "name": "judge", "run": "on-public-sets", "evaluation": evaluation}
+    evaluation = EvaluationSpec(sets=("public/notes",))
     with pytest.raises(DatasetError, match=r"public/notes: no layout of labelled images fits"):
-        evaluate_job(EvaluateSpec.model_validate(document), cluster)
+        evaluate_run(imported, cluster, evaluation=evaluation)
 
 
 def test_what_is_judged_later_leaves_the_run_s_own_predictions(cluster: ClusterSpec, imported: str) -> None:
@@ -143,9 +141,9 @@ def test_a_run_stands_in_a_comparison_judged_by_its_evaluation(
     record = ComparisonRecord(open_store(str(tmp_path)), started)
     asked_to_stop, go_on = StopRequest(), StopRequest()
     asked_to_stop.ask("SIGINT")
-    judge_baselines(spec, cluster, None, record, asked_to_stop)
+    judge_baselines(spec, cluster, None, record, asked_to_stop, judge_checkpoint)
     assert [row.status for row in record.result.baselines] == ["waiting"]
-    judge_baselines(spec, cluster, None, record, go_on)
+    judge_baselines(spec, cluster, None, record, go_on, judge_checkpoint)
     (row,) = record.result.baselines
     assert (row.objective, row.run_uri, row.status) == ("on-public-sets", imported, "finished")
     again = evaluate_run(imported, cluster, evaluation=spec.run.evaluation)

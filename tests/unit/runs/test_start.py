@@ -79,7 +79,7 @@ def test_what_was_trained_otherwise_is_refused(cluster: ClusterSpec, change: dic
 
 
 def test_a_branch_that_has_a_checkpoint_needs_its_start_no_more(cluster: ClusterSpec) -> None:
-    branch = plan_of(cluster, "begun", 50, start={"run": "gone", "step": 40})
+    branch = plan_of(cluster, "begun-branch", 50, start={"run": "gone", "step": 40})
     with pytest.raises(RunNotFoundError, match="gone"):
         check_start(branch)
     leave_run(branch, 45)
