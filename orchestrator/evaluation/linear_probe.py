@@ -8,6 +8,7 @@ one grid of C suits all of them; the search assumes that accuracy over C has one
 Legend: N rows, D feature, K classes. Labels are int64 [N] class indices, or bool [N, K].
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -82,32 +83,34 @@ def linear_probe(feature_ND: Tensor, label: Tensor, num_classes: int, split: Spl
     """
     check_parts(split, label)
     standard_ND = to_principal_axes(standardise(feature_ND.double(), split.train), split.train)
-    chosen_c, best, last = sweep_c(standard_ND, label, num_classes, split.train, split.validation)
+    chosen_c, best, classifier = sweep_c(standard_ND, label, num_classes, split.train, split.validation)
     both = torch.cat([split.train, split.validation])
-    classifier = fit(standard_ND[both], label[both], num_classes, chosen_c, start=last)
+    classifier = fit(standard_ND[both], label[both], num_classes, chosen_c, start=classifier)
     return LinearProbeResult(classifier.logits(standard_ND[split.test]), best.quality, chosen_c, len(both))
 
 
 def sweep_c(
     feature_ND: Tensor, label: Tensor, num_classes: int, train: Tensor, validation: Tensor
 ) -> tuple[float, Score, Classifier]:
-    """The C that is best on the validation rows, its score there, and the last classifier of the sweep."""
-    previous: Classifier | None = None
+    """The C that is best on the validation rows, its score there, and the classifier."""
+    fitted: dict[float, Classifier] = {}
+    train_ND, validation_ND = feature_ND[train], feature_ND[validation]
 
     def validate(c: float) -> Score:
-        nonlocal previous  # the solution for a neighbouring C is a good place to start from
-        previous = fit(feature_ND[train], label[train], num_classes, c, start=previous)
-        return previous.judge(feature_ND[validation], label[validation])
+        nearest = min(fitted, key=lambda other: abs(math.log(other / c)), default=None)
+        start = None if nearest is None else fitted[nearest]  # the solution for the next C is not far
+        fitted[c] = fit(train_ND, label[train], num_classes, c, start=start)
+        return fitted[c].judge(validation_ND, label[validation])
 
     chosen_c, best = sweep(validate)
-    assert previous is not None  # every sweep fits
-    return chosen_c, best, previous
+    return chosen_c, best, fitted[chosen_c]
 
 
 def sweep(score: Callable[[float], Score]) -> tuple[float, Score]:
     """The C with the greatest score, and that score; of equal scores the smallest C, the strongest penalty.
 
-    Starts from every second decade, then halves the step around the best so far down to an eighth of a decade.
+    Starts from every second decade, upwards until two in a row are worse than the best (fits of weak penalties take
+    longest), then halves the step around the best so far down to an eighth of a decade.
     """
     last = (GRID_DECADES[1] - GRID_DECADES[0]) * GRID_PER_DECADE
     scores: dict[int, Score] = {}
@@ -121,6 +124,8 @@ def sweep(score: Callable[[float], Score]) -> tuple[float, Score]:
 
     for position in range(0, last + 1, COARSE_STEP):
         visit(position)
+        if position - best() > COARSE_STEP:
+            break
     step = COARSE_STEP // 2
     while step:
         centre = best()
