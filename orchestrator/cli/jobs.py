@@ -141,7 +141,7 @@ def _run_compare(spec: CompareSpec, place: ClusterSpec) -> None:
 
     with terminal.show_progress() as on_progress:
         outcome = run_compare(spec, place, on_progress=on_progress)
-    with terminal.err.status("writing the report"):
+    with terminal.show_activity("writing the report"):
         contents, page = write_report(outcome.folder, place.storage.s3)
         record_page(outcome.folder, place.storage.s3, page)
     print_compare(outcome, contents)

@@ -23,7 +23,7 @@ def report(
 
     place = load_cluster(cluster)
     folder = run_uri(comparison, place)
-    with terminal.err.status(f"writing the report of {comparison}"):
+    with terminal.show_activity(f"writing the report of {comparison}"):
         contents, page = write_report(folder, place.storage.s3, output)
         record_page(folder, place.storage.s3, page)
     print_verdict(contents)

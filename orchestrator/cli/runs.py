@@ -38,7 +38,7 @@ def evaluate(
     from orchestrator.spec.load import load_cluster
 
     place = load_cluster(cluster)
-    with terminal.err.status(f"judging {run}"):
+    with terminal.show_activity(f"judging {run}"):
         uri, chosen = run_uri(run, place), read_checkpoint(checkpoint)
         results = evaluate_run(uri, place, weights=weights, checkpoint=chosen)
     if json:
@@ -54,7 +54,7 @@ def ledger(run: RunArgument, cluster: ClusterOption = LAPTOP, json: JsonOption =
     from orchestrator.spec.load import load_cluster
 
     place = load_cluster(cluster)
-    with terminal.err.status(f"reading the ledger of {run}"):
+    with terminal.show_activity(f"reading the ledger of {run}"):
         report = report_run_ledger(run_uri(run, place), place)
     if json:
         typer.echo(json_format.dumps(ledger_document(report), indent=2))

@@ -34,7 +34,7 @@ def submit(job: JobArgument, cluster: ClusterOption, overrides: SetOption = None
 
     spec, place = load_job(job, overrides or ()), load_cluster(cluster)
     jobs = connect(submit_section(place))
-    with terminal.err.status("the cluster looks at the job"):
+    with terminal.show_activity("the cluster looks at the job"):
         submission_id = submit_job(jobs, spec, place)
     typer.echo(submission_id)
     if follow:
@@ -105,7 +105,7 @@ def stop(
     from orchestrator.spec.load import load_cluster
 
     place = load_cluster(cluster)
-    with terminal.err.status(f"{submission} writes a checkpoint and ends"):
+    with terminal.show_activity(f"{submission} writes a checkpoint and ends"):
         if place.submit is None:
             ended = stop_run(place, submission, deadline)
         else:

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
@@ -79,6 +80,28 @@ def show_progress() -> Iterator[OnProgress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=err) as bars:
         yield _BarPerActivity(bars).show
+
+
+@contextmanager
+def show_activity(activity: str) -> Iterator[None]:
+    """What is done within, and for how long: turning at a terminal; elsewhere a line every ten seconds."""
+    if err.is_terminal:
+        with err.status(activity):
+            yield
+        return
+    ended, started_s = threading.Event(), time.monotonic()
+
+    def say() -> None:
+        while not ended.wait(PLAIN_INTERVAL_S):
+            err.print(f"{activity}: {time.monotonic() - started_s:,.0f} s", markup=False, soft_wrap=True)
+
+    thread = threading.Thread(target=say, name="activity", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class _PrivateFileHandler(logging.FileHandler):

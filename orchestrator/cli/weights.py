@@ -43,7 +43,7 @@ def export(
     from orchestrator.spec.load import load_cluster
 
     place = load_cluster(cluster)
-    with terminal.err.status(f"exporting {run}"):
+    with terminal.show_activity(f"exporting {run}"):
         export_run(run_uri(run, place), dest, place, weights, format, read_checkpoint(checkpoint))
     terminal.out.print(f"exported {run} ({weights} weights, {format}) to {dest}", markup=False, soft_wrap=True)
 
@@ -63,7 +63,7 @@ def promote(
     from orchestrator.spec.load import load_cluster
 
     place = load_cluster(cluster)
-    with terminal.err.status(f"promoting {run}"):
+    with terminal.show_activity(f"promoting {run}"):
         uri, chosen = run_uri(run, place), read_checkpoint(checkpoint)
         made = promote_run(uri, place, alias, model=model, weights=weights, checkpoint=chosen)
     terminal.print_pairs(
@@ -103,7 +103,7 @@ def import_weights(
     from orchestrator.spec.load import load_cluster
 
     place = load_cluster(cluster)
-    with terminal.err.status(f"importing {source}"):
+    with terminal.show_activity(f"importing {source}"):
         made = import_weights(
             source,
             name,
@@ -150,7 +150,7 @@ def average(
 
     place = load_cluster(cluster)
     parents = find_parents([run_uri(run, place) for run in runs], place, last)
-    with terminal.err.status(f"averaging {len(parents)} checkpoints"):
+    with terminal.show_activity(f"averaging {len(parents)} checkpoints"):
         made = average_runs(
             parents,
             name,

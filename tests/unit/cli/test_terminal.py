@@ -3,6 +3,7 @@
 import logging
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,23 @@ def test_plain_progress_of_long_work_speaks_every_few_seconds(
         for done in range(3):
             on_progress(Progress("train", done, 10, "steps"))
     assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_an_activity_without_numbers_speaks_while_it_lasts_and_no_longer(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with terminal.show_activity("reading the ledger"):
+        pass
+    assert capsys.readouterr().err == "", "it ended before anybody would have asked"
+    monkeypatch.setattr(terminal, "PLAIN_INTERVAL_S", 0.01)
+    with terminal.show_activity("judging clip"):
+        shown = ""
+        while shown.count("\n") < 2:
+            shown += capsys.readouterr().err
+    capsys.readouterr()
+    assert shown.splitlines()[0] == "judging clip: 0 s"
+    time.sleep(0.05)
+    assert capsys.readouterr().err == ""
 
 
 def test_tables_in_a_pipe_keep_long_cells_whole(capsys: pytest.CaptureFixture[str]) -> None:
