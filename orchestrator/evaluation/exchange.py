@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from orchestrator.errors import EvaluationError, OrchestratorError
+from orchestrator.errors import EvaluationError, OrchestratorError, ShardReadError
 
 POLL_S = 0.05
 MAX_PIECE_BYTES = 4 << 20
@@ -33,6 +33,7 @@ def share_work(
     Raises:
         EvaluationError: on the other ranks, when an item failed on one (which raises its own error), or when a
             rank has not finished ``timeout_s`` after this one did.
+        ShardReadError: the same where it failed at what another attempt may not meet.
     """
     if world_size == 1:
         return [item() for item in work]
@@ -41,7 +42,8 @@ def share_work(
     try:
         own = [item() for item in work[rank::world_size]]
     except Exception as error:
-        _write(store, f"{prefix}/{rank}", {"failed": f"{type(error).__name__}: {error}"})
+        failed = {"failed": f"{type(error).__name__}: {error}", "may_pass": isinstance(error, ShardReadError)}
+        _write(store, f"{prefix}/{rank}", failed)
         raise
     _write(store, f"{prefix}/{rank}", {"records": own})
     deadline_s = time.monotonic() + timeout_s
@@ -91,7 +93,8 @@ def _wait_for(store: dist.distributed_c10d.Store, key: str, rank: int, deadline_
         time.sleep(POLL_S)
     outcome = json.loads(b"".join(store.get(piece) for piece in _pieces(key, int(store.get(key)))))
     if "failed" in outcome:
-        raise EvaluationError(f"evaluation failed on rank {rank}: {outcome['failed']}")
+        kind = ShardReadError if outcome["may_pass"] else EvaluationError
+        raise kind(f"evaluation failed on rank {rank}: {outcome['failed']}")
     records: list[Record] = outcome["records"]
     return records
 

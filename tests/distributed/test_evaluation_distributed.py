@@ -19,7 +19,7 @@ from orchestrator import columns
 from orchestrator.data.blocks import BlockFormat
 from orchestrator.data.index import save_index
 from orchestrator.data.indexing import index_dataset
-from orchestrator.errors import EvaluationError, OrchestratorError
+from orchestrator.errors import EvaluationError, OrchestratorError, ShardReadError
 from orchestrator.evaluation.evaluate import evaluate
 from orchestrator.evaluation.exchange import share_work
 from orchestrator.evaluation.features import extract_features
@@ -168,13 +168,13 @@ def share_a_large_record(rank: int, world_size: int) -> list[int]:
     return [len(record["numbers"]) for record in records]
 
 
-def share_a_fit_that_fails(rank: int, world_size: int) -> str:
+def share_a_fit_that_fails(rank: int, world_size: int, fault: Exception) -> str:
     def fail() -> dict[str, Any]:
-        raise ArithmeticError("no minimum")
+        raise fault
 
     try:
         share_work([dict, fail], rank, world_size)
-    except (ArithmeticError, EvaluationError) as error:
+    except (ArithmeticError, EvaluationError, ShardReadError) as error:
         return f"{type(error).__name__}: {error}"
     return "nothing was raised"
 
@@ -190,7 +190,8 @@ def run_rank(folder: Path) -> None:
         dist.barrier()
     with process_group("short", timeout_s=GROUP_TIMEOUT_S):
         found["slow"] = share_a_slow_fit(rank, world_size)
-        found["failed"] = share_a_fit_that_fails(rank, world_size)
+        found["failed"] = share_a_fit_that_fails(rank, world_size, ArithmeticError("no minimum"))
+        found["unread"] = share_a_fit_that_fails(rank, world_size, ShardReadError("the store is away"))
         dist.barrier()
     leave_record(folder, found)
 
@@ -265,6 +266,12 @@ def test_a_fit_that_fails_ends_all_ranks_with_its_reason(world: list[dict[str, A
     messages = [found["failed"] for found in world]
     assert messages.pop(1) == "ArithmeticError: no minimum"
     assert set(messages) == {"EvaluationError: evaluation failed on rank 1: ArithmeticError: no minimum"}
+
+
+def test_what_may_pass_is_tried_again_whichever_rank_met_it(world: list[dict[str, Any]]) -> None:
+    messages = [found["unread"] for found in world]
+    assert messages.pop(1) == "ShardReadError: the store is away"
+    assert set(messages) == {"ShardReadError: evaluation failed on rank 1: ShardReadError: the store is away"}
 
 
 if __name__ == "__main__":
