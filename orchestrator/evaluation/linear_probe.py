@@ -24,6 +24,8 @@ TRAIN_FRACTION, VALIDATION_FRACTION = 0.60, 0.15  # the rest is the test part
 GRID_PER_DECADE = 8
 GRID_DECADES = (-6, 6)
 COARSE_STEP = 16  # two decades: 1e-6, 1e-4, ... 1e6
+SWEEP_ITERATIONS, SWEEP_TOLERANCE = 100, 1e-4
+"""Of a fit that only has to tell which C is best; scikit-learn's defaults for any."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def sweep_c(
     def validate(c: float) -> Score:
         nearest = min(fitted, key=lambda other: abs(math.log(other / c)), default=None)
         start = None if nearest is None else fitted[nearest]  # the solution for the next C is not far
-        fitted[c] = fit(train_ND, label[train], num_classes, c, start=start)
+        fitted[c] = fit(train_ND, label[train], num_classes, c, SWEEP_TOLERANCE, start, SWEEP_ITERATIONS)
         return fitted[c].judge(validation_ND, label[validation])
 
     chosen_c, best = sweep(validate)

@@ -23,7 +23,7 @@ from orchestrator.evaluation.scores import is_multi_label
 Float64Array = npt.NDArray[np.float64]
 
 MAX_ITERATIONS = 1000
-FINAL_TOLERANCE = 1e-4
+FINAL_TOLERANCE = 1e-5
 """Greatest gradient component that counts as none, in the scaled weights of :func:`fit`."""
 
 
@@ -65,6 +65,7 @@ def fit(
     c: float,
     tolerance: float = FINAL_TOLERANCE,
     start: Classifier | None = None,
+    max_iterations: int = MAX_ITERATIONS,
 ) -> Classifier:
     """Minimises mean cross-entropy + |W|^2 / (2 c N) by L-BFGS; the bias is not penalised.
 
@@ -89,7 +90,7 @@ def fit(
         penalized = penalty / 2 * weight_KD.square().sum() + loss
         return penalized.item(), torch.cat([gradient_KD, residual_KN.sum(dim=1, keepdim=True)], 1).flatten().numpy()
 
-    options = {"maxiter": MAX_ITERATIONS, "maxfun": 2 * MAX_ITERATIONS, "gtol": tolerance, "ftol": 0.0}
+    options = {"maxiter": max_iterations, "maxfun": 2 * max_iterations, "gtol": tolerance, "ftol": 0.0}
     beginning = torch.cat([start.weight.T / scale_D, start.bias[:, None]], 1).flatten().numpy()
     with _threads_of_numpy().limit(limits=1, user_api="blas"):  # short vectors: threads wait for each other
         found = minimize(loss_and_gradient, beginning, jac=True, method="L-BFGS-B", options=options)

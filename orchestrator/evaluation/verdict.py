@@ -173,7 +173,7 @@ def _sentence(
     shown = groupby((pair for pair in told if pair.is_shown), key=lambda pair: pair.ahead)
     clauses = [f"{ahead} is ahead of " + " and of ".join(_say_by(metric, pair) for pair in own) for ahead, own in shown]
     if unclear := [pair for pair in told if not pair.is_shown]:
-        names = [f"{pair.ahead} and {pair.behind} ({_say_interval(metric, pair)})" for pair in unclear]
+        names = [f"{pair.ahead} and {pair.behind} ({_say_unclear(metric, pair)})" for pair in unclear]
         clauses.append("no difference could be shown between " + ", nor between ".join(names))
     intervals = f"{100 * CONFIDENCE:.0f} % interval" + ("s" if len(told) > 1 else "")
     text = "; ".join(clauses) + f": {intervals}, {_say_evidence(pairs)}."
@@ -200,6 +200,14 @@ def _say_interval(metric: str, pair: PairVerdict) -> str:
     if pair.difference is None:
         return "too few replicates"
     return f"{format_difference(metric, pair.difference.low)} to {format_difference(metric, pair.difference.high)}"
+
+
+def _say_unclear(metric: str, pair: PairVerdict) -> str:
+    """The interval; one that ends above zero needs the reason why it does not count."""
+    interval = _say_interval(metric, pair)
+    if pair.difference is None or pair.difference.low <= 0:
+        return interval
+    return f"{interval} by itself, p = {pair.p_holm:.2g} over all pairs"
 
 
 def _say_evidence(pairs: Sequence[PairVerdict]) -> str:

@@ -59,6 +59,16 @@ def test_three_objectives_are_corrected_over_all_pairs():
     assert smallest.p_holm == pytest.approx(3 * smallest.difference.p_value)
 
 
+def test_an_interval_beyond_zero_that_the_correction_takes_back_says_so():
+    scores = {"clip": [0.60, 0.62, 0.61], "siglip": [0.585, 0.59, 0.593], "catlip": [0.58, 0.61, 0.60]}
+    verdict = find_verdict(comparison(scores), {})
+    (pair,) = (pair for pair in verdict.pairs if {pair.ahead, pair.behind} == {"clip", "siglip"})
+    assert pair.difference.low > 0 and not pair.is_shown
+    low, high = (100 * end for end in (pair.difference.low, pair.difference.high))
+    said = f"clip and siglip ({low:.1f} to {high:.1f} by itself, p = {pair.p_holm:.2g} over all pairs)"
+    assert said in verdict.sentence
+
+
 def test_one_that_is_ahead_of_all_is_named_once():
     verdict = find_verdict(comparison({**CLEAR, "siglip": [0.55, 0.56, 0.57]}), {})
     assert verdict.sentence.startswith("clip is ahead of siglip by 5.0 points (")
