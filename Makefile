@@ -25,10 +25,10 @@ demo: install
 	test -d data/scenes || $(BIN)/orchestrator data scenes data/scenes --num-train 6000 --num-eval 1200 --seed 0
 	$(BIN)/orchestrator run jobs/compare-scenes.yaml --cluster cluster/laptop
 
-# What starts processes of its own runs one after the other: two at a time take as long, and get in each other's way.
+# What starts processes of its own runs two files at a time, each with a Ray of its own: more would only wait.
 test: install
 	$(BIN)/python -m pytest -m "not full" --numprocesses auto --dist loadfile tests/unit tests/specs
-	$(BIN)/python -m pytest -m "not full" tests/distributed tests/gpu tests/ray
+	$(BIN)/python -m pytest -m "not full" --numprocesses 2 --dist loadfile tests/distributed tests/gpu tests/ray
 
 test-full: install
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile tests/unit tests/specs

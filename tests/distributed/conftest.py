@@ -16,7 +16,7 @@ from torch.distributed import TCPStore
 
 RunRanks = Callable[[str, int, Path], list[Any]]
 
-_TIMEOUT_S = 280
+_TIMEOUT_S = 580
 
 
 @pytest.fixture(scope="session")

@@ -220,7 +220,7 @@ def test_another_plan_under_the_name_and_a_live_one_are_refused(outcome: Compare
 
 
 def test_seconds_become_steps_by_runs_that_leave_nothing(place: ClusterSpec) -> None:
-    overrides = ("name=timed", *PAIR, "replicates=2", "budget={train_seconds: 0.5}", "rungs=[]")
+    overrides = ("name=timed", *PAIR, "replicates=1", "budget={train_seconds: 0.5}", "rungs=[]")
     job = load_job(str(SMOKE), list(overrides))
     assert isinstance(job, CompareSpec)
     timed = run_compare(job, place)

@@ -2,10 +2,7 @@
 
 import dataclasses
 import math
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +12,10 @@ import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
+from typer.testing import CliRunner
 
 from found_runs import recorded, weights_of
+from orchestrator.cli.main import app
 from orchestrator.errors import DatasetError
 from orchestrator.runs.label import label_concepts
 from orchestrator.runs.prepare import prepare_facts
@@ -121,17 +120,17 @@ def test_parquet_shards_train_the_same_weights_as_tar_shards(
 
 
 def test_a_job_that_judges_a_run_prints_and_records_what_it_finds(
-    clip_cluster: ClusterSpec, clip_result: PretrainResult, tmp_path: Path
+    clip_cluster: ClusterSpec, clip_result: PretrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluation = {"sets": ["scenes/eval"], "max_samples": 60, "weights": "raw"}
     before = recorded(clip_result).data.metrics
     job = {"kind": "evaluate", "name": "judge", "run": clip_result.plan.name, "evaluation": evaluation}
     (tmp_path / "judge.yaml").write_text(yaml.safe_dump(job))
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(clip_cluster.model_dump(mode="json")))
-    command = [sys.executable, "-m", "orchestrator.cli.main", "run", "judge.yaml", "--cluster", "."]
-    environment = {**os.environ, "COLUMNS": "200"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    done = CliRunner().invoke(app, ["run", "judge.yaml", "--cluster", "."])
+    assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
     run = recorded(clip_result)
     assert run.info.status == "FINISHED"
     for probe, feature in (("linear_probe", "pooled"), ("zero_shot", "embedding")):

@@ -40,13 +40,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     folder = tmp_path_factory.mktemp("nodes")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run(
-        [sys.executable, __file__, str(folder)], env=environment, capture_output=True, text=True, timeout=280
+        [sys.executable, __file__, str(folder)], env=environment, capture_output=True, text=True, timeout=580
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((folder / "found.json").read_text())
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_each_node_reads_for_its_own_ranks(found: list[dict[str, object]]) -> None:
     assert len({rank["node"] for rank in found}) == NUM_RANKS // RANKS_PER_NODE
     for number, rank in enumerate(found):
@@ -55,7 +55,7 @@ def test_each_node_reads_for_its_own_ranks(found: list[dict[str, object]]) -> No
         assert rank["read_on"] == [rank["node"]]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_global_batches_are_those_of_one_node(found: list[dict[str, object]]) -> None:
     for step in range(NUM_STEPS):
         rows = [row for rank in found for row in rank["rows"][step]]

@@ -49,7 +49,8 @@ pytestmark = pytest.mark.timeout(1200)
 ROOT = Path(__file__).parents[2]
 JOB = str(ROOT / "jobs" / "smoke" / "synthetic.yaml")
 RUN = "submitted"
-LONG = ["--set", f"name={RUN}", "--set", "budget.steps=240"]
+STEPS = 180
+LONG = ["--set", f"name={RUN}", "--set", f"budget.steps={STEPS}"]
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ def head() -> Iterator[RayHead]:
         subprocess.Popen(command, env=environment, stdout=log, stderr=log) as ray,
     ):
         try:
-            wait_until(lambda: answers(head), 180)
+            wait_until(lambda: answers(head) or ray.poll() is not None, 180)
+            assert ray.poll() is None, (folder / "ray.log").read_text()
             yield replace(head, pid=ray.pid)
         finally:
             end_with_children(ray.pid)
@@ -274,7 +276,7 @@ def test_a_job_is_seen_from_elsewhere_stopped_and_gone_on_with_and_no_secret_is_
     monkeypatch.setenv("HOME", str(tmp_path / "another machine"))
     wait_until(lambda: head.has_begun(RUN), 400)
     row = job_there(head, f"{RUN}-1")
-    assert (row["id"], row["run"], row["state"], row["steps"]) == (f"{RUN}-1", RUN, "RUNNING", 240)
+    assert (row["id"], row["run"], row["state"], row["steps"]) == (f"{RUN}-1", RUN, "RUNNING", STEPS)
     assert row["step"] > 0
     assert row["seconds_left"] > 0
     refused = orchestrator("submit", JOB, "--cluster", head.cluster, *LONG).exception
@@ -296,7 +298,7 @@ def test_a_job_is_seen_from_elsewhere_stopped_and_gone_on_with_and_no_secret_is_
         assert followed_rank.result() == log
     row = job_there(head, f"{RUN}-1")
     assert row["state"] == "KILLED"
-    assert 0 < row["step"] < 240
+    assert 0 < row["step"] < STEPS
     assert "stop asked for by" in row["reason"]
     [recorded] = list_runs(f"sqlite:///{head.runs}/mlflow.db", "vl-orchestrator")
     assert recorded.status == "KILLED"
@@ -310,7 +312,7 @@ def test_a_job_is_seen_from_elsewhere_stopped_and_gone_on_with_and_no_secret_is_
     assert followed == f"{RUN}-2\n" + done(orchestrator("logs", f"{RUN}-2", "--cluster", head.cluster))
     assert f"goes on from its checkpoint at step {row['step']:,}" in followed
     first, second = (job_there(head, f"{RUN}-{number}") for number in (1, 2))
-    assert (second["state"], second["step"]) == ("FINISHED", 240)
+    assert (second["state"], second["step"]) == ("FINISHED", STEPS)
     assert (first["state"], first["step"]) == ("KILLED", None)
 
     everything = requests.get(

@@ -63,7 +63,8 @@ def test_an_interval_beyond_zero_that_the_correction_takes_back_says_so():
     scores = {"clip": [0.60, 0.62, 0.61], "siglip": [0.585, 0.59, 0.593], "catlip": [0.58, 0.61, 0.60]}
     verdict = find_verdict(comparison(scores), {})
     (pair,) = (pair for pair in verdict.pairs if {pair.ahead, pair.behind} == {"clip", "siglip"})
-    assert pair.difference.low > 0 and not pair.is_shown
+    assert pair.difference.low > 0
+    assert not pair.is_shown
     low, high = (100 * end for end in (pair.difference.low, pair.difference.high))
     said = f"clip and siglip ({low:.1f} to {high:.1f} by itself, p = {pair.p_holm:.2g} over all pairs)"
     assert said in verdict.sentence
