@@ -15,7 +15,7 @@ import torch
 from scipy.optimize import minimize
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from orchestrator.evaluation.average_precision import average_precision
 from orchestrator.evaluation.scores import is_multi_label
@@ -50,8 +50,7 @@ class Classifier:
     def judge(self, feature_ND: Tensor, label: Tensor) -> Score:
         """How well the labels are predicted."""
         logits_NK = self.logits(feature_ND)
-        target_KN = _target(label, logits_NK.shape[1])
-        loss, _ = _loss_and_residual(logits_NK.T, target_KN, is_multi_label(label))
+        loss, _ = _loss_and_residual(logits_NK.T, _target(label))
         if is_multi_label(label):
             precision_K = average_precision(logits_NK, label)
             return Score(precision_K.nanmean().nan_to_num().item(), -loss.item())
@@ -80,12 +79,12 @@ def fit(
     even = (num_alternatives - 1) / num_alternatives**2  # curvature of the loss at equal probabilities
     scale_D = (feature_ND.square().mean(dim=0) * even + penalty).rsqrt()
     feature_DN = feature_ND.T.contiguous()  # rows last: logits of one class lie side by side, which is faster
-    target_KN, is_multi = _target(label, num_classes), is_multi_label(label)
+    target = _target(label)
 
     def loss_and_gradient(solution: Float64Array) -> tuple[float, Float64Array]:
         scaled_KD, bias_K1 = _parts(solution, num_classes)
         weight_KD = scaled_KD * scale_D
-        loss, residual_KN = _loss_and_residual(torch.addmm(bias_K1, weight_KD, feature_DN), target_KN, is_multi)
+        loss, residual_KN = _loss_and_residual(torch.addmm(bias_K1, weight_KD, feature_DN), target)
         gradient_KD = torch.addmm(weight_KD, residual_KN, feature_ND, beta=penalty) * scale_D
         penalized = penalty / 2 * weight_KD.square().sum() + loss
         return penalized.item(), torch.cat([gradient_KD, residual_KN.sum(dim=1, keepdim=True)], 1).flatten().numpy()
@@ -123,21 +122,22 @@ def _threads_of_numpy() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _target(label: Tensor, num_classes: int) -> Tensor:
-    """fp64 [K, N]: 1 where a class applies."""
-    target_NK = label if is_multi_label(label) else one_hot(label, num_classes)
-    return target_NK.T.double().contiguous()
+def _target(label: Tensor) -> Tensor:
+    """Of several labels a row fp64 [K, N]: 1 where a class applies; else the labels."""
+    return label.T.double().contiguous() if is_multi_label(label) else label
 
 
-def _loss_and_residual(logits_KN: Tensor, target_KN: Tensor, is_multi: bool) -> tuple[Tensor, Tensor]:
+def _loss_and_residual(logits_KN: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy, mean over rows (and summed over classes), and its gradient by the logits."""
     num_rows = logits_KN.shape[1]
-    if is_multi:
-        loss = binary_cross_entropy_with_logits(logits_KN, target_KN, reduction="sum") / num_rows
-        return loss, (logits_KN.sigmoid() - target_KN) / num_rows
+    if target.ndim == 2:
+        loss = binary_cross_entropy_with_logits(logits_KN, target, reduction="sum") / num_rows
+        return loss, (logits_KN.sigmoid() - target) / num_rows
+    rows = torch.arange(num_rows)
     log_probability_KN = logits_KN.log_softmax(dim=0)
-    loss = -(log_probability_KN * target_KN).sum() / num_rows
-    return loss, (log_probability_KN.exp() - target_KN) / num_rows
+    residual_KN = log_probability_KN.exp()
+    residual_KN[target, rows] -= 1
+    return -log_probability_KN[target, rows].mean(), residual_KN.div_(num_rows)
 
 
 def _prior(label: Tensor, num_classes: int) -> Tensor:

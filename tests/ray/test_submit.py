@@ -237,6 +237,11 @@ def test_a_missing_and_a_wrong_token_are_refused_and_a_cluster_that_is_away_is_n
     assert isinstance(refused, ClusterAccessError)
     assert "refuses this token" in str(refused)
     assert head.token not in str(refused)
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    upgrade["Sec-WebSocket-Key"] = "MDEyMzQ1Njc4OWFiY2RlZg=="  # any 16 bytes
+    for token in ({}, {"Authorization": f"Bearer not-{head.token}"}):
+        answer = requests.get(f"{head.dashboard}/api/jobs/any/logs/tail", headers=upgrade | token, timeout=10)
+        assert answer.status_code in (401, 403), "the way by which logs are followed"
     away = write_cluster(head, "away", dashboard="http://127.0.0.1:9")
     refused = orchestrator("submit", JOB, "--cluster", away).exception
     assert isinstance(refused, ClusterAccessError)
