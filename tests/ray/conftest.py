@@ -24,6 +24,12 @@ from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.load import load_job
 
 ROOT = Path(__file__).parents[2]
+LONGEST = ("test_submit.py", "test_compare.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: started last, one would go on while nothing is left to do beside it."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")
