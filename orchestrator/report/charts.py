@@ -93,7 +93,7 @@ def draw_differences(comparison: ComparisonResult, pairs: Sequence[PairVerdict])
     label = words.mark_text(dy=-14, color=_INK)
     description = "; ".join(f"{row['pair']}: {row['label']} {unit}" for row in rows)
     drawings = _draw(alt.layer(zero, rule, dot, halo, label), 54 * len(rows), WIDE, NARROW)
-    title = "Differences with 95 % intervals (grey: none shown)"
+    title = "Differences, 95 % intervals each (grey: none shown)"
     return Chart(title, description, drawings)
 
 
