@@ -129,7 +129,8 @@ def test_cached_features_leave_the_gradient_of_towers_and_scalars_exact(make: ob
         gradients.append({name: parameter.grad.clone() for name, parameter in objective.named_parameters()})
     whole, cached = gradients
     assert whole["logit_scale"].abs() > 1e-4
-    torch.testing.assert_close(cached, whole, rtol=1e-4, atol=1e-6)
+    for name, gradient in whole.items():  # by norms: elements near zero are what is left of sums that cancel
+        assert (cached[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6, name
 
 
 def test_dropout_chooses_the_same_in_both_passes_of_cached_features() -> None:
