@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from orchestrator.env import apply_quiet_env
@@ -133,11 +132,4 @@ def clip_cluster(clip_result: PretrainResult, scenes: Path) -> ClusterSpec:
 
 
 def _train_worker_pids() -> list[int]:
-    return [process.pid for process in ray_processes(os.getpid()) if _trains(process)]
-
-
-def _trains(process: psutil.Process) -> bool:
-    try:
-        return any("RayTrainWorker" in part for part in process.cmdline())
-    except psutil.NoSuchProcess:
-        return False
+    return [process.pid for process in ray_processes(os.getpid(), "RayTrainWorker")]

@@ -121,7 +121,7 @@ def test_the_point_of_a_rung_comes_from_a_cooldown_off_the_replicate(outcome: Co
 
 def test_nothing_of_it_is_left_in_ray(outcome: CompareOutcome) -> None:
     assert outcome.status == "finished"
-    boards = [process for process in ray_processes(os.getpid()) if process.name() == "ray::Board"]
+    boards = ray_processes(os.getpid(), "ray::Board")
     _, left = psutil.wait_procs(boards, timeout=30)
     assert left == []
 

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 
+import psutil
 import pytest
 
 from orchestrator.errors import Interrupted
@@ -74,13 +75,20 @@ def test_a_request_to_stop_ends_it(
     clip_result: PretrainResult, clip_cluster: ClusterSpec, train_worker_pids: Callable[[], list[int]]
 ) -> None:
     store = folder_of("judge-some", clip_cluster)
+    held: list[psutil.Process] = []
 
     def ask_once(_: Progress) -> None:
-        if train_worker_pids() and store.stat("stop.json") is None:
+        if not held and (pids := train_worker_pids()):
+            held.append(psutil.Process(pids[0]))
+            held[0].suspend()  # so that judging takes until the request is seen
             request_stop(store, None, "stop asked for by somebody")
 
-    with pytest.raises(Interrupted, match="stop asked for by somebody, during: judge"):
-        evaluate_job(judge_job("judge-some", clip_result, "raw"), clip_cluster, on_progress=ask_once)
+    try:
+        with pytest.raises(Interrupted, match="stop asked for by somebody, during: judge"):
+            evaluate_job(judge_job("judge-some", clip_result, "raw"), clip_cluster, on_progress=ask_once)
+    finally:
+        for process in held:
+            process.resume()
     record = read_live_record(store)
     assert record is not None
     assert record.status == RunStatus.KILLED

@@ -41,6 +41,7 @@ from orchestrator.spec.cluster_submit import SubmitSpec
 from orchestrator.spec.load import load_cluster
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.mlflow.runs import list_runs
+from ray_processes import ray_processes
 from tls_proxy import tls_proxy
 from token_gateway import token_gateway
 
@@ -84,8 +85,7 @@ class RayHead:
 
     def ranks(self) -> list[psutil.Process]:
         """Training workers that live."""
-        children = psutil.Process(self.pid).children(recursive=True)
-        return [process for process in children if "RayTrainWorker" in " ".join(process.cmdline())]
+        return ray_processes(self.pid, "RayTrainWorker")
 
 
 def free_ports(number: int) -> list[int]:
