@@ -22,6 +22,7 @@ from orchestrator.cli.options import (
 from orchestrator.cli.results import mlflow_page, print_evaluation
 
 if TYPE_CHECKING:
+    from orchestrator.spec.cluster import ClusterSpec
     from orchestrator.tracking.tracker import RunRow
 
 
@@ -47,21 +48,44 @@ def evaluate(
         print_evaluation(results)
 
 
-def ledger(run: RunArgument, cluster: ClusterOption = LAPTOP, json: JsonOption = False) -> None:
-    """Show which samples a run was trained on, by data set and epoch; exit code 1 unless each had its turn once."""
+def ledger(
+    run: RunArgument,
+    cluster: ClusterOption = LAPTOP,
+    json: JsonOption = False,
+    quarantine: Annotated[
+        str | None,
+        typer.Option(metavar="LIST.parquet", help="Write there what was skipped, by name and why."),
+    ] = None,
+    list_by: Annotated[str, typer.Option(help="What names them there: key, or a metadata column such as uid.")] = "key",
+) -> None:
+    """Show which samples a run was trained on, by data set and epoch; exit code 1 unless each had its turn once.
+
+    A list written with --quarantine is one that data.select.deny takes, so that the next run does not meet them.
+    """
     from orchestrator.cli.results import ledger_document, print_ledger
     from orchestrator.runs.ledger import report_run_ledger
     from orchestrator.spec.load import load_cluster
 
     place = load_cluster(cluster)
+    uri = run_uri(run, place)
     with terminal.show_activity(f"reading the ledger of {run}"):
-        report = report_run_ledger(run_uri(run, place), place)
+        report = report_run_ledger(uri, place)
     if json:
         typer.echo(json_format.dumps(ledger_document(report), indent=2))
     else:
         print_ledger(report)
+    if quarantine is not None:
+        _write_quarantine(uri, place, quarantine, list_by)
     if not report.is_healthy:
         raise typer.Exit(1)
+
+
+def _write_quarantine(uri: str, cluster: ClusterSpec, destination: str, list_by: str) -> None:
+    from orchestrator.runs.quarantine import write_quarantine_list
+
+    with terminal.show_activity(f"looking up {list_by} of what was skipped"):
+        number = write_quarantine_list(uri, cluster, destination, list_by)
+    terminal.err.print(f"{number:,} skipped samples: {destination}", markup=False, soft_wrap=True)
 
 
 def list_all(

@@ -77,12 +77,13 @@ def _configure_context(plan: StreamPlan, num_nodes: int, labels: Mapping[str, st
     # Below one block's bytes, so that no two yields are merged; a block is only cut above 1.5 times the target.
     context.target_max_block_size = int(plan.block_bytes * 0.8)
     context.execution_options.preserve_order = True
-    # A stream built by a worker counts all CPUs of the cluster as its own, though the workers hold some. One task more
-    # than there are CPUs waits in the wings, so that none stands idle for a round of the scheduling loop.
+    # A stream built by a worker counts all CPUs of the cluster as its own, though the workers hold some. A task that
+    # is queued beyond them spares them a round of the scheduling loop.
     context.execution_options.resource_limits = ExecutionResources.for_limits(
-        cpu=1 + max(1, plan.ingest_cpus // num_nodes), object_store_memory=plan.object_store_bytes // num_nodes
+        cpu=max(1, plan.ingest_cpus // num_nodes) + plan.queued_tasks,
+        object_store_memory=plan.object_store_bytes // num_nodes,
     )
-    # All of the plan's bytes: Ray alone would stop at half of the store, and the task in the wings did not fit in.
+    # All of the plan's bytes: Ray alone would stop at half of the store, and the queued task did not fit in.
     context.override_object_store_memory_limit_fraction = 1.0
     # A task does not wait for a round of that loop either (80 ms in each, measured). Ray books so many for each task.
     context._max_num_blocks_in_streaming_gen_buffer = MAX_UNREAD_BLOCKS

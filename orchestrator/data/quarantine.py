@@ -6,6 +6,7 @@ checkpoint drops the files of later steps first: these steps are done again, and
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,6 +43,16 @@ def write_quarantine(
     path = _path(step)
     store.write_bytes(path, sink.getvalue())
     return f"{store.uri}/{path}"
+
+
+def read_quarantine(store: Store) -> list[dict[str, Any]]:
+    """All that a run has skipped so far, as ``write_quarantine`` wrote it; rows of shard, index, reason and epoch.
+
+    Args:
+        store: the run's folder.
+    """
+    files = (store.read_bytes(info.path) for info in store.list(QUARANTINE))
+    return [row for data in files for row in pq.read_table(io.BytesIO(data)).to_pylist()]
 
 
 def drop_quarantine_after(store: Store, step: int) -> None:

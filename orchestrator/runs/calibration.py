@@ -17,11 +17,10 @@ from orchestrator.spec.checkpoint import CheckpointSpec
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.compare_plan import SharePlan
-from orchestrator.spec.compare_share import share_cluster, share_facts
+from orchestrator.spec.compare_share import resolve_shared
 from orchestrator.spec.facts import Facts
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.plan import Plan
-from orchestrator.spec.resolve import resolve_plan
 from orchestrator.spec.resolve_compare import CALIBRATION_STEPS, probe_job
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.metrics import STEP_S
@@ -43,7 +42,7 @@ def calibrate(
     """
     folder = join_uri(cluster.storage.runs, spec.name)
     storage = cluster.storage.model_copy(update={"runs": f"{folder}/{_FOLDER}"})
-    place = share_cluster(cluster.model_copy(update={"storage": storage}), share)
+    place = cluster.model_copy(update={"storage": storage})
     store = open_store(folder, cluster.storage.s3)
     measured: dict[str, list[float]] = {}
     for wave in waves([entry.label for entry in spec.objectives], share.at_once):
@@ -101,7 +100,7 @@ def _plan(
         "model": job.model.model_copy(update={"resolutions": ()}),
         "checkpoint": CheckpointSpec(),  # the least there can be
     }
-    return resolve_plan(job.model_copy(update=timed), place, share_facts(facts[label], share))
+    return resolve_shared(job.model_copy(update=timed), place, facts[label], share)
 
 
 def _time(plans: Sequence[Plan], place: ClusterSpec, stop: StopRequest) -> list[float]:

@@ -28,11 +28,10 @@ from orchestrator.runs.relay import Board
 from orchestrator.runs.worker_judge import WorkerJudge
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare_plan import TrialPlan
-from orchestrator.spec.compare_share import share_cluster, share_facts
+from orchestrator.spec.compare_share import resolve_shared
 from orchestrator.spec.facts import Facts
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.plan import Plan
-from orchestrator.spec.resolve import resolve_plan
 from orchestrator.spec.resolve_compare import trial_job
 from orchestrator.storage.lease import LOST_HOLDER_S
 from orchestrator.training.reports import EvaluationReport, Report
@@ -137,7 +136,7 @@ class TrialRunner:
             with self._prepare_lock:
                 facts = prepare_facts(job, of.cluster)
                 of.record.charge(trial.objective, prepared_for(facts, of.cluster.storage.s3))
-        plan = resolve_plan(job, share_cluster(of.cluster, of.plan.share), share_facts(facts, of.plan.share))
+        plan = resolve_shared(job, of.cluster, facts, of.plan.share)
         return plan.model_copy(update={"evaluation_vocabulary": of.facts.vocabulary})
 
     def _hear(self, trial: TrialPlan, meter: TrialMeter, recorder: Recorder, report: Report) -> None:

@@ -4,6 +4,7 @@ Ray Train retries every error alike and never refills its budget, and it would b
 is the last. Both are decided by whoever starts a group.
 """
 
+import os
 import tempfile
 import threading
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from orchestrator.spec.plan import WorkersPlan
 
 _COLLECTIVE_TIMEOUT_S = 600
+_POLL_ENV = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
+_POLL_S, _SLOWEST_POLL_S, _POLLS_PER_S = 0.25, 2.0, 128
 
 
 class WorkerGroup:
@@ -27,6 +30,7 @@ class WorkerGroup:
         self.result: Any = None
         """What rank 0 returned."""
         self.failure: BaseException | None = None
+        os.environ[_POLL_ENV] = str(poll_s(workers.count))
         self._folder = tempfile.TemporaryDirectory(prefix="vl-orchestrator-", ignore_cleanup_errors=True)
         self._trainer = _build_trainer(entry, config, workers, name, self._folder.name)
         self._thread = threading.Thread(target=self._fit, name="workers", daemon=True)
@@ -49,6 +53,11 @@ class WorkerGroup:
             self.result = self._trainer.fit().return_value
         except BaseException as error:  # noqa: BLE001  (a thread must hand over whatever ended it)
             self.failure = error
+
+
+def poll_s(num_workers: int) -> float:
+    """Seconds between two looks at all workers: an end or a death is seen that much later, and each look asks all."""
+    return min(max(_POLL_S, num_workers / _POLLS_PER_S), _SLOWEST_POLL_S)
 
 
 def _build_trainer(

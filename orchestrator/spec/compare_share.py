@@ -11,7 +11,10 @@ from orchestrator.spec.cluster_kuberay import KubeRaySpec
 from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.compare_plan import SharePlan
 from orchestrator.spec.facts import Facts, MachineFacts
+from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.placement import place_workers
+from orchestrator.spec.plan import Plan
+from orchestrator.spec.resolve import resolve_plan
 
 
 def resolve_share(spec: CompareSpec, cluster: ClusterSpec, machine: MachineFacts) -> SharePlan:
@@ -54,7 +57,16 @@ def resolve_share(spec: CompareSpec, cluster: ClusterSpec, machine: MachineFacts
     )
 
 
-def share_cluster(cluster: ClusterSpec, share: SharePlan) -> ClusterSpec:
+def resolve_shared(job: PretrainSpec, cluster: ClusterSpec, facts: Facts, share: SharePlan) -> Plan:
+    """The Plan of one of the runs, in its share of the cluster; raises as ``resolve_plan``."""
+    plan = resolve_plan(job, _share_cluster(cluster, share), _share_facts(facts, share))
+    if share.at_once == 1:
+        return plan
+    # A task that waits for a CPU would get another run's, and keep it for as long as its blocks wait to be read.
+    return plan.model_copy(update={"stream": plan.stream.model_copy(update={"queued_tasks": 0})})
+
+
+def _share_cluster(cluster: ClusterSpec, share: SharePlan) -> ClusterSpec:
     """The cluster as one of the runs sees it: its share."""
     ray = cluster.ray.model_copy(update={"object_store_bytes": share.object_store_bytes})
     if cluster.launch is None:
@@ -63,7 +75,7 @@ def share_cluster(cluster: ClusterSpec, share: SharePlan) -> ClusterSpec:
     return cluster.model_copy(update={"ray": ray, "workers": workers})
 
 
-def share_facts(facts: Facts, share: SharePlan) -> Facts:
+def _share_facts(facts: Facts, share: SharePlan) -> Facts:
     """The machine as one of the runs sees it."""
     machine = facts.machine.model_copy(update={"num_cpus": share.num_cpus, "num_cores": share.num_cores})
     return facts.model_copy(update={"machine": machine})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec, ObjectiveEntrySpec
-from orchestrator.spec.compare_share import resolve_share, share_cluster
+from orchestrator.spec.compare_share import resolve_share, resolve_shared
 from orchestrator.spec.facts import Facts, MachineFacts, stand_in_facts
 from orchestrator.spec.job import EvaluateSpec, PrepareSpec, PretrainSpec
 from orchestrator.spec.kinds import Job
@@ -70,9 +70,8 @@ def launch_run(plan: Plan, cluster: ClusterSpec) -> LaunchPlan:
 def _launch_comparison(spec: CompareSpec, cluster: ClusterSpec, facts_of: FactsOf) -> LaunchPlan:
     """Whole nodes for each of the runs that go on side by side, and blocks for as many of the widest."""
     share = resolve_share(spec, cluster, _NOWHERE)
-    own = share_cluster(cluster, share)
     jobs = [probe_job(spec, variant, 1) for entry in spec.objectives for variant in _variants(spec, entry)]
-    widest = max(resolve_plan(job, own, facts_of(job)).stream.object_store_bytes for job in jobs)
+    widest = max(resolve_shared(job, cluster, facts_of(job), share).stream.object_store_bytes for job in jobs)
     slots = sum(group.workers * number for group, number in _place(share.workers, cluster).nodes)
     placement = _place(min(cluster.workers.count, share.at_once * slots), cluster)
     stream_bytes = share.at_once * widest

@@ -86,6 +86,8 @@ class StreamPlan(Section):
     tasks_per_execution: int
     """Of one node; the stream is a chain of executions."""
     ingest_cpus: int
+    queued_tasks: int = 1
+    """Of a node, beyond those that have a CPU: ready when one comes free. None where CPUs beyond are another run's."""
     ingest_labels: dict[str, str] = Field(default_factory=dict)
     """Of the nodes that read and decode; none: each worker's own."""
     object_store_bytes: int

@@ -14,14 +14,14 @@ from orchestrator.spec.compare_cooldowns import Branch, cooldown_job, resolve_br
 from orchestrator.spec.compare_metric import resolve_metric, search_metric
 from orchestrator.spec.compare_plan import ComparePlan, Phase, SharePlan, TrialPlan
 from orchestrator.spec.compare_scores import AskedFacts
-from orchestrator.spec.compare_share import resolve_share, share_cluster, share_facts
+from orchestrator.spec.compare_share import resolve_share, resolve_shared
 from orchestrator.spec.evaluation import EvaluationSpec
 from orchestrator.spec.facts import Facts, VocabularyFacts
 from orchestrator.spec.flops import training_flops
 from orchestrator.spec.job import BudgetSpec, PretrainSpec, SeedSpec, TrainingSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.plan import Plan, TrackingPlan
-from orchestrator.spec.resolve import resolve_plan, resolve_tracking_uri
+from orchestrator.spec.resolve import resolve_tracking_uri
 from orchestrator.spec.trial_job import build_job
 
 CALIBRATION_STEPS = 20
@@ -136,12 +136,12 @@ class _Resolver:
 
     def __init__(self, spec: CompareSpec, cluster: ClusterSpec, facts: CompareFacts, share: SharePlan) -> None:
         self._spec, self._facts, self._share = spec, facts, share
-        self._cluster = share_cluster(cluster, share)
+        self._cluster = cluster
         self._budgets = {entry.label: self._budget(entry) for entry in spec.objectives}
 
     def plan(self, label: str, job: PretrainSpec) -> Plan:
         """The Plan of one run."""
-        return resolve_plan(job, self._cluster, share_facts(self._facts.by_label[label], self._share))
+        return resolve_shared(job, self._cluster, self._facts.by_label[label], self._share)
 
     def search_trials(self, entry: ObjectiveEntrySpec) -> list[TrialPlan]:
         """What is tried for one objective."""

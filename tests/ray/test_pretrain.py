@@ -1,6 +1,7 @@
 """The main job, end to end, on real parts: from shards to a trained, tracked, evaluated and exported model."""
 
 import io
+import json
 import os
 import signal
 import tarfile
@@ -9,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from found_runs import recorded, weights_of
 from orchestrator.data.ledger_report import total_rows
+from orchestrator.data.quarantine import read_quarantine
 from orchestrator.errors import BadSampleLimitError, Interrupted, RunConflictError, RunHeldError, WorkerLostError
 from orchestrator.runs import attempts
 from orchestrator.runs.evaluate import evaluate_run
@@ -24,6 +25,7 @@ from orchestrator.runs.ledger import report_run_ledger
 from orchestrator.runs.prepare import prepare_facts
 from orchestrator.runs.pretrain import Onlookers, PretrainResult, run_plan, run_pretrain
 from orchestrator.runs.progress import Progress
+from orchestrator.runs.quarantine import write_quarantine_list
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.resolve import resolve_plan
@@ -187,10 +189,14 @@ def test_bad_images_are_replaced_and_counted(
     report = report_run_ledger(result.run_folder, cluster)
     assert report.is_healthy
     assert sum(row.skipped.get("image_undecodable", 0) for row in report.rows) == 5
-    lists = (tmp_path / "runs" / job.name / "quarantine").iterdir()
-    rows = [row for file in lists for row in pq.read_table(file).to_pylist()]
+    rows = read_quarantine(open_store(result.run_folder))
     assert {row["reason"] for row in rows} == {"image_undecodable"}
     assert sorted(row["index"] for row in rows) == [0, 1, 2, 3, 4]
+    denied = str(data / "denied.parquet")
+    assert write_quarantine_list(result.run_folder, cluster, denied, "key") == 5
+    train = {"uri": "scenes/train", "select": {"deny": denied}}
+    facts = prepare_facts(smoke_job("clip", data__train=json.dumps([train])), cluster)
+    assert facts.train[0].filtered["denied"] == 5
 
 
 @pytest.mark.full
