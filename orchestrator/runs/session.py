@@ -2,11 +2,13 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray._private import worker as ray_worker
 
 from orchestrator.errors import PlanError
 from orchestrator.fork_server import CAN_FORK, CLIENT
@@ -15,7 +17,6 @@ from orchestrator.spec.facts import MachineFacts
 
 logger = logging.getLogger(__name__)
 
-_QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
 _TRAIN_PATIENCE_ENV = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 
@@ -42,13 +43,12 @@ def ray_session(cluster: ClusterSpec, machine: MachineFacts) -> Iterator[None]:
 def start_local_ray(num_cpus: int, object_store_bytes: int, forked: bool) -> None:
     """A Ray of this process alone; ``forked``: its workers start by a fork (not for CUDA)."""
     with forked_workers() if forked else nullcontext():
-        ray.init(
+        _init(
             address="local",
             num_cpus=num_cpus,
             object_store_memory=object_store_bytes,
             include_dashboard=False,
             _node_ip_address="127.0.0.1",  # nothing outside this machine has any business here
-            **_QUIET,
         )
 
 
@@ -72,9 +72,22 @@ def _start(cluster: ClusterSpec, machine: MachineFacts) -> None:
         start_local_ray(machine.num_cpus, cluster.ray.object_store_bytes, forked)
         return
     try:
-        ray.init(address=cluster.ray.address, **_QUIET)
+        _init(address=cluster.ray.address)
     except (ConnectionError, ValueError) as error:
         raise PlanError(
             f"ray.address: no Ray answers at {cluster.ray.address} ({error}); start one there, "
             f"or leave ray.address out of the cluster file to start one here"
         ) from error
+
+
+def _init(**options: Any) -> None:
+    """``ray.init``, whose messages from the cluster go to the log: it prints them to stdout, where results are.
+
+    Ray offers no setting for that; held by a test of the pinned release.
+    """
+    ray_worker.print_to_stdstream = _log_message
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+
+
+def _log_message(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+    logger.debug("%s: %s", data["pid"], "\n".join(data["lines"]))
