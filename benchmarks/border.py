@@ -3,7 +3,7 @@
 A worker that takes a part of the loader's own rate reads one stream of many short executions, and one of a single
 execution; each is timed block by block: how long the worker stood without one. A border shows as waits at the first
 blocks of an execution that the single execution does not have. An execution is started when a quarter of the one before
-is to come: here some seconds, about what the start takes; in a run hours.
+is to come, here two tasks; in a run eight tasks for each CPU, since until the border both fill the object store.
 Usage: python benchmarks/border.py [--tasks-per-execution 8] [--pace 0.7] [--epochs 6]
 """
 

@@ -28,7 +28,9 @@ from orchestrator.spec.plan import StreamPlan
 
 logger = logging.getLogger(__name__)
 
-_LEAD_FRACTION = 0.25  # of an execution that is still to come when the next one starts
+# What is still to come of an execution when the next one starts: until the border both fill the object store, so no
+# more than the next one's first blocks take.
+_LEAD_FRACTION, _LEAD_TASKS_PER_CPU = 0.25, 8
 
 Share = Callable[[list[DataIterator] | None], list[DataIterator]]
 
@@ -91,7 +93,7 @@ class BlockStream:
                 current = iter(upcoming)
                 is_last = number + 1 == len(executions)
                 built = None if is_last else self._plan_ahead(planner, executions[number + 1])
-                lead = stop - max(1, int((stop - start) * _LEAD_FRACTION))
+                lead = stop - max(1, min(int((stop - start) * _LEAD_FRACTION), self._lead_steps(stop)))
                 for step in range(start, stop):
                     if step == lead and not is_last:
                         upcoming = self._start(built, running)
@@ -118,19 +120,30 @@ class BlockStream:
 
     def _executions(self, first_step: int, stop_step: int) -> list[tuple[int, int]]:
         """Step ranges of at most ``tasks_per_execution`` tasks a node, or of one step."""
-        layout, batches, plan = self._layout, self._layout.batches, self._plan
-        micro_step = layout.micro_size * layout.world_size
-        stretch = max(plan.window // micro_step, 1)  # micro batches that tasks do not go beyond
-        num_tasks = math.ceil(stretch * len(self._place.node_ranks) / plan.blocks_per_task)
-        if plan.window < micro_step:
-            num_tasks = len(self._place.node_ranks)
-        size = max(plan.tasks_per_execution // num_tasks, 1) * stretch * micro_step
+        batches = self._layout.batches
+        size = self._samples_of(self._plan.tasks_per_execution)
         ranges, start = [], first_step
         while start < stop_step:
             stop = min(max(start + 1, batches.step_at(batches.start(start) + size)), stop_step)
             ranges.append((start, stop))
             start = stop
         return ranges
+
+    def _lead_steps(self, stop_step: int) -> int:
+        """How many steps before ``stop_step`` the next execution starts, where it is long enough."""
+        batches = self._layout.batches
+        cpus = max(1, self._plan.ingest_cpus // self._place.num_nodes)
+        lead = max(batches.start(stop_step) - self._samples_of(_LEAD_TASKS_PER_CPU * cpus), 0)
+        return stop_step - batches.step_at(lead)
+
+    def _samples_of(self, num_tasks: int) -> int:
+        """Of the whole run, while one node does so many tasks; those of one window at least."""
+        micro_step = self._layout.micro_size * self._layout.world_size
+        stretch = max(self._plan.window // micro_step, 1)  # micro batches that tasks do not go beyond
+        of_stretch = math.ceil(stretch * len(self._place.node_ranks) / self._plan.blocks_per_task)
+        if self._plan.window < micro_step:
+            of_stretch = len(self._place.node_ranks)
+        return max(num_tasks // of_stretch, 1) * stretch * micro_step
 
     def _checked(self, block: pa.Table | None, expected: tuple[int, int, int] | None) -> pa.Table:
         if block is None:

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 
 IMAGE_SIZE = 16
 MICRO_SIZE = 8
+BLOCK_BYTES = MICRO_SIZE * (3 * IMAGE_SIZE**2 + 4 * 8 + 64)
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +98,9 @@ def read_all(
     """Rows of each step, from all ranks in the order of the global batch."""
     layout = BlockLayout(batches, MICRO_SIZE, world_size)
     reader = SyntheticBlockReader(num_samples=10_000, seed=0, layout=layout, format=format)
-    row_bytes = 3 * IMAGE_SIZE**2 + 4 * 8 + 64
     board = Switchboard.remote()
     ranks = [Rank.remote() for _ in range(world_size)]
-    plan = stream_plan(MICRO_SIZE * row_bytes, tasks_per_execution)
+    plan = stream_plan(BLOCK_BYTES, tasks_per_execution)
     found = ray.get([rank.read.remote(reader, plan, number, board, steps) for number, rank in enumerate(ranks)])
     blocks = {stamp: rows for of_rank in found for stamp, rows in of_rank}
     ordered = sorted(blocks, key=lambda stamp: (stamp[0], stamp[2], stamp[1]))
@@ -128,6 +128,24 @@ def test_a_chain_of_executions_is_one_stream_also_of_steps_that_change_their_siz
     assert [row for rows in whole.values() for row in rows] == list(range(16, changing.start(24)))
     resumed = read_all(format, world_size=2, batches=changing, steps=(6, 24), tasks_per_execution=5)
     assert resumed == {step: rows for step, rows in whole.items() if step >= 6}
+
+
+def test_the_next_execution_starts_when_its_first_blocks_can_just_be_there_in_time(format: BlockFormat) -> None:
+    layout = BlockLayout(Batches(global_size=MICRO_SIZE), MICRO_SIZE, 1)
+    reader = SyntheticBlockReader(num_samples=10_000, seed=0, layout=layout, format=format)
+    plan = stream_plan(BLOCK_BYTES, tasks_per_execution=64).model_copy(update={"ingest_cpus": 1})
+    started_at, num_read = list[int](), 0
+
+    def share(built: list[DataIterator] | None) -> list[DataIterator]:
+        started_at.append(num_read)
+        assert built is not None
+        return built
+
+    for _ in BlockStream(reader, None, layout, plan, StreamPlace(0, (0,)), share).blocks(0, 300):
+        num_read += 1
+    assert num_read == 300
+    tasks_of_window, steps_of_window = 2, 8
+    assert started_at == [0, 64 // tasks_of_window * steps_of_window - 8 // tasks_of_window * steps_of_window]
 
 
 class FailingReader(SyntheticBlockReader):
