@@ -5,6 +5,7 @@ boto3 does all but bulk reads: typed refusals, conditional and multipart writes,
 environment or the instance, by the standard chain of each client; nothing here holds one.
 """
 
+import contextlib
 import logging
 import os
 import secrets
@@ -22,7 +23,7 @@ from orchestrator.errors import ShardReadError, StorageAccessError
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.storage.atomic import replacing
 from orchestrator.storage.disk import naming_full_disk
-from orchestrator.storage.s3_errors import explained, has_status, unreachable
+from orchestrator.storage.s3_errors import BROKEN_ANSWERS, explained, has_status, unreachable
 from orchestrator.storage.s3_ranges import RangeReader, range_reader
 from orchestrator.storage.store import ObjectChangedError, ObjectInfo, ObjectNotFoundError, Store, checked_path
 
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 10.0
 CHECK_TIMEOUT_S = 5.0  # a person waits for the answer
 CHECK_ATTEMPTS = 2
+_UNBROKEN_ATTEMPTS = 3  # on top of the client's own, which end with the answer's first byte
 _TRANSFER = TransferConfig(multipart_threshold=32 * 2**20, multipart_chunksize=16 * 2**20, max_concurrency=4)
 
 
@@ -53,8 +55,14 @@ class S3Store(Store):
 
     def read_versioned(self, path: str) -> tuple[bytes, str]:
         with self._explained(path):
-            answer = self._client.get_object(Bucket=self.bucket, Key=self._key(path))
-            return answer["Body"].read(), answer["ETag"].strip('"')
+            for _ in range(_UNBROKEN_ATTEMPTS - 1):
+                with contextlib.suppress(*BROKEN_ANSWERS):
+                    return self._get(path)
+            return self._get(path)
+
+    def _get(self, path: str) -> tuple[bytes, str]:
+        answer = self._client.get_object(Bucket=self.bucket, Key=self._key(path))
+        return answer["Body"].read(), answer["ETag"].strip('"')
 
     def read_range(self, path: str, offset: int, length: int, etag: str = "") -> bytes:
         if length == 0:

@@ -7,9 +7,12 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     CredentialRetrievalError,
+    IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
+    ReadTimeoutError,
+    ResponseStreamingError,
 )
 from botocore.exceptions import ConnectionError as UnreachableError
 from s3transfer.exceptions import RetriesExceededError  # type: ignore[import-untyped]
@@ -17,6 +20,8 @@ from s3transfer.exceptions import RetriesExceededError  # type: ignore[import-un
 from orchestrator.errors import OrchestratorError, ShardReadError, StorageAccessError
 from orchestrator.storage.store import ObjectNotFoundError
 
+BROKEN_ANSWERS = (ResponseStreamingError, IncompleteReadError, ReadTimeoutError)
+"""Of an answer that began: the client does not ask again by itself."""
 _ABSENT = frozenset({"NoSuchKey", "NotFound", "404"})
 _CREDENTIAL_ERRORS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, ProfileNotFound)
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"})
