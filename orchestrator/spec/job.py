@@ -77,7 +77,8 @@ class ShardsSpec(Section):
     shuffle_window: int = Field(default=2048, ge=1)
     """Samples that are mixed with one another, gathered from chunks of many shards (data/order.py).
 
-    Rounded up to whole global batches; what a node gets of it should fit into one read task (``plan`` says if not).
+    Rounded up to whole global batches, of which a single source has as many; what a node gets of it should fit into one
+    read task (``plan`` says if not).
     """
 
     @property

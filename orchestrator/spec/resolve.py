@@ -196,7 +196,7 @@ def _resolve_stream(
             f"{workers.count} workers x {workers.cpus} CPUs take all {machine.num_cpus} logical CPUs and leave none "
             f"to read and decode; lower 'workers' or raise 'ray.num_cpus' in the cluster file"
         )
-    window = resolve_window(job)
+    window = resolve_window(job, sources)
     _check_shares(sources, window)
     num_nodes = placement.num_worker_nodes if placement else num_nodes
     task_blocks = blocks_per_task(window, batch.micro_size, num_nodes)

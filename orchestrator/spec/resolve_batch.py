@@ -4,11 +4,12 @@ What does not divide is refused with what does.
 """
 
 import math
+from collections.abc import Sequence
 
 from orchestrator.errors import PlanError
 from orchestrator.spec.batches import Batches, BatchPhase
 from orchestrator.spec.job import PretrainSpec, ShardsSpec
-from orchestrator.spec.plan import BatchPlan
+from orchestrator.spec.plan import BatchPlan, SourcePlan
 
 
 def resolve_batch(job: PretrainSpec, num_workers: int, num_samples: int) -> tuple[BatchPlan, int]:
@@ -71,11 +72,18 @@ def nearest_multiples(size: int, unit: int) -> str:
     return f"{lower:,} or {lower + unit:,}" if lower else f"{unit:,}"
 
 
-def resolve_window(job: PretrainSpec) -> int:
-    """The window nearest above the wish that is made of whole global batches."""
+def resolve_window(job: PretrainSpec, sources: Sequence[SourcePlan]) -> int:
+    """The window nearest above the wish that is made of whole global batches.
+
+    Shorter where a single source has fewer samples: the epochs that a window holds are spread over each of its batches,
+    which would then have samples twice.
+    """
     wish = job.data.shuffle_window if isinstance(job.data, ShardsSpec) else job.batch.global_size
     unit = common_size(job)
-    return math.ceil(wish / unit) * unit
+    window = math.ceil(wish / unit) * unit
+    if len(sources) == 1 and sources[0].shards.digest and not sources[0].with_replacement:
+        window = min(window, max(sources[0].shards.num_usable // unit, 1) * unit)
+    return window
 
 
 def _budget_samples(job: PretrainSpec, num_samples: int) -> int:

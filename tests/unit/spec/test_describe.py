@@ -141,7 +141,7 @@ def test_an_evaluate_job_says_whose_checkpoint_it_judges(cluster_document: dict[
     assert said["evaluation"] == "zero_shot, linear_probe, nearest_neighbours, retrieval on file:///data/scenes/eval"
 
 
-def test_what_a_stream_costs_a_bucket_and_the_network_is_said(resolve: Resolve) -> None:
+def test_what_a_stream_costs_a_bucket_and_the_network_is_said(resolve: Resolve, facts: Facts) -> None:
     assert stream_reads.CHUNK_SAMPLES == CHUNK_SAMPLES
     job = {"batch": {"global_size": 64}, "data": {"kind": "shards", "train": "scenes/train", "shuffle_window": 2048}}
     place = {"ray": {"ingest_labels": {"subcluster": "data"}}}
@@ -151,6 +151,7 @@ def test_what_a_stream_costs_a_bucket_and_the_network_is_said(resolve: Resolve) 
     assert "12.3 kB an image cross the network, 55 MB/s" in said
     assert "cache: 1.0 GiB in /disk of each node" in said
     deep = {**job, "data": {**job["data"], "shuffle_window": 16384}}
-    said = dict(describe_plan(resolve(deep)))["stream"]
+    large = facts.train[0].model_copy(update={"num_samples": 100_000})
+    said = dict(describe_plan(resolve(deep, facts=facts.model_copy(update={"train": (large,)}))))["stream"]
     assert "each chunk is read about 8.0 times" in said
     assert "a data.shuffle_window of 64 would have it read once" in said

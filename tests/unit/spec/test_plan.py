@@ -64,6 +64,16 @@ def test_windows_tile_global_batches(resolve: Resolve, window: int, resolved: in
     assert max(256, resolved) % min(256, resolved) == 0
 
 
+@pytest.mark.parametrize(("num_samples", "resolved"), [(4000, 2048), (1000, 768), (300, 256)])
+def test_a_window_holds_no_sample_of_a_small_source_twice(
+    resolve: Resolve, facts: Facts, num_samples: int, resolved: int
+) -> None:
+    small = facts.train[0].model_copy(update={"num_samples": num_samples})
+    assert resolve(facts=facts.model_copy(update={"train": (small,)})).stream.window == resolved
+    anew = {"data": {"kind": "shards", "train": [{"uri": "scenes/train", "with_replacement": True}]}}
+    assert resolve(anew, facts=facts.model_copy(update={"train": (small,)})).stream.window == 2048
+
+
 @pytest.mark.parametrize(
     ("job", "cluster", "said"),
     [
