@@ -17,6 +17,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -164,11 +165,11 @@ def answers(head: RayHead) -> bool:
 
 def end_with_children(pid: int) -> None:
     processes = [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]
-    for process in processes:
-        process.terminate()
-    _, left = psutil.wait_procs(processes, timeout=15)
-    for process in left:
-        process.kill()
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                end(process)
+        _, processes = psutil.wait_procs(processes, timeout=5)
 
 
 def wait_until(holds: Callable[[], bool], timeout_s: float) -> None:
