@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-peers
 AUDIT := .venv-audit
 
-.PHONY: install demo test test-full check format audit licenses bench bench-peers clean
+.PHONY: install demo test test-full check format audit licenses keys bench bench-peers clean
 
 install: $(STAMP)
 
@@ -56,6 +56,9 @@ $(AUDIT)/.installed:
 licenses: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cluster,server]'
 	$(BIN)/python scripts/licenses.py
+
+keys: install
+	$(BIN)/python scripts/keys.py
 
 bench: install
 	$(BIN)/python benchmarks/overhead.py

@@ -9,7 +9,6 @@ import json
 import os
 import socket
 import statistics
-import tempfile
 import time
 from typing import Any
 
@@ -28,7 +27,7 @@ from orchestrator.models.towers import ModelBuild, TokenLayout
 from orchestrator.objectives.table import build_objective
 from orchestrator.spec.objective import ClipSpec
 from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
-from orchestrator.spec.plan import BatchPlan
+from orchestrator.spec.plan import BatchPlan, WorkersPlan
 from orchestrator.spec.presets import PRESETS
 from orchestrator.training.step import BareEngine, Engine, to_device, train_step
 
@@ -101,18 +100,17 @@ def train_rank(setting: dict[str, Any]) -> float:
 
 
 def run_train(setting: dict[str, Any]) -> float:
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from orchestrator.runs.worker_group import WorkerGroup
 
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = TorchTrainer(
-            train_rank,
-            train_loop_config=setting,
-            torch_config=TorchConfig(backend="gloo"),
-            scaling_config=ScalingConfig(num_workers=setting["workers"], resources_per_worker={"CPU": 1}),
-            run_config=RunConfig(name="overhead", storage_path=folder),
-        )
-        return float(trainer.fit().return_value)
+    count, threads = setting["workers"], setting["threads"]
+    workers = WorkersPlan(count=count, accelerator="cpu", cpus=1, threads=threads, admissible=(count,))
+    group = WorkerGroup(train_rank, setting, workers, "overhead")
+    group.start()
+    group.wait(timeout_s=600)
+    group.forget()
+    if group.failure:
+        raise group.failure
+    return float(group.result)
 
 
 def main() -> None:
@@ -122,8 +120,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument(
+        "--warmup", type=int, default=12, help="steps in which Ray Train's helper actors are still starting"
+    )
     parser.add_argument("--zero-stage", type=int, default=1, choices=range(4))
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     setting = vars(parser.parse_args())

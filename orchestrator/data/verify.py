@@ -1,8 +1,8 @@
 """Verifying a data set before a device is booked for it: every shard is read once, in parallel.
 
 Owns what is compared and what becomes of the findings; one shard is ``verify_shard.py``, one sample ``audit.py``. Needs
-no index: with one, shards are compared with it. Memory: one read and one row group a process, and 20 bytes a sample
-here, for the duplicates.
+no index: with one, shards are compared with it. Memory: one read and one row group a process, and here the table of all
+shards; digests for the duplicates lie on disk (``duplicates.py``).
 """
 
 import signal

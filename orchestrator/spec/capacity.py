@@ -18,8 +18,8 @@ from orchestrator.spec.plan import Plan
 from orchestrator.spec.presets import PRESETS
 from orchestrator.spec.stream_reads import reads_per_chunk
 
-DECODE_IMAGES_PER_S = {"fast": 425.0, "exact": 346.0}
-"""A core, JPEGs of 500x375 and 93 kB to 224 pixels: medians of benchmarks/results/2026-11-21-decode.json."""
+DECODE_IMAGES_PER_S = {"fast": 439.0, "exact": 373.0}
+"""A core, JPEGs of 500x375 and 93 kB to 224 pixels: medians of benchmarks/results/2026-11-22-decode.json."""
 _CPUS_PER_CORE = 2  # logical
 
 

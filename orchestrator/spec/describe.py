@@ -90,10 +90,16 @@ def _describe_data(plan: Plan) -> str:
         )
     if data.spec.captions_per_image > 1:
         lines.append(f"{data.spec.captions_per_image} captions of each image are its positives")
-    lines.append(f"images decoded {data.spec.decode} by {data.decoder}")
+    lines.append(f"images decoded {data.spec.decode} by {data.decoder}; {_describe_crop(data.spec.augmentation)}")
     if changes := _describe_augmentation(data.spec.augmentation):
         lines.append(f"augmented on the training device: {changes}")
     return "\n".join(lines)
+
+
+def _describe_crop(augmentation: AugmentationSpec) -> str:
+    area, ratio = ((f"{low:.3g}", f"{high:.3g}") for low, high in (augmentation.crop_scale, augmentation.crop_ratio))
+    mirrored = ", half of them mirrored" if augmentation.flip else ""
+    return f"crops keep {' to '.join(area)} of the area, {' to '.join(ratio)} times as wide as high{mirrored}"
 
 
 def _describe_augmentation(augmentation: AugmentationSpec) -> str:

@@ -23,13 +23,12 @@ from orchestrator.training.initial_weights import initialize_from
 from orchestrator.training.step import BareEngine, train_step
 from ranks import leave_record, micro_batches, process_group
 from starts import plan_from
-from tiny import build_tiny
+from tiny import SPECS, build_tiny
 
 NUM_STEPS = 3
 MAX_RANKS = 3
 WORLD_SIZES = (3, 2)
-NAMES = ("clip", "siglip", "catlip")
-CASES = [(name, precision) for name in NAMES for precision in ("fp32", "bf16")]
+CASES = [(name, precision) for name in SPECS for precision in ("fp32", "bf16")]
 
 Record = dict[str, Tensor]
 
@@ -158,7 +157,7 @@ def test_ranks_start_from_what_rank_0_found(records: list[dict[Any, Record]], wo
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SPECS)
 def test_ranks_compute_what_one_process_computes(
     records: list[dict[Any, Record]], alone: dict[tuple[str, str], Record], name: str, world_size: int
 ) -> None:
@@ -173,7 +172,7 @@ def test_ranks_compute_what_one_process_computes(
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SPECS)
 def test_ranks_in_bf16_differ_by_its_rounding_only(
     records: list[dict[Any, Record]], alone: dict[tuple[str, str], Record], name: str, world_size: int
 ) -> None:

@@ -20,7 +20,7 @@ from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
 from orchestrator.training.engine import DeepSpeedEngine
 from orchestrator.training.step import train_step
 from ranks import Stage, build_engine, leave_record, micro_batches, process_group, set_up_deepspeed
-from tiny import build_tiny, global_batch
+from tiny import SPECS, build_tiny, global_batch
 
 
 class Case(NamedTuple):
@@ -34,7 +34,7 @@ class Case(NamedTuple):
 NUM_RANKS = 2
 STAGES: tuple[Stage, ...] = (3, 2, 1, 0)  # 0 last: its autocast stays on in a process
 PRECISIONS = ("fp32", "bf16")
-CASES = [Case("clip", 1, 1), Case("clip", 3, 2), Case("siglip", 1, 1), Case("siglip", 3, 2), Case("catlip", 2, 1)]
+CASES = [Case(name, *form) for name in SPECS for form in ((1, 1), (3, 2))]
 MATRIX = [(stage, precision, case) for stage in STAGES for precision in PRECISIONS for case in CASES]
 SHORT = [key for key in MATRIX if key[0] in (0, 2) or key[2].name == "clip"]
 LONG = [key for key in MATRIX if key not in SHORT]

@@ -8,6 +8,7 @@ from torch.nn.functional import logsigmoid, normalize
 
 from orchestrator.models.pixels import normalize_pixels
 from orchestrator.objectives.catlip import CatlipObjective
+from orchestrator.objectives.clip import ClipObjective
 from orchestrator.objectives.objective import Objective
 from orchestrator.objectives.siglip import SiglipObjective
 from orchestrator.training.step import Batch
@@ -24,6 +25,7 @@ def naive_loss_and_gradient(objective: Objective, batch: Batch) -> tuple[float, 
         if isinstance(exact, SiglipObjective):
             loss = _pair_loss(image, text, scale, exact.logit_bias.squeeze())
         else:
+            assert isinstance(exact, ClipObjective), "no definition of this objective's loss here"
             loss = _symmetric_loss(image, text, scale)
     loss.backward()
     return loss.item(), {name: parameter.grad for name, parameter in exact.named_parameters()}

@@ -8,17 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.models.towers import ModelBuild, TokenLayout
 from orchestrator.objectives.objective import Objective
-from orchestrator.objectives.table import build_objective
-from orchestrator.spec.objective import CatlipSpec, ClipSpec, SiglipSpec
 from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
-from orchestrator.spec.presets import PRESETS
 from orchestrator.training.micro_batches import features_for_losses
 from orchestrator.training.step import BareEngine, Batch, to_device, train_step
+from tiny import SPECS, TOKENS, build_tiny
 
-TOKENS = TokenLayout(num_tokens=64, context=8, begin_id=1, end_id=3, pad_id=0)
-BUILD = ModelBuild(PRESETS["vit_nano_32"], image_size=32, seed=0, tokens=TOKENS)
 CONSTANT = ScheduleSpec(kind="constant", warmup_fraction=0)
 CPU = torch.device("cpu")
 
@@ -26,18 +21,6 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def clip(**options: float) -> Objective:
-    return build_objective(ClipSpec(name="clip", **options), BUILD)
-
-
-def siglip() -> Objective:
-    return build_objective(SiglipSpec(name="siglip"), BUILD)
-
-
-def catlip() -> Objective:
-    return build_objective(CatlipSpec(name="catlip"), BUILD, np.full(9, 0.2))
 
 
 def random_batch(objective: Objective, size: int = 8) -> Batch:
@@ -58,17 +41,17 @@ def halves(batch: Batch) -> list[Batch]:
     return [{name: column[part] for name, column in batch.items()} for part in (slice(0, 4), slice(4, 8))]
 
 
-@pytest.mark.parametrize("make", [clip, siglip, catlip])
+@pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_steps_on_one_batch_lower_its_loss(make: object, precision: str) -> None:
-    objective = make()
+def test_steps_on_one_batch_lower_its_loss(name: str, precision: str) -> None:
+    objective = build_tiny(name)
     engine, batch = engine_of(objective, precision), random_batch(objective)
     losses = [train_step(engine, [batch]).loss.item() for _ in range(8)]
     assert losses[-1] < 0.95 * losses[0]
 
 
 def test_a_step_is_what_torch_alone_computes() -> None:
-    ours, theirs = clip(), clip()
+    ours, theirs = build_tiny("clip"), build_tiny("clip")
     batch = random_batch(ours)
     engine = engine_of(ours, gradient_clip=0.1, weight_decay=0.0, learning_rate=0.01)
     adamw = torch.optim.AdamW(theirs.parameters(), lr=0.01, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.0)
@@ -85,10 +68,10 @@ def test_a_step_is_what_torch_alone_computes() -> None:
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("make", [clip, siglip, catlip])
+@pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_micro_batches_take_the_step_of_their_whole(make: object, precision: str) -> None:
-    whole, parts = make(), make()
+def test_micro_batches_take_the_step_of_their_whole(name: str, precision: str) -> None:
+    whole, parts = build_tiny(name), build_tiny(name)
     batch = random_batch(whole)
     engines = engine_of(whole, precision, gradient_clip=0), engine_of(parts, precision, gradient_clip=0)
     one, many = train_step(engines[0], [batch]), train_step(engines[1], halves(batch))
@@ -100,9 +83,9 @@ def test_micro_batches_take_the_step_of_their_whole(make: object, precision: str
         assert engines[1].gradient_norms()[name].item() == pytest.approx(norm.item(), rel=2 * tolerance)
 
 
-@pytest.mark.parametrize("make", [clip, siglip, catlip])
-def test_left_out_patches_and_other_sizes_are_of_the_step_alone(make: object) -> None:
-    objective = make()
+@pytest.mark.parametrize("name", SPECS)
+def test_left_out_patches_and_other_sizes_are_of_the_step_alone(name: str) -> None:
+    objective = build_tiny(name)
     batch = random_batch(objective)
     seen = objective.vision_features(batch["image"])
     first, _ = objective.loss([objective({**batch, "kept_patches": torch.arange(8).expand(8, -1)}, stage="encode")])
@@ -115,9 +98,9 @@ def test_left_out_patches_and_other_sizes_are_of_the_step_alone(make: object) ->
         assert train_step(engine, [{**batch, "image": image, "kept_patches": kept}]).loss.isfinite()
 
 
-@pytest.mark.parametrize("make", [clip, siglip])
-def test_cached_features_leave_the_gradient_of_towers_and_scalars_exact(make: object) -> None:
-    objective = make()
+@pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if spec.contrastive])
+def test_cached_features_leave_the_gradient_of_towers_and_scalars_exact(name: str) -> None:
+    objective = build_tiny(name)
     batch = random_batch(objective)
     quarters = [{name: column[start : start + 2] for name, column in batch.items()} for start in range(0, 8, 2)]
     gradients = []
@@ -152,7 +135,7 @@ def test_dropout_chooses_the_same_in_both_passes_of_cached_features() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_temperature_stays_within_its_bounds_in_the_master_too(precision: str) -> None:
-    objective = clip(initial_scale=99.0)
+    objective = build_tiny("clip", initial_scale=99.0)
     engine, batch = engine_of(objective, precision, learning_rate=0.1, gradient_clip=0), random_batch(objective)
     for _ in range(4):
         with torch.no_grad():
@@ -167,7 +150,7 @@ def test_the_temperature_stays_within_its_bounds_in_the_master_too(precision: st
 
 
 def test_bf16_trains_an_fp32_master_whose_small_updates_are_not_lost() -> None:
-    objective = catlip()
+    objective = build_tiny("catlip")
     engine = engine_of(objective, "bf16", learning_rate=1e-5)
     with torch.no_grad():
         objective.classifier.bias.fill_(1.0)
@@ -182,7 +165,7 @@ def test_bf16_trains_an_fp32_master_whose_small_updates_are_not_lost() -> None:
 
 
 def test_the_gradient_norm_is_given_per_tower_before_clipping() -> None:
-    objective = clip()
+    objective = build_tiny("clip")
     engine, batch = engine_of(objective, gradient_clip=1e-3), random_batch(objective)
     train_step(engine, [batch])
     norms = engine.gradient_norms()
@@ -194,7 +177,7 @@ def test_the_gradient_norm_is_given_per_tower_before_clipping() -> None:
 
 
 def test_a_step_follows_the_schedule() -> None:
-    objective = catlip()
+    objective = build_tiny("catlip")
     schedule = ScheduleSpec(kind="constant", warmup_fraction=0.5)
     engine = BareEngine(objective, OptimizerSpec(learning_rate=1.0), schedule, num_steps=4, precision="fp32")
     rates = []
@@ -226,8 +209,8 @@ sys.meta_path.insert(0, Refuse())
 import numpy as np, torch
 from orchestrator.models.towers import ModelBuild, TokenLayout
 from orchestrator.objectives.table import build_objective
-from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
 from orchestrator.spec.objective import ClipSpec
+from orchestrator.spec.optimizer import OptimizerSpec, ScheduleSpec
 from orchestrator.spec.presets import PRESETS
 from orchestrator.training.step import BareEngine, to_device, train_step
 
