@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -35,9 +35,15 @@ def check(job: JobArgument, cluster: ClusterOption = LAPTOP, overrides: SetOptio
 
 
 def plan(
-    job: JobArgument, cluster: ClusterOption = LAPTOP, json: JsonOption = False, overrides: SetOption = None
+    job: JobArgument,
+    cluster: ClusterOption = LAPTOP,
+    json: JsonOption = False,
+    overrides: SetOption = None,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Make first what a run would: indexes, selection, tokenizer, vocabulary.")
+    ] = False,
 ) -> None:
-    """Show what would run, with the arithmetic; starts nothing and writes nothing."""
+    """Show what would run, with the arithmetic; starts nothing, and without --prepare writes nothing."""
     from json import dumps
 
     from orchestrator.spec.capacity import estimate_capacity
@@ -53,16 +59,22 @@ def plan(
     elif isinstance(spec, PrepareSpec):
         document, sections = spec.model_dump_json(indent=2), describe_prepare(spec, place)
     elif isinstance(spec, CompareSpec):
-        from orchestrator.runs.compare_facts import read_compare_facts
+        from orchestrator.runs.compare_facts import prepare_compare_facts, read_compare_facts
         from orchestrator.spec.describe_compare import describe_compare
         from orchestrator.spec.resolve_compare import resolve_compare
 
+        if prepare:
+            with terminal.show_progress() as on_progress:
+                prepare_compare_facts(spec, place, on_progress)
         comparison = resolve_compare(spec, place, read_compare_facts(spec, place))
         document = comparison.model_dump_json(indent=2)
         sections = [*describe_compare(comparison), *_describe_quota(spec, place, cluster)]
     else:
-        from orchestrator.runs.prepare import read_facts
+        from orchestrator.runs.prepare import prepare_facts, read_facts
 
+        if prepare:
+            with terminal.show_progress() as on_progress:
+                prepare_facts(spec, place, on_progress)
         resolved = resolve_plan(spec, place, read_facts(spec, place))
         capacity = estimate_capacity(resolved, place)
         document = dumps({**resolved.model_dump(mode="json"), "capacity": capacity.to_dict()}, indent=2)

@@ -118,8 +118,8 @@ def _describe_shards(role: str, shards: ShardsFacts) -> str:
     if shards.num_counted:
         size += f", {_count(shards.num_counted, 'shard')} counted by _stats.json (a run reads their headers first)"
     if shards.num_kept is not None:
-        reasons = ", ".join(f"{reason} {number:,}" for reason, number in shards.filtered.items() if number)
-        size += f", {shards.num_kept:,} of them selected (filtered: {reasons or 'none'})"
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in shards.filtered.items())
+        size += f", {shards.num_kept:,} of them selected (filtered: {reasons})"
     return f"{role}: {size}; digest {shards.digest[:16]}; {shards.uri}"
 
 

@@ -133,7 +133,10 @@ def _resolve_sources(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> t
     wanted = job.data.sources
     if len(facts.train) != len(wanted):
         uris = " ".join(join_uri(cluster.storage.data, source.uri) for source in wanted)
-        raise PlanError(f"data.train: {uris} has no index, or no selection yet; run: orchestrator data index {uris}")
+        raise PlanError(
+            f"data.train: {uris} has no index yet, or not what the job selects of it; "
+            f"orchestrator plan --prepare makes both, as a run does first"
+        )
     shares = [
         Fraction(str(source.weight or source.proportion or shards.num_usable))
         for source, shards in zip(wanted, facts.train, strict=True)
