@@ -143,7 +143,7 @@ def open_image(data: bytes, max_pixels: int) -> JpegImage | PixelImage:
         _check_scans(data)
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:  # rare forms of JPEG, and damage: Pillow tells them apart
+    except (ValueError, KeyError):  # rare forms of JPEG (4:4:1 has no name there), and damage: Pillow tells them apart
         return _read_with_pillow(data, max_pixels)
     if width * height > max_pixels:
         raise BadSampleError("image_too_large")

@@ -197,6 +197,16 @@ def test_plain_jpegs_have_the_pixels_that_pillow_reads(kind: str) -> None:
     assert np.array_equal(pixels_of(data), Image.open(io.BytesIO(data)).convert("RGB"))
 
 
+def test_a_jpeg_of_a_sampling_that_simplejpeg_cannot_name_is_read_by_pillow() -> None:
+    data = bytearray(encode(Image.new("RGB", (8, 32), (128, 128, 128)), "JPEG", subsampling=0))
+    data[data.index(b"\xff\xc0") + 11] = 0x14  # 4:4:1: four rows of brightness for one of colour
+    scan = data.index(b"\xff\xda") + 2
+    data[scan + int.from_bytes(data[scan : scan + 2], "big") :] = (
+        int("001010" * 4 + "0" * 8, 2).to_bytes(4) + b"\xff\xd9"
+    )
+    assert (pixels_of(bytes(data)) == np.asarray(Image.open(io.BytesIO(data)))).all()
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_exif_orientation_is_applied_at_every_reduction(orientation: int) -> None:
     data = encode(photograph(200, 120), "JPEG", exif=oriented(orientation), quality=95)
