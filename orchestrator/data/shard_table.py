@@ -1,6 +1,7 @@
 """The shards of a data set in columns: 130,000 shards of 10,000 samples have 20 million chunk boundaries, too many for
 Python's numbers. A row is made when it is asked for."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, overload
@@ -63,6 +64,18 @@ class ShardTable(Sequence[ShardRow]):
     def has_chunk_table(self) -> npt.NDArray[np.bool_]:
         """Of each shard (``ShardRow.has_chunk_table``)."""
         return (self.num_chunk_bounds > 0) | (self.num_samples == 0)
+
+    def layout_digest(self) -> str | None:
+        """Hexadecimal SHA-256 of where all chunks begin; None while a shard has no chunk table.
+
+        Shards that are written again with their samples in another order have another one, unless all samples have
+        the same size; a copy has the same.
+        """
+        if not self.has_chunk_table.all():
+            return None
+        content = hashlib.sha256(np.ascontiguousarray(self.num_chunk_bounds, "<i8").data)
+        content.update(np.ascontiguousarray(pc.list_flatten(self.table["boundaries"]).to_numpy(), "<i8").data)
+        return content.hexdigest()
 
     def where(self, wanted: npt.NDArray[np.bool_]) -> "ShardTable":
         """The shards that are wanted."""

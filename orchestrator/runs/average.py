@@ -16,7 +16,8 @@ from orchestrator.runs.made import check_free, write_made_run
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.evaluation import Probe
 from orchestrator.spec.load import join_uri
-from orchestrator.spec.plan import Plan, TrackingPlan, compare_identities
+from orchestrator.spec.plan import Plan, TrackingPlan
+from orchestrator.spec.plan_differences import compare_identities
 from orchestrator.spec.resolve import resolve_tracking_uri
 from orchestrator.storage.store import Store, open_store
 from orchestrator.training.average import (

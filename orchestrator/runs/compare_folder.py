@@ -19,7 +19,8 @@ from orchestrator.errors import RunConflictError, RunNotFoundError
 from orchestrator.evaluation.comparison import ComparisonResult
 from orchestrator.runs.folder import KEY_FILE
 from orchestrator.spec.compare_plan import ComparePlan
-from orchestrator.spec.plan import PLAN_FILE, compare_identities
+from orchestrator.spec.plan import PLAN_FILE
+from orchestrator.spec.plan_differences import compare_identities
 from orchestrator.storage.store import ObjectNotFoundError, Store
 
 COMPARISON_FILE = "comparison.json"

@@ -17,7 +17,8 @@ from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import RunConflictError, RunNotFoundError
 from orchestrator.spec.cluster import S3Spec
-from orchestrator.spec.plan import PLAN_FILE, Plan, compare_identities, load_plan
+from orchestrator.spec.plan import PLAN_FILE, Plan, load_plan
+from orchestrator.spec.plan_differences import compare_plans
 from orchestrator.storage.store import ObjectNotFoundError, Store, open_store
 
 KEY_FILE = "run.json"
@@ -46,7 +47,7 @@ def check_claim(store: Store, plan: Plan) -> None:
     if before is None:
         return
     theirs = load_plan(before.decode(), f"{store.uri}/{PLAN_FILE}")
-    differences = compare_identities(plan.identity, theirs.identity)
+    differences = compare_plans(plan, theirs)
     if differences:
         raise RunConflictError(
             f"run '{plan.name}' in {store.uri} belongs to another plan; its values -> yours:\n  "

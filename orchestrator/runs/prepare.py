@@ -133,6 +133,7 @@ def _index_facts(location: str, cluster: ClusterSpec, index: DatasetIndex) -> Sh
     return ShardsFacts(
         uri=join_uri(cluster.storage.data, location),
         digest=index.digest,
+        layout=index.shards.layout_digest(),
         num_shards=len(index.shards),
         num_samples=index.num_samples,
         bytes=index.size_bytes,

@@ -5,7 +5,8 @@ import math
 
 from orchestrator.errors import PlanError, RunNotFoundError
 from orchestrator.runs.folder import open_run
-from orchestrator.spec.plan import Plan, compare_identities
+from orchestrator.spec.plan import Plan
+from orchestrator.spec.plan_differences import compare_plans
 from orchestrator.storage.store import open_store
 from orchestrator.training.checkpoint_folders import find_checkpoint, find_checkpoint_of
 from orchestrator.training.schedule import learning_rate_factor
@@ -34,8 +35,7 @@ def check_start(plan: Plan) -> None:
             f"start: {error}. A checkpoint that others start from is written and kept with "
             f"checkpoint.keep_steps: [{start.step}] in the job of that run"
         ) from error
-    theirs, ours = ({key: own for key, own in of.identity.items() if key not in _OWN} for of in (trunk, plan))
-    if differences := compare_identities(ours, theirs):
+    if differences := compare_plans(plan, trunk, apart_from=_OWN):
         raise PlanError(
             f"start: {start.run} was trained otherwise; its values -> yours:\n  "
             + "\n  ".join(differences)

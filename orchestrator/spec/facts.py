@@ -14,6 +14,8 @@ class ShardsFacts(Section):
     uri: str
     digest: str
     """Of the shards' paths, sizes and sample counts; the same on disk and in a bucket."""
+    layout: str | None = None
+    """Digest of where their chunks begin, which shards that were written again rarely share; none: not known yet."""
     num_shards: int
     num_samples: int
     bytes: int

@@ -296,9 +296,3 @@ def load_plan(text: str, source: str) -> Plan:
         raise PlanError(
             f"{source}: not a plan of this version: {where}: {first['msg']}; use another run name"
         ) from error
-
-
-def compare_identities(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """One line per difference, as ``key: theirs -> ours``."""
-    keys = sorted(ours.keys() | theirs.keys())
-    return [f"{key}: {theirs.get(key)!r} -> {ours.get(key)!r}" for key in keys if ours.get(key) != theirs.get(key)]

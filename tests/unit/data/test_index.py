@@ -1,6 +1,7 @@
 import os
 import pickle
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,27 @@ def test_digest_follows_the_data_and_not_its_place(store: Store, tmp_path_factor
     assert index_dataset(open_store(str(copy))).digest == index.digest
     (copy / "00001.tar").unlink()
     assert index_dataset(open_store(str(copy))).digest != index.digest
+
+
+def test_the_layout_follows_the_order_of_the_samples_and_not_their_place(
+    maker: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    def layout_of(numbers: Iterable[int]) -> tuple[str, str | None]:
+        maker.write_members("00000.tar", [(f"{number}.jpg", bytes(512 * number)) for number in numbers])
+        index = index_dataset(open_store(str(maker.folder)))
+        return index.digest, index.shards.layout_digest()
+
+    before, copy = layout_of(range(200)), tmp_path_factory.mktemp("copy") / "data"
+    shutil.copytree(maker.folder, copy)
+    store = open_store(str(copy))
+    save_index(store, index_dataset(store))
+    assert (loaded := load_index(store)) is not None
+    assert (loaded.digest, loaded.shards.layout_digest()) == before
+    assert (without := load_index(store, chunk_tables=False)) is not None
+    assert without.shards.layout_digest() is None
+    again = layout_of(reversed(range(200)))
+    assert again[0] == before[0], "paths, sizes and counts are the same"
+    assert again[1] != before[1]
 
 
 def test_index_holds_in_a_copy_of_the_data(store: Store, tmp_path_factory: pytest.TempPathFactory) -> None:

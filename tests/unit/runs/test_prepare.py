@@ -335,8 +335,10 @@ def test_counts_are_enough_to_plan_and_a_run_adds_the_chunk_tables(tmp_path: Pat
     text = dict(describe_plan(resolve_plan(planned, cluster, facts)))["data"]
     assert "60 samples in 2 shards" in text
     assert "2 shards counted by _stats.json (a run reads their headers first)" in text
-    prepared = prepare_facts(planned, cluster)
-    assert prepared.train[0] == facts.train[0].model_copy(update={"num_counted": 0})
+    assert facts.train[0].layout is None
+    (found,) = prepare_facts(planned, cluster).train
+    assert found.layout is not None
+    assert found == facts.train[0].model_copy(update={"num_counted": 0, "layout": found.layout})
 
 
 def test_a_folder_that_takes_no_index_is_refused_with_the_command_to_run(tmp_path: Path, cluster: ClusterSpec) -> None:

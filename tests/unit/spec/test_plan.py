@@ -8,7 +8,8 @@ import pytest
 from orchestrator.errors import PlanError
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import Facts, MachineFacts
-from orchestrator.spec.plan import Plan, compare_identities, load_plan
+from orchestrator.spec.plan import Plan, load_plan
+from orchestrator.spec.plan_differences import compare_identities, compare_plans
 from orchestrator.spec.resolve import resolve_tracking_uri
 
 CATLIP = {"name": "catlip"}
@@ -167,6 +168,19 @@ def test_other_workers_and_clusters_are_no_other_plan(resolve: Resolve) -> None:
 def test_what_makes_another_plan_is_named(resolve: Resolve, change: dict[str, Any], key: str) -> None:
     differences = compare_identities(resolve(change).identity, resolve().identity)
     assert key in [line.split(":")[0] for line in differences]
+
+
+def test_shards_that_were_written_again_with_the_same_sizes_make_another_plan(resolve: Resolve, facts: Facts) -> None:
+    def plan_of(layout: str | None) -> Plan:
+        return resolve(
+            facts=facts.model_copy(update={"train": (facts.train[0].model_copy(update={"layout": layout}),)})
+        )
+
+    before, again, unknown = plan_of("aa"), plan_of("bb"), plan_of(None)
+    assert before.identity == again.identity
+    (line,) = compare_plans(again, before)
+    assert line.startswith("file:///data/scenes/train: shards were written again since")
+    assert compare_plans(unknown, before) == compare_plans(before, unknown) == compare_plans(before, before) == []
 
 
 def test_a_plan_comes_back_from_its_json(resolve: Resolve) -> None:
