@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.cli import terminal
+from orchestrator.spec.short_names import short_names
 
 if TYPE_CHECKING:
     from orchestrator.data.ledger_report import LedgerRow
@@ -77,7 +78,8 @@ def print_evaluation(results: Sequence[ProbeResult]) -> None:
 def print_ledger(report: RunLedgerReport) -> None:
     """One line per data set and epoch, and a verdict."""
     headings = ("data set", "epoch", *_LEDGER_COUNTS, "reasons")
-    rows = [_ledger_cells(row, report.datasets[row.dataset].rpartition("/")[2]) for row in report.rows]
+    names = short_names(report.datasets)
+    rows = [_ledger_cells(row, names[row.dataset]) for row in report.rows]
     terminal.print_table(headings, rows)
     verdict = "every sample had its turn once" if report.is_healthy else "NOT HEALTHY: see repeated, missing, unplanned"
     terminal.out.print(f"\nup to step {report.step:,}: {verdict}")

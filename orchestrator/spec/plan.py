@@ -105,11 +105,6 @@ class SourcePlan(Section):
     """Its share, to a scale that all sources have in common."""
     with_replacement: bool = False
 
-    @property
-    def name(self) -> str:
-        """What metrics and tables call it."""
-        return self.shards.uri.rstrip("/").rpartition("/")[2]
-
 
 class DataPlan(Section):
     """The training data as the stream sees it."""

@@ -20,6 +20,7 @@ from orchestrator.errors import BadSampleLimitError
 from orchestrator.spec.batches import Batches
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.spec.plan import DataPlan, Plan
+from orchestrator.spec.short_names import short_names
 from orchestrator.storage.store import Store
 from orchestrator.tracking import metrics
 from orchestrator.training.checkpoint_folders import LEDGER_FILE
@@ -112,9 +113,10 @@ class RunLedger:
 
 def ledger_metrics(data: DataPlan, counts: Sequence[Mapping[str, int]]) -> dict[str, float]:
     """The proof's counts under the names that MLflow shows."""
+    names = short_names([source.shards.uri for source in data.sources])
     return {
-        metrics.ledger_count(source.name, count): float(number)
-        for source, of_dataset in zip(data.sources, counts, strict=False)  # no counts but on rank 0
+        metrics.ledger_count(name, count): float(number)
+        for name, of_dataset in zip(names, counts, strict=False)  # no counts but on rank 0
         for count, number in of_dataset.items()
     }
 

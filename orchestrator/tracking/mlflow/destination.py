@@ -6,6 +6,7 @@ nothing. Models, inputs and outputs are looked up before they are created.
 
 import json
 import logging
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -48,6 +49,7 @@ logger = logging.getLogger(__name__)
 # Limits of MLflow's API.
 _MOST_METRICS = 1000
 _MOST_PARAM_CHARACTERS = 6000
+_REFUSED_IN_NAMES = re.compile(r"[^/\w.\- :]")  # in those of metrics; folders and targets may have them
 _MOST_DIGEST_CHARACTERS = 36
 
 _CHECKPOINT_URI = "checkpoint_uri"
@@ -240,7 +242,10 @@ class MlflowDestination:
 
 def _metrics(entry: Entry, **linked: str) -> list[Metric]:
     fields: dict[str, Any] = entry.fields
-    return [Metric(name, value, entry.time_ms, fields["step"], **linked) for name, value in fields["values"].items()]
+    return [
+        Metric(_REFUSED_IN_NAMES.sub("-", name), value, entry.time_ms, fields["step"], **linked)
+        for name, value in fields["values"].items()
+    ]
 
 
 def _dataset_input(fields: dict[str, Any]) -> DatasetInput:

@@ -82,6 +82,17 @@ def test_driver_and_worker_write_one_run(
     assert (noise.out, noise.err) == ("", "")
 
 
+def test_a_name_that_mlflow_refuses_loses_neither_its_value_nor_its_neighbours(
+    uri: str, target: Target, tmp_path: Path
+) -> None:
+    tracker = open_tracker(target("names"), tmp_path, "driver", owns_run=True)
+    tracker.log_metrics({"heldout/loss": 1.0, "ledger/lang=en (new)/missing": 7.0}, 1)
+    run_id = tracker.run_id(timeout_s=60)
+    left = tracker.close(timeout_s=60)
+    assert (left.entries, left.refused) == (0, 0)
+    assert the_run(uri, run_id).data.metrics == {"heldout/loss": 1.0, "ledger/lang-en -new-/missing": 7.0}
+
+
 def test_a_resumed_run_goes_on_in_the_same_record(uri: str, target: Target, tmp_path: Path) -> None:
     first = open_tracker(target("resumed"), tmp_path, "driver", owns_run=True)
     first.log_params({"workers": 2, "seed": 0})
@@ -148,7 +159,7 @@ def test_a_version_is_registered_once_and_its_alias_moves(uri: str, target: Targ
 def test_a_wrong_metric_is_put_aside_and_its_neighbours_arrive(uri: str, target: Target, tmp_path: Path) -> None:
     tracker = open_tracker(target("wrong"), tmp_path, "driver", owns_run=True)
     for step in range(9):
-        tracker.log_metrics({"train/los\u2665": 0.0} if step == 4 else {"train/loss": 0.0}, step)
+        tracker.log_metrics({"train/" + "x" * 300: 0.0} if step == 4 else {"train/loss": 0.0}, step)
     run_id = tracker.run_id(timeout_s=60)
     left = tracker.close(timeout_s=60)
     assert (left.entries, left.refused) == (0, 1)
