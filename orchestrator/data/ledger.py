@@ -1,8 +1,8 @@
 """The ledger: which samples entered an optimizer step, counted from the rows themselves, never from the plan.
 
 A row is (data set, epoch, shard, index). Of every epoch in use a ledger keeps two bits a sample, trained and skipped
-(or left out, with its step), and counts what is beyond: samples that were trained again, rows that stood in for a bad
-one, samples skipped by reason, samples left out.
+(or left out, with its step), of which one is set, and counts what is beyond: samples that had another turn, rows that
+stood in for a bad one, samples skipped by reason, samples left out.
 An epoch of which every sample is accounted for is closed: its counts stay, its bits go. What should have been trained
 is asked of the order, afterwards, by ``report``.
 
@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from orchestrator import columns
 from orchestrator.data.dataset_order import Masks
 from orchestrator.data.ledger_events import LEFT_OUT, SUBSTITUTED, TRAINED, UNANNOTATED, Events, Integers
+from orchestrator.data.shard import CHUNK_SAMPLES
 from orchestrator.errors import CheckpointError
 
 EpochKey = tuple[int, int]
@@ -62,7 +63,7 @@ class EpochCounts:
     """What happened in one epoch of a data set, in samples."""
 
     trained: int = 0
-    """Different samples; what came again is ``repeated``."""
+    """Different samples; what came again, or had been skipped or left out, is ``repeated``."""
     repeated: int = 0
     substituted: int = 0
     left_out: int = 0
@@ -95,6 +96,20 @@ class EpochBits:
     first_chunk: int
     trained: Masks
     skipped: Masks
+
+    def take(self, turns: Events) -> Events:
+        """Set the bits of samples that have their turn; returns the events of those that had none before.
+
+        A sample has one turn, whatever becomes of it: trained first and skipped later, it was repeated.
+        """
+        place = turns.chunk - self.first_chunk
+        bit = np.uint64(1) << turns.within.astype(np.uint64)
+        is_first = np.zeros(len(turns), bool)
+        is_first[np.unique(place * CHUNK_SAMPLES + turns.within, return_index=True)[1]] = True
+        is_first &= (self.trained[place] | self.skipped[place]) & bit == 0
+        for masks, chosen in ((self.trained, turns.kind == TRAINED), (self.skipped, turns.kind != TRAINED)):
+            np.bitwise_or.at(masks, place[chosen & is_first], bit[chosen & is_first])
+        return turns.where(is_first)
 
 
 class Ledger:
@@ -207,21 +222,18 @@ class Ledger:
     def _add_to_epoch(self, key: EpochKey, events: Events) -> None:
         is_new = key not in self.counts
         counts = self.counts.setdefault(key, EpochCounts())
-        trained, skipped, left_out = events.kind == TRAINED, events.is_skip, events.kind == LEFT_OUT
         counts.substituted += int((events.kind == SUBSTITUTED).sum())
         counts.unannotated += int((events.kind == UNANNOTATED).sum())
-        num_had_their_turn = int((trained | skipped | left_out).sum())
+        turns = events.where((events.kind == TRAINED) | events.is_skip | (events.kind == LEFT_OUT))
         if not is_new and key not in self.bits:
-            counts.repeated += num_had_their_turn
+            counts.repeated += len(turns)
             return
-        bits = self._open(key)
-        num_trained = _set_bits(bits.trained, bits.first_chunk, events.where(trained))
-        num_skipped = _set_bits(bits.skipped, bits.first_chunk, events.where(skipped))
-        num_left_out = _set_bits(bits.skipped, bits.first_chunk, events.where(left_out))
-        counts.trained += num_trained
-        counts.left_out += num_left_out
-        counts.repeated += num_had_their_turn - num_trained - num_skipped - num_left_out
-        for reason, number in zip(*np.unique(events.kind[skipped], return_counts=True), strict=True):
+        first_turns = self._open(key).take(turns)
+        counts.trained += int((first_turns.kind == TRAINED).sum())
+        counts.left_out += int((first_turns.kind == LEFT_OUT).sum())
+        counts.repeated += len(turns) - len(first_turns)
+        reasons = first_turns.kind[first_turns.is_skip]
+        for reason, number in zip(*np.unique(reasons, return_counts=True), strict=True):
             counts.skipped[columns.SKIP_REASONS[reason]] += int(number)
 
     def _open(self, key: EpochKey) -> EpochBits:
@@ -236,15 +248,6 @@ class Ledger:
         total = self._num_chunks[dataset]
         first, stop = (-(-part * total // self._num_parts) for part in (self._part, self._part + 1))
         return first, stop
-
-
-def _set_bits(masks: Masks, first_chunk: int, events: Events) -> int:
-    """Sets the events' bits; returns how many were not set before."""
-    place = events.chunk - first_chunk
-    touched = np.unique(place)
-    before = np.bitwise_count(masks[touched]).sum(dtype=np.int64)
-    np.bitwise_or.at(masks, place, np.uint64(1) << events.within.astype(np.uint64))
-    return int(np.bitwise_count(masks[touched]).sum(dtype=np.int64) - before)
 
 
 def _pack_bits(bits: EpochBits, kept: Masks) -> dict[str, Any]:

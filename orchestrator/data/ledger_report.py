@@ -26,7 +26,7 @@ class LedgerRow:
     """Planned so far, and those that are not in the selection."""
     trained_once: int
     repeated: int
-    """Trained or skipped again."""
+    """Trained, skipped or left out after they had been any of the three."""
     skipped: dict[str, int] = field(default_factory=dict)
     """Bad samples by reason."""
     substituted: int = 0

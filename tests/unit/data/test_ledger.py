@@ -6,7 +6,7 @@ import pytest
 from orchestrator import columns
 from orchestrator.data.dataset_order import ChunkTable, DatasetOrder, unpack_visits
 from orchestrator.data.ledger import EpochBits, EpochCounts, KeptMasks, Ledger
-from orchestrator.data.ledger_events import block_events
+from orchestrator.data.ledger_events import Events, block_events
 from orchestrator.data.ledger_report import LedgerRow, report_ledger, total_rows
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 from orchestrator.errors import CheckpointError
@@ -193,6 +193,32 @@ def test_a_skipped_sample_and_its_substitute_are_told_apart() -> None:
     assert reasons == [{columns.SKIP_REASONS[2]: 1}]
 
 
+@pytest.mark.parametrize("in_one_call", [False, True])
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [("trained", "skipped"), ("trained", "left_out"), ("skipped", "trained"), ("left_out", "skipped")],
+)
+def test_a_sample_has_one_turn_whatever_becomes_of_it(first: str, later: str, in_one_call: bool) -> None:
+    order = build_order()
+    first_chunks = [dataset.table.first_chunk for dataset in order.datasets]
+    rows = rows_at(order, 0, BLOCK)
+
+    def turn(what: str) -> Events:
+        skipped = {3: (tuple(rows[3]), 2)} if what == "skipped" else None
+        return block_events(block_of(rows, skipped), first_chunks, left_out=what == "left_out")
+
+    ledger = empty_ledger(order)
+    stretches = [turn(first), turn(later)]
+    for events in [Events.stack(stretches)] if in_one_call else stretches:
+        ledger.add(events)
+    report = report_ledger(ledger, order, BLOCK)
+    totals = total_rows(report)
+    assert totals["repeated"] == BLOCK
+    assert not all(row.is_healthy for row in report)
+    assert totals["trained_once"] + totals["left_out"] + totals["skipped"] == totals["expected"] == BLOCK
+    assert totals["skipped"] == (first == "skipped")
+
+
 def test_filtered_samples_are_expected_and_counted_apart() -> None:
     kept = build_order().datasets[0].masks() & np.uint64(0x0F0F0F0F0F0F0F0F)
     order = build_order(kept)
@@ -271,7 +297,9 @@ def test_it_comes_back_from_storage() -> None:
     ledger = empty_ledger(order)
     train(ledger, order, 0, 1184)
     rows = rows_at(order, 1184, 1200)
-    skipping = block_of(rows, {5: (tuple(rows[6]), 3)})
+    standing_in = rows.copy()
+    standing_in[5] = rows[6]
+    skipping = block_of(standing_in, {5: (tuple(rows[5]), 3)})
     ledger.add(block_events(skipping, [dataset.table.first_chunk for dataset in order.datasets]))
     ledger.close(ledger.whole_epochs(order.epoch_masks))
     num_chunks = [dataset.table.num_chunks for dataset in order.datasets]
