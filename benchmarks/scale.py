@@ -242,7 +242,13 @@ def measure_merge(found: dict[str, Any], num_workers: int) -> None:
     trained[::2] = 2**64 - 1
     whole.counts[0, 0] = EpochCounts(trained=LEDGER_SAMPLES // 2)
     whole.bits[0, 0] = EpochBits(0, trained, np.zeros_like(trained))
-    parts = [pickle.dumps(whole.take_part(rank, num_workers)) for rank in range(num_workers)]
+    kept = np.full(num_chunks, 2**64 - 1, np.uint64)
+    stored = whole.to_bytes(lambda _: kept)
+
+    def part_of(rank: int) -> Ledger:
+        return Ledger.from_bytes(stored, [num_chunks], lambda _: kept, "here", part=rank, num_parts=num_workers)
+
+    parts = [pickle.dumps(part_of(rank)) for rank in range(num_workers)]
     found["ledger_parts_mb"] = sum(map(len, parts)) / 1e6
     merged = Ledger([num_chunks])
 

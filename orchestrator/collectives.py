@@ -3,9 +3,10 @@
 Everything works without a process group, as on one rank. All ranks call the same functions in the same order with
 tensors of equal shape; nothing here checks that, since the check would itself be a collective.
 
-Legend: B rows of a worker batch, G rows of the global batch, D any width.
+Legend: B rows of a worker batch, G rows of the global batch, D any width, W ranks.
 """
 
+import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
 
 def rank_and_world_size() -> tuple[int, int]:
@@ -77,6 +79,33 @@ def from_rank_zero(value: Any) -> Any:
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def gather_to_rank_zero(value: Any, device: torch.device, most_bytes: int = 64 * 2**20) -> list[Any] | None:
+    """Every rank's value, by rank, on rank 0, and None elsewhere; anything that pickles.
+
+    Args:
+        device: where the group's backend can send from.
+        most_bytes: on that of rank 0 at once, whatever the number of ranks and the size of what they say.
+    """
+    rank, world_size = rank_and_world_size()
+    if world_size == 1:
+        return [value]
+    own = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+    sizes_W = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world_size)]
+    dist.all_gather(sizes_W, torch.tensor([len(own)], device=device))
+    sizes = [int(size) for size in sizes_W]
+    piece_size = max(most_bytes // world_size, 1)
+    own = pad(own, (0, -(-max(sizes) // piece_size) * piece_size - len(own)))
+    arrived: list[bytearray] = [bytearray() for _ in sizes]
+    for piece in torch.split(own, piece_size):
+        pieces_W = [torch.empty_like(piece, device=device) for _ in sizes] if rank == 0 else None
+        dist.gather(piece.to(device), pieces_W)
+        for whole, part in zip(arrived, pieces_W or (), strict=False):
+            whole += part.cpu().numpy().data
+    if rank != 0:
+        return None
+    return [pickle.loads(whole[:size]) for whole, size in zip(arrived, sizes, strict=True)]  # noqa: S301  (our ranks')
 
 
 @torch.no_grad()

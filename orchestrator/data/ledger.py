@@ -157,15 +157,6 @@ class Ledger:
             own.trained[place] |= bits.trained
             own.skipped[place] |= bits.skipped
 
-    def take_part(self, part: int, num_parts: int) -> "Ledger":
-        """One part of a whole ledger; the counts stay with the first."""
-        share = Ledger(self._num_chunks, part, num_parts)
-        share.counts = {key: counts if part == 0 else EpochCounts() for key, counts in self.counts.items()}
-        for key, bits in self.bits.items():
-            first, stop = share._range(key[0])
-            share.bits[key] = EpochBits(first, bits.trained[first:stop].copy(), bits.skipped[first:stop].copy())
-        return share
-
     def inherit(self) -> None:
         """Make this the ledger of a run that goes on from here: nothing counts as its own, nothing may come again."""
         self.counts = {key: counts.as_inherited() for key, counts in self.counts.items()}
@@ -187,13 +178,22 @@ class Ledger:
         return sink.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes, num_chunks: Sequence[int], kept: KeptMasks, source: str) -> "Ledger":
-        """The opposite; also of what an earlier version stored.
+    def from_bytes(
+        cls,
+        data: bytes,
+        num_chunks: Sequence[int],
+        kept: KeptMasks,
+        source: str,
+        *,
+        part: int = 0,
+        num_parts: int = 1,
+    ) -> "Ledger":
+        """The opposite, or one part of it; also of what an earlier version stored. The counts go to the first part.
 
         Raises:
             CheckpointError: ``data`` is no ledger of these data sets; names ``source``.
         """
-        ledger = cls(num_chunks)
+        ledger = cls(num_chunks, part, num_parts)
         try:
             version = pq.read_schema(pa.BufferReader(data)).metadata[b"version"]
             if version not in (_VERSION, _VERSION_OF_ALL):
@@ -209,7 +209,8 @@ class Ledger:
     def _take_row(self, row: Mapping[str, pa.Scalar], kept: KeptMasks | None) -> None:
         key = (row["dataset"].as_py(), row["epoch"].as_py())
         counts = json.loads(row["counts"].as_py())
-        self.counts[key] = EpochCounts(**{**counts, "skipped": Counter(counts["skipped"])})
+        stored = EpochCounts(**{**counts, "skipped": Counter(counts["skipped"])})
+        self.counts[key] = stored if self._part == 0 else EpochCounts()
         if row["whole"].is_valid:
             whole = np.frombuffer(row["whole"].as_buffer(), np.uint8)
             if len(whole) != -(-self._num_chunks[key[0]] // 8):
@@ -217,7 +218,7 @@ class Ledger:
             masks = np.full(self._num_chunks[key[0]], _ALL) if kept is None else kept(key[0])
             if kept is not None and row["kept"].as_py() != _digest(masks):
                 raise ValueError(f"epoch {key[1]} of data set {key[0]} is of another selection")
-            self.bits[key] = _unpack_bits(row, whole, masks)
+            self.bits[key] = _unpack_bits(row, whole, masks, *self._range(key[0]))
 
     def _add_to_epoch(self, key: EpochKey, events: Events) -> None:
         is_new = key not in self.counts
@@ -264,12 +265,18 @@ def _pack_bits(bits: EpochBits, kept: Masks) -> dict[str, Any]:
     }
 
 
-def _unpack_bits(row: Mapping[str, pa.Scalar], whole: npt.NDArray[np.uint8], kept: Masks) -> EpochBits:
-    trained = np.where(np.unpackbits(whole, count=len(kept)).view(np.bool_), kept, np.uint64(0))
-    skipped = np.zeros(len(kept), np.uint64)
+def _unpack_bits(
+    row: Mapping[str, pa.Scalar], whole: npt.NDArray[np.uint8], kept: Masks, first: int, stop: int
+) -> EpochBits:
+    """Those of chunks [first, stop): a rank among many has no room for those of all."""
+    bits = np.unpackbits(whole[first // 8 : -(-stop // 8)])[first % 8 :][: stop - first].view(np.bool_)
+    trained = np.where(bits, kept[first:stop], np.uint64(0))
+    skipped = np.zeros(stop - first, np.uint64)
     for masks, name in ((trained, "trained"), (skipped, "skipped")):
-        masks[row[f"{name}_at"].values.to_numpy()] = row[name].values.to_numpy()
-    return EpochBits(0, trained, skipped)
+        at = row[f"{name}_at"].values.to_numpy()
+        own = slice(*np.searchsorted(at, (first, stop)))
+        masks[at[own] - first] = row[name].values.to_numpy()[own]
+    return EpochBits(first, trained, skipped)
 
 
 def _digest(kept: Masks) -> str:

@@ -6,7 +6,6 @@ on their way are 144 MB/s over the whole cluster, and the merged ledger of 1.3 b
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from orchestrator import columns
+from orchestrator.collectives import gather_to_rank_zero
 from orchestrator.data.dataset_order import ChunkTable
 from orchestrator.data.ledger import EpochKey, EpochMasks, KeptMasks, Ledger
 from orchestrator.data.ledger_events import Events, block_events
@@ -77,7 +77,7 @@ class SharedLedger:
             epoch_masks: on rank 0, which samples an epoch has.
         """
         self.exchange()
-        parts = self._gather((self._part, Events.stack(self._skips)))
+        parts = gather_to_rank_zero((self._part, Events.stack(self._skips)), self._device)
         self._skips.clear()
         merged, closed = None, [list[EpochKey]()]
         if parts is not None:
@@ -99,17 +99,11 @@ class SharedLedger:
             inherited: it is of the run that this one starts from.
         """
         self._waiting.clear()
-        whole = Ledger.from_bytes(data, self._num_chunks, self._kept, source)
+        self._part = Ledger.from_bytes(
+            data, self._num_chunks, self._kept, source, part=self._rank, num_parts=self._world_size
+        )
         if inherited:
-            whole.inherit()
-        self._part = whole.take_part(self._rank, self._world_size)
-
-    def _gather(self, value: Any) -> list[Any] | None:
-        if self._world_size == 1:
-            return [value]
-        values: list[Any] | None = [None] * self._world_size if self._rank == 0 else None
-        dist.gather_object(value, values)
-        return values
+            self._part.inherit()
 
     def _all_to_all(self, rows: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         if self._world_size == 1:
