@@ -2,6 +2,7 @@
 
 A folder of files named by the hash of what they are; any number of processes of a machine share it. When it is full,
 what was used longest ago goes. Only objects with an etag are kept, so that a shard that changed is never read from it.
+Nothing is synced: after an unclean end of the machine files may be shorter than they were written, and are read anew.
 """
 
 import fcntl
@@ -45,10 +46,12 @@ class RangeCache:
         try:
             data = file.read_bytes()
             os.utime(file)  # used now
-            return data
+            if len(data) == length:
+                return data
         except FileNotFoundError:
-            data = read()
-        if len(data) <= self.max_bytes:
+            pass
+        data = read()
+        if len(data) == length <= self.max_bytes:  # a range that the object's end cuts short is not told from damage
             self._keep(file, data)
         return data
 
@@ -69,7 +72,10 @@ class RangeCache:
         with open(folder / _SIZE_FILE, "a+b") as size_file:
             fcntl.flock(size_file, fcntl.LOCK_EX)
             size_file.seek(0)
-            held = int(size_file.read() or self.max_bytes)  # no count yet: look
+            try:
+                held = int(size_file.read())
+            except ValueError:  # no count yet, or one that an unclean end of the machine took
+                held = self.max_bytes  # look
             if held + num_bytes > self.max_bytes:
                 held = self._evict(self.max_bytes - num_bytes)
             size_file.truncate(0)

@@ -16,7 +16,7 @@ class Source:
 
     def read(self) -> bytes:
         self.num_reads += 1
-        return b"x" * 100 + str(self.num_reads).encode()
+        return b"%0101d" % self.num_reads
 
 
 @pytest.fixture
@@ -88,3 +88,27 @@ def test_what_is_larger_than_the_cache_is_not_kept(tmp_path: Path, source: Sourc
     cache.fetch("a", "1", 0, 101, source.read)
     cache.fetch("a", "1", 0, 400, lambda: bytes(400))
     assert held_bytes(tmp_path) == 101
+
+
+@pytest.mark.parametrize("left", [b"", b"x" * 50])
+def test_a_file_that_is_not_whole_is_read_anew(tmp_path: Path, source: Source, left: bytes) -> None:
+    cache = RangeCache(str(tmp_path), 10_000)
+    cache.fetch("a", "1", 0, 101, source.read)
+    (kept,) = (file for file in tmp_path.iterdir() if file.name != ".size")
+    kept.write_bytes(left)  # what an unclean end of the node leaves
+    assert [cache.fetch("a", "1", 0, 101, source.read) for _ in range(2)] == [b"%0101d" % 2] * 2
+
+
+def test_a_range_that_the_object_cuts_short_is_handed_on(tmp_path: Path, source: Source) -> None:
+    cache = RangeCache(str(tmp_path), 10_000)
+    assert [len(cache.fetch("a", "1", 0, 150, source.read)) for _ in range(2)] == [101, 101]
+    assert source.num_reads == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_count_that_does_not_read_is_made_anew(tmp_path: Path, source: Source) -> None:
+    cache = RangeCache(str(tmp_path), 10_000)
+    cache.fetch("a", "1", 0, 101, source.read)
+    (tmp_path / ".size").write_bytes(bytes(3))
+    cache.fetch("a", "1", 1, 101, source.read)
+    assert int((tmp_path / ".size").read_bytes()) == held_bytes(tmp_path) == 202
