@@ -15,8 +15,9 @@ every byte anyway.
 
 import logging
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -29,6 +30,7 @@ from orchestrator.data.index import (
 )
 from orchestrator.data.parquet import scan_parquet
 from orchestrator.data.shard import ShardRow
+from orchestrator.data.shard_table import ShardTable
 from orchestrator.data.stats import StatsDamagedError, read_successes, stats_path
 from orchestrator.data.webdataset import scan_tar
 from orchestrator.storage.store import ObjectInfo, Store
@@ -36,6 +38,7 @@ from orchestrator.storage.store import ObjectInfo, Store
 logger = logging.getLogger(__name__)
 
 _SCAN_THREADS = 8
+_SCANS_AHEAD = 8 * _SCAN_THREADS  # one slow shard holds no other up
 _PAGE_OBJECTS = 1000  # of a listing
 _FOOTER_REQUESTS, _FOOTER_BYTES = 2, 2**16  # as Arrow opens a Parquet file: its size, then its end
 _STATS_BYTES = 2**10
@@ -86,8 +89,10 @@ class IndexingPlan:
     shards: tuple[ObjectInfo, ...]
     num_listed: int
     """Objects in the folder."""
-    kept: dict[str, ShardRow]
-    """By path: rows of an earlier index."""
+    known: ShardTable
+    """An earlier index: in columns, since a row of Python's numbers is 7 kB."""
+    kept: dict[str, int]
+    """By path: which of its rows are kept."""
     counted: dict[str, str]
     """By path of the shard: the ``_stats.json`` that suffices."""
 
@@ -131,20 +136,24 @@ def plan_indexing(store: Store, known: DatasetIndex | None = None, counts_suffic
     objects = store.list()
     file_format, shards = find_shards(store.uri, objects)
     paths = {info.path for info in objects}
-    same = {(info.path, info.size_bytes, info.etag) for info in shards if info.etag}
-    kept = {
-        row.path: row
-        for row in (known.shards if known is not None else ())
-        if (row.path, row.size_bytes, row.etag) in same and (row.has_chunk_table or counts_suffice)
-    }
+    earlier = known.shards if known is not None else ShardTable.from_rows(())
+    kept = _find_same(earlier, shards, counts_suffice)
     counted = {
         info.path: stats_path(info.path)
         for info in shards
         if counts_suffice and info.path not in kept and info.size_bytes and stats_path(info.path) in paths
     }
     return IndexingPlan(
-        store, file_format, tuple(shards), len(objects), kept, counted if file_format == "webdataset" else {}
+        store, file_format, tuple(shards), len(objects), earlier, kept, counted if file_format == "webdataset" else {}
     )
+
+
+def _find_same(earlier: ShardTable, shards: Sequence[ObjectInfo], counts_suffice: bool) -> dict[str, int]:
+    """Rows of these very versions, as good as is wanted, by path."""
+    same = {(info.path, info.size_bytes, info.etag) for info in shards if info.etag}
+    versions = zip(earlier.paths, earlier.size_bytes.tolist(), earlier.etags, strict=True)
+    good = (earlier.has_chunk_table | counts_suffice).tolist()
+    return {version[0]: at for at, version in enumerate(versions) if good[at] and version in same}
 
 
 def execute_indexing(
@@ -160,8 +169,8 @@ def execute_indexing(
     meter.count(plan.listing.requests, 0)
 
     def make(info: ObjectInfo) -> ShardRow:
-        if info.path in plan.kept:
-            return plan.kept[info.path]
+        if (at := plan.kept.get(info.path)) is not None:
+            return plan.known[at]
         return _count(plan.store, info, plan.counted.get(info.path), meter) or _scan(plan.store, info, meter)
 
     index = DatasetIndex.from_rows(plan.store.uri, plan.format, _in_threads(make, plan.shards, progress))
@@ -184,14 +193,20 @@ def scan_shards(store: Store, found: Sequence[ObjectInfo]) -> tuple[ShardRow, ..
 
 def _in_threads(
     make: Callable[[ObjectInfo], ShardRow], shards: Sequence[ObjectInfo], progress: OnShard | None
-) -> list[ShardRow]:
-    rows = []
+) -> Iterator[ShardRow]:
+    """The rows in order, few of them at a time: who takes them keeps them in columns."""
+    ahead: deque[Future[ShardRow]] = deque()
     with ThreadPoolExecutor(_SCAN_THREADS) as pool:
-        for row in pool.map(make, shards):
-            rows.append(row)
-            if progress is not None:
-                progress(len(rows), len(shards))
-    return rows
+        try:
+            for done in range(len(shards)):
+                begun = done + len(ahead)
+                ahead += [pool.submit(make, info) for info in shards[begun : done + _SCANS_AHEAD]]
+                yield ahead.popleft().result()
+                if progress is not None:
+                    progress(done + 1, len(shards))
+        finally:
+            for future in ahead:
+                future.cancel()
 
 
 def _count(store: Store, info: ObjectInfo, path: str | None, meter: ReadMeter) -> ShardRow | None:

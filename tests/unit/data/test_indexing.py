@@ -1,5 +1,6 @@
 """What an index costs: shards that are known or counted elsewhere are not opened, and what is read is said."""
 
+import gc
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,15 +8,17 @@ from typing import Any
 
 import pytest
 
+from orchestrator.data import indexing
 from orchestrator.data.audit import SampleRules
 from orchestrator.data.chunk_sample import Sampling
 from orchestrator.data.index import DatasetIndex, load_index, save_index
 from orchestrator.data.indexing import ReadMeter, execute_indexing, index_dataset, plan_indexing
 from orchestrator.data.readers import read_chunk
+from orchestrator.data.shard import ShardRow
 from orchestrator.data.verify import add_chunk_tables, verify_dataset
 from orchestrator.errors import DatasetError
 from orchestrator.storage.local import LocalStore
-from orchestrator.storage.store import open_store
+from orchestrator.storage.store import ObjectInfo, open_store
 
 
 @dataclass(frozen=True)
@@ -139,3 +142,51 @@ def test_verifying_adds_the_chunk_tables_that_were_missing(maker: Any, sampling:
     )
     save_index(store, whole)
     assert add_chunk_tables(store, verify_dataset(store, SampleRules(), 1, sampling)) is None
+
+
+@dataclass(frozen=True)
+class ManyShards(LocalStore):
+    """A listing of shards that nobody reads."""
+
+    def list(self, prefix: str = "") -> tuple[ObjectInfo, ...]:
+        return tuple(ObjectInfo(f"{number:05}.tar", 10, "1") for number in range(4000))
+
+
+def count_rows() -> int:
+    return sum(type(found) is ShardRow for found in gc.get_objects())
+
+
+@pytest.mark.parametrize("are_known", [False, True])
+def test_an_index_is_made_in_columns_as_its_rows_come(monkeypatch: pytest.MonkeyPatch, are_known: bool) -> None:
+    """Rows of Python's numbers are 7 kB each: few of them are there at a time, be they read or known."""
+    store = ManyShards("/many")
+    monkeypatch.setattr(indexing, "_scan", lambda _, info, meter: ShardRow(info.path, 10, "1", 3, (0, 10)))
+    known = execute_indexing(plan_indexing(store)) if are_known else None
+    plan = plan_indexing(store, known)
+    assert len(plan.kept) == 4000 * are_known
+    seen, most, others = [], 0, count_rows()
+
+    def watch(done: int, total: int) -> None:
+        nonlocal most
+        seen.append((done, total))
+        if done % 1000 == 0:
+            most = max(most, count_rows())
+
+    index = execute_indexing(plan, progress=watch)
+    assert seen == [(done, 4000) for done in range(1, 4001)]
+    assert most - others < 1500
+    assert known is None or index == known
+    assert index.shards.paths == [info.path for info in store.list()]
+
+
+def test_a_shard_that_cannot_be_read_ends_indexing_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+
+    def scan(store: LocalStore, info: ObjectInfo, meter: ReadMeter) -> ShardRow:
+        begun.append(info.path)
+        raise DatasetError(info.path)
+
+    monkeypatch.setattr(indexing, "_scan", scan)
+    with pytest.raises(DatasetError, match=r"00000\.tar"):
+        index_dataset(ManyShards("/many"))
+    assert len(begun) < 100
