@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from threading import Lock
 
 from orchestrator.data.index import (
@@ -106,7 +107,7 @@ class IndexingPlan:
         """Pages of the listing; already paid."""
         return ReadCost(math.ceil(self.num_listed / _PAGE_OBJECTS), 0)
 
-    @property
+    @cached_property
     def most(self) -> ReadCost:
         """What reading costs at most, listing included."""
         cost = [(1, _STATS_BYTES)] * len(self.counted)

@@ -190,3 +190,9 @@ def test_a_shard_that_cannot_be_read_ends_indexing_soon(monkeypatch: pytest.Monk
     with pytest.raises(DatasetError, match=r"00000\.tar"):
         index_dataset(ManyShards("/many"))
     assert len(begun) < 100
+
+
+def test_what_reading_costs_at_most_is_summed_up_once(store: WatchedStore) -> None:
+    """It is said at every shard."""
+    plan = plan_indexing(store)
+    assert plan.most is plan.most
