@@ -187,7 +187,7 @@ def build_stream(folder: str, setting: dict[str, Any], s3: S3Spec) -> tuple[Bloc
     reader = ShardsBlockReader((ShardsSource.now(store, index.digest),), spec, shuffle, layout, format)
     order = SampleOrder([DatasetOrder(ChunkTable(index.shards.num_samples), shuffle.seed)], shuffle)
     block_bytes = size * (3 * pixels**2 + 64)
-    task_blocks = blocks_per_task(shuffle.size, size, 1)
+    task_blocks = blocks_per_task(shuffle.size, size, 1, index.size_bytes / index.num_samples)
     store_bytes = stream_store_bytes(1, setting["processes"], task_blocks, block_bytes, setting["store_bytes"])
     plan = StreamPlan(
         block_bytes=block_bytes,

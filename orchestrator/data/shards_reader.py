@@ -6,8 +6,7 @@ then raised. No Ray here: ``stream.py`` runs the task.
 """
 
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -29,8 +28,11 @@ from orchestrator.data.node_index import ShardsSource, open_index
 from orchestrator.data.order import BlockLayout, WindowShuffle
 from orchestrator.data.readers import read_chunk
 from orchestrator.data.sample import BadSampleError, RawSample
+from orchestrator.data.shard import CHUNK_SAMPLES, ShardRow
 from orchestrator.errors import BadSampleLimitError
 from orchestrator.spec.job import ShardsSpec
+from orchestrator.spec.stream_reads import MAX_TASK_BYTES
+from orchestrator.storage.store import Store
 
 _READ_THREADS = 8  # ranged reads wait on the storage, not on a core
 _CHUNKS_AHEAD = 2 * _READ_THREADS  # read before their first row is decoded: a bound on what a task holds
@@ -55,7 +57,7 @@ class ShardsBlockReader:
         """
         indexes = [open_index(source) for source in self.sources]
         positions = [self.shuffle.positions(*self.layout.positions(block)).tolist() for block in task.blocks]
-        with ThreadPoolExecutor(_READ_THREADS) as pool:
+        with ThreadPoolExecutor(_num_threads(indexes)) as pool:
             rows_of = _RowReader(self, indexes, unpack_visits(task.visits), pool, chain.from_iterable(positions))
             for block, places in zip(task.blocks, positions, strict=True):
                 stamp = self.layout.stamp(block)
@@ -64,16 +66,27 @@ class ShardsBlockReader:
                 yield self.format.pack(images_BHWC, rows, stamp)
 
 
+def _num_threads(indexes: Iterable[DatasetIndex]) -> int:
+    """Of reads; their chunks are whole until what no row needs is let go, so that of large images there are fewer."""
+    chunk_bytes = max(CHUNK_SAMPLES * index.size_bytes / max(index.num_samples, 1) for index in indexes)
+    return max(1, min(_READ_THREADS, int(MAX_TASK_BYTES / max(chunk_bytes, 1))))
+
+
 class _Chunk(NamedTuple):
     """What is being read of one chunk."""
 
-    samples: Future[list[RawSample]]
+    samples: Future[dict[int, RawSample]]
+    """Those that the task's rows need, by index."""
     annotations: Future[ChunkAnnotations]
     concepts: Future[ChunkConcepts] | None
 
 
 class _RowReader:
-    """Rows of one task by unpermuted position; each chunk is read once, ahead of its rows, and let go behind them."""
+    """Rows of one task by unpermuted position; each chunk is read once, ahead of its rows, and let go behind them.
+
+    Of a chunk the samples of these rows are held, no others: the rest of it may be of other tasks. For a substitute
+    that is none of them its chunk is read once more.
+    """
 
     def __init__(
         self,
@@ -92,10 +105,15 @@ class _RowReader:
         self._pool = pool
         self._fields = {*reader.spec.image_fields, *reader.spec.caption_fields}
         self._chunks: dict[int, _Chunk] = {}
-        self._rows_left = Counter(map(self._visit_at, positions))
-        self._by_need = list(self._rows_left)  # in the order of their first rows
+        self._wanted: dict[int, set[int]] = {}  # indices of each visit, in the order of their first rows
+        for position in positions:
+            at, index = self._place(position)
+            self._wanted.setdefault(at, set()).add(index)
+        self._rows_left = {at: len(indices) for at, indices in self._wanted.items()}
+        self._by_need = list(self._wanted)
         self._need = {at: number for number, at in enumerate(self._by_need)}
         self._num_begun = 0
+        self._whole: tuple[int, _Chunk] | None = None  # the last that was read for a substitute
 
     def read(self, position: int, image_HWC: Uint8Array) -> Row:
         """The row at ``position``, or the next good one of its neighbours if it is bad; fills ``image_HWC``."""
@@ -110,18 +128,17 @@ class _RowReader:
     def _read_ahead(self, num_chunks: int) -> None:
         """Have begun to read that many of the chunks that are needed first."""
         for at in self._by_need[self._num_begun : num_chunks]:
-            self._chunk(at)
+            self._chunks[at] = self._begin(at, self._wanted[at])
         self._num_begun = max(self._num_begun, num_chunks)
 
     def _good_row(self, position: int, image_HWC: Uint8Array) -> Row:
         skipped = NOTHING_SKIPPED
         for candidate in self._candidates(position):
-            at = self._visit_at(candidate)
-            visit = self._visits[at]
-            index = self._places[at][candidate - visit.start]
+            at, index = self._place(candidate)
             try:
                 return self._decode(at, index, skipped, image_HWC)
             except BadSampleError as error:
+                visit = self._visits[at]
                 if skipped == NOTHING_SKIPPED:
                     skipped = (visit.dataset, visit.epoch, visit.shard, index, error.code)
         low, high = self._reader.shuffle.neighbours(position)
@@ -140,28 +157,39 @@ class _RowReader:
     def _visit_at(self, position: int) -> int:
         return bisect_right(self._starts, position) - 1
 
-    def _chunk(self, at: int) -> _Chunk:
-        if at not in self._chunks:
-            visit = self._visits[at]
-            store = self._reader.sources[visit.dataset].store
-            shard = self._indexes[visit.dataset].shards[visit.shard]
-            plans = self._reader.format.annotations
-            labeller = self._reader.format.labeller
-            digests = [plan.digests[visit.dataset] for plan in plans]
-            self._chunks[at] = _Chunk(
-                self._pool.submit(read_chunk, store, shard, visit.chunk, self._fields),
-                self._pool.submit(read_chunk_annotations, store, shard, visit.chunk, plans, digests),
-                self._pool.submit(read_chunk_concepts, store, shard, visit.chunk, labeller.stored)
-                if labeller and labeller.stored
-                else None,
-            )
-        return self._chunks[at]
+    def _place(self, position: int) -> tuple[int, int]:
+        """Visit, and index within its shard, of the sample at ``position``."""
+        at = self._visit_at(position)
+        return at, self._places[at][position - self._visits[at].start]
+
+    def _chunk_with(self, at: int, index: int) -> _Chunk:
+        """A chunk of which that sample is held: a row's own always is, a substitute may have to be read."""
+        held = self._chunks.get(at)
+        if held is not None and index in self._wanted[at]:
+            return held
+        if self._whole is None or self._whole[0] != at:
+            self._whole = at, self._begin(at, self._places[at])
+        return self._whole[1]
+
+    def _begin(self, at: int, wanted: Collection[int]) -> _Chunk:
+        visit = self._visits[at]
+        store = self._reader.sources[visit.dataset].store
+        shard = self._indexes[visit.dataset].shards[visit.shard]
+        plans = self._reader.format.annotations
+        labeller = self._reader.format.labeller
+        digests = [plan.digests[visit.dataset] for plan in plans]
+        return _Chunk(
+            self._pool.submit(_read_samples, store, shard, visit.chunk, self._fields, wanted),
+            self._pool.submit(read_chunk_annotations, store, shard, visit.chunk, plans, digests),
+            self._pool.submit(read_chunk_concepts, store, shard, visit.chunk, labeller.stored)
+            if labeller and labeller.stored
+            else None,
+        )
 
     def _decode(self, at: int, index: int, skipped: tuple[int, int, int, int, int], image_HWC: Uint8Array) -> Row:
         spec, size = self._reader.spec, len(image_HWC)
-        visit, chunk = self._visits[at], self._chunk(at)
-        samples, annotations = chunk.samples.result(), chunk.annotations.result()
-        sample = samples[index - samples[0].index]
+        visit, chunk = self._visits[at], self._chunk_with(at, index)
+        sample, annotations = chunk.samples.result()[index], chunk.annotations.result()
         sample.require_members()
         annotations.check_presence(sample)
         draw = SampleDraw(self._reader.shuffle.seed, visit.epoch, visit.dataset, visit.shard, index)
@@ -187,3 +215,9 @@ class _RowReader:
         if not labels and labeller.resamples:
             raise BadSampleError(columns.NO_CONCEPT)
         return labels
+
+
+def _read_samples(
+    store: Store, shard: ShardRow, chunk: int, fields: Collection[str], wanted: Collection[int]
+) -> dict[int, RawSample]:
+    return {sample.index: sample for sample in read_chunk(store, shard, chunk, fields) if sample.index in wanted}

@@ -16,7 +16,7 @@ from orchestrator.spec.objective import ClipSpec, SiglipSpec
 from orchestrator.spec.parameters import Parameters, count_parameters
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.presets import PRESETS
-from orchestrator.spec.stream_reads import reads_per_chunk
+from orchestrator.spec.stream_reads import mean_stored_bytes, reads_per_chunk
 
 DECODE_IMAGES_PER_S = {"fast": 439.0, "exact": 373.0}
 """A core, JPEGs of 500x375 and 93 kB to 224 pixels: medians of benchmarks/results/2026-11-22-decode.json."""
@@ -121,7 +121,7 @@ def _rates(
         loader=loader,
         mean=mean,
         decode_cores_per_device=devices / count / decode if devices and decode else None,
-        storage_mb_per_s=None if used is None or loader is None else used * _stored_bytes(plan) / 1e6,
+        storage_mb_per_s=None if used is None or loader is None else used * _read_bytes(plan) / 1e6,
         images_mb_per_s=_image_bytes(plan) * (used or 0) / count / 1e6,
         collectives_mb_per_s=mean / plan.batch.mean_size(0, plan.steps) * _collective_bytes(plan, parameters) / 1e6
         if mean
@@ -140,13 +140,9 @@ def _decode_rate(plan: Plan, capacity: CapacitySpec) -> float | None:
     return capacity.decode_images_per_s_per_core or DECODE_IMAGES_PER_S[plan.data.spec.decode]
 
 
-def _stored_bytes(plan: Plan) -> float:
+def _read_bytes(plan: Plan) -> float:
     """Read from the object store for a sample, mean over the sources' shares."""
-    total = sum(source.weight for source in plan.data.sources)
-    per_sample = sum(
-        source.weight / total * source.shards.bytes / max(1, source.shards.num_samples) for source in plan.data.sources
-    )
-    return per_sample * reads_per_chunk(plan)
+    return mean_stored_bytes(plan.data.sources) * reads_per_chunk(plan)
 
 
 def _image_bytes(plan: Plan) -> float:

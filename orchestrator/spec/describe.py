@@ -13,7 +13,7 @@ from orchestrator.spec.objective import CatlipSpec
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.presets import PRESETS
 from orchestrator.spec.resolve_workers import count_workers
-from orchestrator.spec.stream_reads import reads_per_chunk
+from orchestrator.spec.stream_reads import mean_stored_bytes, reads_per_chunk
 
 _MANY_READS = 1.5  # of a chunk: worth a word
 _DEVICE_IMAGES_PER_S = 4500  # what a fast device takes of 224 pixel images, the order of magnitude
@@ -208,9 +208,12 @@ def _describe_workers(plan: Plan) -> str:
 
 def _describe_stream(plan: Plan) -> str:
     stream = plan.stream
+    task_bytes = stream.blocks_per_task * plan.batch.micro_size * mean_stored_bytes(plan.data.sources)
+    held = f", {_bytes(int(task_bytes))} as stored" if plan.data.sources else ""
     lines = [
         f"blocks of {plan.batch.micro_size:,} rows, {_bytes(stream.block_bytes)}; up to "
-        f"{_count(stream.blocks_per_task, 'block')} a read task; {stream.window:,} samples mixed with one another",
+        f"{_count(stream.blocks_per_task, 'block')} a read task{held}; "
+        f"{stream.window:,} samples mixed with one another",
         f"object store: {_bytes(stream.object_store_bytes)} of blocks on their way at most",
     ]
     if (times := reads_per_chunk(plan)) > _MANY_READS:

@@ -39,7 +39,7 @@ from orchestrator.spec.resolve_workers import (
     nodes_of_workers,
     resolve_workers,
 )
-from orchestrator.spec.stream_reads import blocks_per_task
+from orchestrator.spec.stream_reads import blocks_per_task, mean_stored_bytes
 
 MAX_BLOCK_BYTES = 64 * 2**20  # a block is one micro batch; larger ones stall the splitter
 STORE_BLOCKS_PER_WORKER = 8  # below that the measured block rate falls three- to sevenfold
@@ -202,7 +202,7 @@ def _resolve_stream(
     window = resolve_window(job, sources)
     _check_shares(sources, window)
     num_nodes = placement.num_worker_nodes if placement else num_nodes
-    task_blocks = blocks_per_task(window, batch.micro_size, num_nodes)
+    task_blocks = blocks_per_task(window, batch.micro_size, num_nodes, mean_stored_bytes(sources))
     store_bytes = stream_store_bytes(workers.count, ingest_cpus, task_blocks, block_bytes, available_bytes)
     return StreamPlan(
         block_bytes=block_bytes,

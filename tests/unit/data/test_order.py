@@ -129,7 +129,7 @@ def test_a_chunk_is_read_by_one_task(world_size: int, ranks_per_node: int) -> No
     layout = BlockLayout(Batches(global_size=global_size), 64, world_size)
     order = SampleOrder([DatasetOrder(ChunkTable([2000] * 40), 0)], WindowShuffle(window, 0, layout.batches))
     num_nodes = world_size // ranks_per_node
-    plan = stream_plan(window, blocks_per_task(window, 64, num_nodes))
+    plan = stream_plan(window, blocks_per_task(window, 64, num_nodes, 0))
     reads, visits = 0, set()
     steps = range(4 * window // global_size)
     for node in range(num_nodes):
