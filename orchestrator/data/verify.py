@@ -154,7 +154,9 @@ def fix_index(store: Store, verification: Verification) -> str:
 
 
 def add_chunk_tables(store: Store, verification: Verification) -> str | None:
-    """Give shards that were only counted the chunk tables that were read on the way; what was done, in words."""
+    """Give shards that were only counted the chunk tables that were read on the way; what was done, in words, also
+    where the index could not be written.
+    """
     index = verification.indexed
     if index is None or not index.num_counted:
         return None
@@ -175,7 +177,7 @@ def add_chunk_tables(store: Store, verification: Verification) -> str | None:
         return f"no chunk table was added to {INDEX_PATH}; {left}"
     try:
         save_index(store, completed)
-    except StorageAccessError as error:
+    except (StorageAccessError, ShardReadError) as error:
         return f"{num_added:,} chunk tables were read and not kept ({error})"
     return f"{num_added:,} chunk tables added to {INDEX_PATH}; {left}"
 

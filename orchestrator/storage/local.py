@@ -5,6 +5,7 @@ of one machine and on network file systems that carry locks.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pyarrow import NativeFile
 
 _LOCK_SUFFIX = ".lock"
+_REFUSALS = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 
 
 @dataclass(frozen=True)
@@ -152,10 +154,11 @@ class LocalStore(Store):
                 yield
         except FileNotFoundError as error:
             raise ObjectNotFoundError(f"{error.filename or self._file(path)} does not exist") from error
-        except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
-            where = error.filename or self._file(path)
-            raise StorageAccessError(f"{where} does not open: {error.strerror}; check its path and rights") from error
         except OSError as error:
+            if isinstance(error, _REFUSALS) or error.errno == errno.EROFS:  # the latter has no class of its own
+                where = error.filename or self._file(path)
+                said = f"{where} does not open: {error.strerror}; check its path and rights"
+                raise StorageAccessError(said) from error
             raise ShardReadError(f"{self.uri}/{path}: {error.strerror or error}") from error
 
 

@@ -16,7 +16,7 @@ from orchestrator.data.indexing import ReadMeter, execute_indexing, index_datase
 from orchestrator.data.readers import read_chunk
 from orchestrator.data.shard import ShardRow
 from orchestrator.data.verify import add_chunk_tables, verify_dataset
-from orchestrator.errors import DatasetError
+from orchestrator.errors import DatasetError, OrchestratorError, ShardReadError, StorageAccessError
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.store import ObjectInfo, open_store
 
@@ -196,3 +196,17 @@ def test_what_reading_costs_at_most_is_summed_up_once(store: WatchedStore) -> No
     """It is said at every shard."""
     plan = plan_indexing(store)
     assert plan.most is plan.most
+
+
+@pytest.mark.parametrize("error", [StorageAccessError("credentials refused"), ShardReadError("failed after retries")])
+def test_chunk_tables_that_cannot_be_kept_are_said(maker: Any, error: OrchestratorError) -> None:
+    class UnwritableStore(LocalStore):
+        def write_bytes(self, path: str, data: bytes) -> None:
+            raise error
+
+    maker.write_tar("0.tar", range(3))
+    note(maker.folder, 0, successes=3)
+    store = open_store(str(maker.folder))
+    save_index(store, count(store))
+    said = add_chunk_tables(UnwritableStore(store.uri), verify_dataset(store, SampleRules(), 1))
+    assert said == f"1 chunk tables were read and not kept ({error})"
