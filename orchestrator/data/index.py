@@ -130,16 +130,25 @@ def load_index(store: Store, verify: bool = True, chunk_tables: bool = True) -> 
 def find_shards(uri: str, objects: Iterable[ObjectInfo]) -> tuple[Format, list[ObjectInfo]]:
     """Tar shards if there are any, else Parquet files (beside tars they hold what img2dataset noted).
 
-    Raises DatasetError when there are neither.
+    Raises DatasetError when there are neither, or one has a name that is not UTF-8.
     """
-    objects = [info for info in objects if not info.path.startswith(f"{ADDED_FOLDER}/")]
+    # At any depth: a data set below this one may have an index of its own.
+    objects = [info for info in objects if f"/{ADDED_FOLDER}/" not in f"/{info.path}"]
     if tars := [info for info in objects if info.path.endswith(".tar")]:
-        return "webdataset", tars
+        return "webdataset", _require_utf8(uri, tars)
     if files := [info for info in objects if info.path.endswith(".parquet")]:
-        return "parquet", files
+        return "parquet", _require_utf8(uri, files)
     endings = Counter(info.path.rpartition(".")[2] for info in objects).most_common(3)
     instead = ", ".join(f"{number} of .{ending}" for ending, number in endings) or "nothing at all"
     raise DatasetError(f"{uri} holds no shards: looked for *.tar and *.parquet in it and below, found {instead}")
+
+
+def _require_utf8(uri: str, shards: list[ObjectInfo]) -> list[ObjectInfo]:
+    """The same shards; an index cannot hold other names."""
+    paths = (f"{uri}/{info.path}" for info in shards)
+    if others := [repr(path) for path in paths if path.encode(errors="ignore").decode() != path]:
+        raise DatasetError(f"the name of a shard must be UTF-8, and is not: {name_some(others)}; rename it")
+    return shards
 
 
 def _parse(data: bytes, chunk_tables: bool) -> DatasetIndex:

@@ -85,6 +85,25 @@ def test_index_holds_in_a_copy_of_the_data(store: Store, tmp_path_factory: pytes
     assert len(read_chunk(open_store(str(copy)), there.shards[0], 1)) == 6
 
 
+def test_indexes_of_data_sets_below_are_no_shards(maker: Any) -> None:
+    for name in ("a", "b/c"):
+        (maker.folder / name).mkdir(parents=True)
+        maker.write_parquet(f"{name}/0.parquet", range(3))
+        below = open_store(str(maker.folder / name))
+        save_index(below, index_dataset(below))
+    index = index_dataset(open_store(str(maker.folder)))
+    assert (index.num_samples, index.shards.paths) == (6, ["a/0.parquet", "b/c/0.parquet"])
+
+
+@pytest.mark.parametrize("ending", ["tar", "parquet"])
+def test_a_shard_whose_name_is_not_utf8_is_refused_by_name(maker: Any, ending: str) -> None:
+    (maker.write_tar if ending == "tar" else maker.write_parquet)(f"a.{ending}", range(3))
+    path = os.fsencode(maker.folder)
+    os.rename(os.path.join(path, f"a.{ending}".encode()), os.path.join(path, f"caf\xe9.{ending}".encode("latin-1")))
+    with pytest.raises(DatasetError, match=rf"must be UTF-8, and is not: '.*/caf\\udce9\.{ending}'; rename it"):
+        index_dataset(open_store(str(maker.folder)))
+
+
 @pytest.mark.parametrize("change", ["gone", "new", "longer", "written again"])
 def test_stale_index_names_the_shard_and_the_command(store: Store, maker: Any, change: str) -> None:
     save_index(store, index_dataset(store))
