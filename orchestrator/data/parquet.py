@@ -6,11 +6,12 @@ chunk read fastest. Large row groups are said to be a problem when the shard is 
 
 from collections.abc import Callable, Collection
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.data.parquet_columns import choose_columns, to_samples
 from orchestrator.data.retry import retried
 from orchestrator.data.sample import RawSample
 from orchestrator.data.shard import CHUNK_SAMPLES, ShardRow
@@ -87,7 +88,7 @@ def to_row(info: ObjectInfo, metadata: pq.FileMetaData) -> ShardRow:
 
 
 def read_parquet_chunk(store: Store, shard: ShardRow, chunk: int, fields: Collection[str] | None) -> list[RawSample]:
-    """See ``readers.read_chunk``. Text columns come as UTF-8, numbers as their decimal text, nulls not at all."""
+    """See ``readers.read_chunk``; for what becomes of a column ``parquet_columns.py``."""
     start, stop = shard.chunk_range(chunk)
     groups = [
         group
@@ -96,7 +97,7 @@ def read_parquet_chunk(store: Store, shard: ShardRow, chunk: int, fields: Collec
     ]
 
     def read(file: pq.ParquetFile) -> pa.Table:
-        columns = [name for name in file.schema_arrow.names if fields is None or name in fields]
+        columns = choose_columns(file.schema_arrow, fields, f"{store.uri}/{shard.path}")
         return file.read_row_groups(groups, columns=columns)
 
     try:
@@ -113,22 +114,12 @@ def read_parquet_chunk(store: Store, shard: ShardRow, chunk: int, fields: Collec
     return samples
 
 
-def to_samples(table: pa.Table, first: int) -> list[RawSample]:
-    """Rows as samples, the first of which is row ``first`` of its file."""
-    for number, field in enumerate(table.schema):
-        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
-            # As it is: a text that is not UTF-8 is a fault of its sample, not of the reading.
-            table = table.set_column(number, field.name, table.column(number).cast(pa.large_binary()))
-    return [
-        RawSample(index, str(index), {name: _to_bytes(value) for name, value in row.items() if value is not None})
-        for index, row in enumerate(table.to_pylist(), first)
-    ]
-
-
 def _explained(read: Callable[[], T], where: str) -> T:
-    """Arrow's input errors as ours, so that they are retried; its complaints about content are ArrowInvalid."""
+    """Arrow's input errors as ours, so that they are retried; its complaints about content are all ArrowInvalid."""
     try:
         return read()
+    except (pa.ArrowException, UnicodeDecodeError) as error:  # damage may look like a feature that Arrow has not
+        raise pa.ArrowInvalid(str(error)) from error
     except OSError as error:
         # Arrow calls a page that does not decompress an OSError too; those of the system and of S3 can be told.
         if error.errno is None and "AWS Error" not in str(error):
@@ -141,7 +132,3 @@ def _damaged(store: Store, shard: ShardRow, row: int, reason: str) -> ShardDamag
         f"shard {store.uri}/{shard.path}, row {row}: {reason}. Restore the shard, or index the data set again with "
         f"'orchestrator data index {store.uri}'"
     )
-
-
-def _to_bytes(value: Any) -> bytes:
-    return value if isinstance(value, bytes) else str(value).encode()

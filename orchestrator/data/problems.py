@@ -15,6 +15,7 @@ REASONS = {
     "trailing_data": "data behind the end of the archive, which nobody reads",
     "parquet_damaged": "no whole Parquet file, or a row group that does not read",
     "row_group_large": "a row group that is read whole for a small part of it",
+    "column_unusable": "a column of images or captions that holds lists, structs or times, or is there twice",
     "no_samples": "no sample in the shard",
     "shard_damaged": "a sampled chunk does not read, or damage that indexing had found",
     # The shard against its index and img2dataset's NNNNN_stats.json.

@@ -24,7 +24,7 @@ def read_chunk(store: Store, shard: ShardRow, chunk: int, fields: Collection[str
     Raises:
         ShardReadError: reading failed after its retries.
         ShardDamagedError: the shard is gone, shorter than its index says, or does not parse.
-        DatasetError: the shard has no chunk table yet.
+        DatasetError: the shard has no chunk table yet, or a column of ``fields`` holds lists or the like.
     """
     if not shard.has_chunk_table:
         raise DatasetError(

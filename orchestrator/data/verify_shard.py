@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.data.audit import SampleAudit, SampleRules
-from orchestrator.data.parquet import read_footer, to_row, to_samples
+from orchestrator.data.parquet import read_footer, to_row
+from orchestrator.data.parquet_columns import ColumnTypeError, choose_columns, to_samples
 from orchestrator.data.problems import Problem
 from orchestrator.data.readers import read_chunk
 from orchestrator.data.sample import RawSample
@@ -35,7 +36,7 @@ class ShardTask:
     stats_path: str | None
     """img2dataset's record of the shard, if there is one."""
     chunks: tuple[int, ...] | None = None
-    """Of ``known``, to look at; None: the whole shard."""
+    """Of ``known``, to look at (without it, none); None: the whole shard."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ class _ShardCheck:
             return ShardRow(self._info.path, 0, self._info.etag, 0, (), ("the file is empty",))
         try:
             if self._task.chunks is not None:
-                self._check_chunks(self._task.chunks)
+                if self._task.known is not None:
+                    self._check_chunks(self._task.known, self._task.chunks)
                 return None
             row = self._check_whole()
             self._compare(row)
@@ -154,33 +156,40 @@ class _ShardCheck:
             pre_buffer=False,
             page_checksum_verification=True,
         )
-        wanted = [name for name in file.schema_arrow.names if name in self._task.rules.fields]
+        try:
+            wanted = choose_columns(file.schema_arrow, self._task.rules.fields, self._where)
+        except ColumnTypeError as error:
+            self._note("column_unusable", str(error))
+            return row
         num_whole = metadata.num_row_groups
         for group, first in enumerate(row.boundaries[:-1]):
             try:
-                table = file.read_row_group(group, use_threads=False)
+                samples = to_samples(file.read_row_group(group, use_threads=False).select(wanted), first)
             except (pa.ArrowException, OSError) as error:
                 self._note("parquet_damaged", f"row group {group}, from row {first} on: {error}")
                 num_whole = min(num_whole, group)
                 continue
-            for sample in to_samples(table.select(wanted), first):
+            for sample in samples:
                 self.audit.add(sample)
         return _up_to(row, num_whole)
 
-    def _check_chunks(self, chunks: tuple[int, ...]) -> None:
-        task = self._task
-        assert task.known is not None, "chunks are those of an index row"
-        for problem in task.known.problems:
+    def _check_chunks(self, known: ShardRow, chunks: tuple[int, ...]) -> None:
+        is_tar = self._info.path.endswith(".tar")
+        fields = None if is_tar else self._task.rules.fields  # of a tar's sample, all members are compared
+        for problem in known.problems:
             self._note("shard_damaged", problem)
         for chunk in chunks:
             try:
-                for sample in read_chunk(task.store, task.known, chunk):
+                for sample in read_chunk(self._task.store, known, chunk, fields):
                     self.audit.add(sample)
             except ShardDamagedError as error:
                 self._note("shard_damaged", str(error))
-        if task.info.path.endswith(".tar"):
+            except ColumnTypeError as error:  # of every chunk
+                self._note("column_unusable", str(error))
+                break
+        if is_tar:
             self.audit.check_members()
-            self._compare_stats(task.known.num_samples)
+            self._compare_stats(known.num_samples)
 
     def _compare(self, row: ShardRow) -> None:
         """The whole shard with what its index and img2dataset noted of it."""
@@ -202,6 +211,10 @@ class _ShardCheck:
             return
         if successes != num_images:
             self._note("stats_mismatch", f"{num_images:,} images, {path} says {successes:,}")
+
+    @property
+    def _where(self) -> str:
+        return f"{self._task.store.uri}/{self._info.path}"
 
     def _note(self, reason: str, detail: str) -> None:
         self.problems.append(Problem(self._info.path, reason, None, detail))

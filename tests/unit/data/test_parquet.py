@@ -1,4 +1,7 @@
+import base64
 import os
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.data.indexing import index_dataset
+from orchestrator.data.parquet_columns import ColumnTypeError
 from orchestrator.data.readers import read_chunk
 from orchestrator.errors import DatasetError, ShardDamagedError
 from orchestrator.storage.store import open_store
@@ -92,6 +96,82 @@ def test_text_that_is_not_utf8_comes_as_it_is(tmp_path: Path) -> None:
         store = open_store(str(tmp_path))
         samples = read_chunk(store, index_dataset(store).shards[0], 0)
         assert [sample.members["txt"] for sample in samples] == [b"\xff\xfe", b"fine"]
+
+
+def not_utf8(kind: pa.DataType) -> pa.Array:
+    """Two texts, of which the first is not UTF-8."""
+    return pa.array([b"\xff\xfe", b"fine"], pa.binary()).view(kind)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.DictionaryArray.from_arrays(pa.array([0, 1, None], pa.int32()), not_utf8(pa.string())),
+        pa.array([b"\xff\xfe", b"fine", None], pa.binary_view()).view(pa.string_view()),
+        pa.ExtensionArray.from_storage(pa.json_(), not_utf8(pa.string())),
+        pa.array([{"bytes": b"\xff\xfe", "path": "1.jpg"}, {"bytes": b"fine"}, {"path": "3.jpg"}, None]),
+    ],
+    ids=["dictionary", "view", "json", "struct of an image"],
+)
+def test_values_come_out_of_what_is_around_them(tmp_path: Path, column: pa.Array) -> None:
+    pq.write_table(pa.table({"txt": column}), tmp_path / "a.parquet")
+    store = open_store(str(tmp_path))
+    samples = read_chunk(store, index_dataset(store).shards[0], 0, {"txt"})
+    assert [sample.members.get("txt") for sample in samples[:2]] == [b"\xff\xfe", b"fine"]
+    assert all(sample.members == {} for sample in samples[2:])
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        (pa.array([["a cat", "b"]]), "list<element: string>"),
+        (pa.array([{"text": "a cat"}]), "struct<text: string>"),
+        (pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int32())), "map<string, int32"),
+        (pa.array([2**30], pa.date32()), "date32[day]"),
+    ],
+)
+def test_a_column_that_is_no_member_is_refused_where_it_is_wanted(tmp_path: Path, column: pa.Array, kind: str) -> None:
+    pq.write_table(pa.table({"jpg": [b"1"], "txt": column}), tmp_path / "a.parquet")
+    store = open_store(str(tmp_path))
+    (shard,) = index_dataset(store).shards
+    assert read_chunk(store, shard, 0, {"jpg"})[0].members == {"jpg": b"1"}
+    with pytest.raises(
+        ColumnTypeError, match=rf"a\.parquet: column 'txt' is of type {re.escape(kind)}.*caption_fields"
+    ):
+        read_chunk(store, shard, 0, {"jpg", "txt"})
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    columns = [pa.array(["a"]), pa.array(["b"])]
+    pq.write_table(pa.Table.from_arrays(columns, ["txt", "txt"]), tmp_path / "a.parquet")
+    store = open_store(str(tmp_path))
+    with pytest.raises(ColumnTypeError, match="column 'txt' is there 2 times; wanted once"):
+        read_chunk(store, index_dataset(store).shards[0], 0, {"txt"})
+
+
+def write_odd_name(path: Path) -> None:
+    pq.write_table(pa.table({"qqq": [1]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"qqq", b"q\xffq"))
+
+
+def write_odd_type(path: Path) -> None:
+    """Arrow's own schema, kept within the file, tells of an integer of 4 bits."""
+    pq.write_table(pa.table({"number": [1]}), path)
+    noted = pq.read_metadata(path).metadata[b"ARROW:schema"]
+    odd = base64.b64decode(noted).replace(bytes([64, 0, 0, 0]), bytes([4, 0, 0, 0]))
+    path.write_bytes(path.read_bytes().replace(noted, base64.b64encode(odd)))
+
+
+@pytest.mark.parametrize("write", [write_odd_name, write_odd_type])
+def test_any_damage_of_a_footer_is_a_problem_of_its_file(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    pq.write_table(pa.table({"txt": ["a"]}), tmp_path / "a.parquet")
+    write(tmp_path / "b.parquet")
+    store = open_store(str(tmp_path))
+    index = index_dataset(store)
+    assert (index.num_samples, len(index.problems)) == (1, 1)
+    assert index.problems[0].startswith("b.parquet: not a whole Parquet file")
+    with pytest.raises(ShardDamagedError, match=r"b\.parquet, row 0"):
+        read_chunk(store, replace(index.shards[1], num_samples=1, boundaries=(0, 1)), 0)
 
 
 def test_large_row_groups_are_said(maker: Any) -> None:

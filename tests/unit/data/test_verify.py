@@ -271,6 +271,24 @@ def repeat_row(maker: Any, name: str, first: int) -> None:
     pq.write_table(pa.Table.from_pylist([*rows[:2], rows[0], *rows[3:]]), path)
 
 
+def write_column(name: str, values: pa.Array) -> Callable[[Any, str, int], None]:
+    """A column of the shard is another one."""
+
+    def write(maker: Any, file: str, first: int) -> None:
+        path = maker.write_parquet(file, numbers(first))
+        table = pq.read_table(path)
+        table = table.drop_columns(name) if name in table.column_names else table
+        pq.write_table(table.append_column(name, values), path)
+
+    return write
+
+
+def repeat_column(maker: Any, name: str, first: int) -> None:
+    path = maker.write_parquet(name, numbers(first))
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("txt", table["txt"]), path)
+
+
 PARQUETS = [
     Case("fine", lambda maker, name, first: maker.write_parquet(name, numbers(first), rows_per_group=4)),
     Case("empty", write_content(b""), ("shard_empty",)),
@@ -285,6 +303,9 @@ PARQUETS = [
         ("row_group_large",),
     ),
     Case("same_content", repeat_row, (), ("sample_duplicate",)),
+    Case("listed_captions", write_column("txt", pa.array([["a cat", "b"]] * NUM_SAMPLES)), ("column_unusable",)),
+    Case("captions_twice", repeat_column, ("column_unusable",)),
+    Case("far_dates", write_column("taken", pa.array([2**30] * NUM_SAMPLES, pa.date32()))),
     *STATS,
     *(Case(name, parquet_content(field, data), (), reasons) for name, field, data, reasons in CONTENT),
 ]
@@ -547,6 +568,14 @@ def test_a_sampled_chunk_that_does_not_read_is_named(maker: Any) -> None:
     assert result.num_samples == 64
     assert [problem.reason for problem in problems] == ["shard_damaged"]
     assert f"chunk at byte {index.shards[0].boundaries[1]}" in problems[0].detail
+
+
+def test_of_a_parquet_chunk_only_images_and_captions_are_looked_at(maker: Any) -> None:
+    write_column("taken", pa.array([2**30] * NUM_SAMPLES, pa.date32()))(maker, "dates.parquet", 0)
+    write_column("txt", pa.array([["a cat", "b"]] * NUM_SAMPLES))(maker, "lists.parquet", 10)
+    _, problems = check(open_store(str(maker.folder)), Sampling(1, 0))
+    assert [(problem.shard, problem.reason) for problem in problems] == [("lists.parquet", "column_unusable")]
+    assert "column 'txt' is of type list<element: string>; wanted bytes, text or a number" in problems[0].detail
 
 
 def test_a_process_that_is_killed_ends_the_work_by_name(maker: Any) -> None:
