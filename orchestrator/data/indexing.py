@@ -21,6 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
+from typing import TypeVar
 
 from orchestrator.data.index import (
     DatasetIndex,
@@ -34,7 +35,10 @@ from orchestrator.data.shard import ShardRow
 from orchestrator.data.shard_table import ShardTable
 from orchestrator.data.stats import StatsDamagedError, read_successes, stats_path
 from orchestrator.data.webdataset import scan_tar
+from orchestrator.errors import ShardReadError, StorageAccessError
 from orchestrator.storage.store import ObjectInfo, Store
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -186,17 +190,24 @@ def index_dataset(store: Store, progress: OnShard | None = None) -> DatasetIndex
     return execute_indexing(plan_indexing(store), progress=progress)
 
 
-def scan_shards(store: Store, found: Sequence[ObjectInfo]) -> tuple[ShardRow, ...]:
-    """Index rows of these shards, from headers and footers; raises as ``execute_indexing``."""
+def scan_shards(
+    store: Store, found: Sequence[ObjectInfo]
+) -> tuple[ShardRow | ShardReadError | StorageAccessError, ...]:
+    """Index rows of these shards, from headers and footers; for one that the storage does not give, its error."""
     meter = ReadMeter()
-    return tuple(_in_threads(lambda info: _scan(store, info, meter), found, None))
+
+    def scan(info: ObjectInfo) -> ShardRow | ShardReadError | StorageAccessError:
+        try:
+            return _scan(store, info, meter)
+        except (ShardReadError, StorageAccessError) as error:
+            return error
+
+    return tuple(_in_threads(scan, found, None))
 
 
-def _in_threads(
-    make: Callable[[ObjectInfo], ShardRow], shards: Sequence[ObjectInfo], progress: OnShard | None
-) -> Iterator[ShardRow]:
+def _in_threads(make: Callable[[ObjectInfo], T], shards: Sequence[ObjectInfo], progress: OnShard | None) -> Iterator[T]:
     """The rows in order, few of them at a time: who takes them keeps them in columns."""
-    ahead: deque[Future[ShardRow]] = deque()
+    ahead: deque[Future[T]] = deque()
     with ThreadPoolExecutor(_SCAN_THREADS) as pool:
         try:
             for done in range(len(shards)):

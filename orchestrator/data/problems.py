@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 REASONS = {
     # The shard as a file.
-    "shard_unreadable": "reading failed after its retries",
+    "shard_unreadable": "reading failed after its retries, or is not allowed",
     "shard_changed": "the shard was written again or deleted while it was read",
     "shard_empty": "the file has no bytes",
     "truncated_header": "the tar breaks off inside a header",
@@ -27,7 +27,7 @@ REASONS = {
     "checksum_mismatch": "not the SHA-256 that the index says",
     "count_mismatch": "not the number of samples that the index says",
     "stats_mismatch": "not the number of images that `successes` in _stats.json says",
-    "stats_damaged": "a _stats.json that is no JSON object, or whose `successes` is no number",
+    "stats_damaged": "a _stats.json that does not read or is no JSON object, or whose `successes` is no number",
     # Members and keys.
     "member_refused": "a link, a device or the like instead of a plain file, or a name that is absolute or has `..`",
     "member_missing": "a sample lacks a member that most samples of its shard have",

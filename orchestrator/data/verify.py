@@ -35,7 +35,7 @@ from orchestrator.data.problems import Problem
 from orchestrator.data.shard import ShardRow
 from orchestrator.data.shard_table import ShardTable, ShardTableBuilder
 from orchestrator.data.stats import stats_path
-from orchestrator.data.verify_shard import ShardFindings, ShardTask, count_mismatch, verify_shard
+from orchestrator.data.verify_shard import ShardFindings, ShardTask, count_mismatch, unread, verify_shard
 from orchestrator.errors import DatasetError, MemoryExhaustedError, ShardReadError, StorageAccessError
 from orchestrator.storage.store import Store
 
@@ -219,8 +219,7 @@ class _DatasetCheck:
             return self._tasks(_RowsByPath(known), None)
         scanned = self._scan(known)
         self.result.rows = ShardTableBuilder(scanned)
-        is_unscanned = ~np.isin(known.paths, scanned.paths) if len(scanned) else np.ones(len(known), np.bool_)
-        known = known.where(is_unscanned).followed_by(scanned)
+        known = known.where(known.has_chunk_table).followed_by(scanned)
         return self._tasks(_RowsByPath(known), choose_chunks(known, sampling))
 
     def _tasks(self, known: _RowsByPath, chosen: Mapping[str, tuple[int, ...]] | None) -> Iterator[ShardTask]:
@@ -230,12 +229,18 @@ class _DatasetCheck:
             yield ShardTask(self._store, self._rules, info, known.get(info.path), kept_stats, chunks)
 
     def _scan(self, known: ShardTable) -> ShardTable:
-        """Rows of the shards whose chunks are not known; one that was counted otherwise is a problem."""
+        """Rows of the shards whose chunks are not known; one that does not read, or was counted otherwise, is a
+        problem.
+        """
         complete = set(known.where(known.has_chunk_table).paths)
         unknown = [info for info in self.shards if info.path not in complete]
         counted, rows = _RowsByPath(known), ShardTableBuilder()
         for start in range(0, len(unknown), _SCANNED_AT_ONCE):
-            for row in scan_shards(self._store, unknown[start : start + _SCANNED_AT_ONCE]):
+            part = unknown[start : start + _SCANNED_AT_ONCE]
+            for info, row in zip(part, scan_shards(self._store, part), strict=True):
+                if not isinstance(row, ShardRow):
+                    self._add_problem(unread(info.path, row))
+                    continue
                 before = counted.get(row.path)
                 if before is not None and before.num_samples != row.num_samples:
                     self._add_problem(count_mismatch(row, before))

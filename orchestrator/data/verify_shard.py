@@ -19,7 +19,7 @@ from orchestrator.data.shard import ShardRow
 from orchestrator.data.stats import StatsDamagedError, read_successes
 from orchestrator.data.tar import TarFaultError, TarMember, walk_members
 from orchestrator.data.webdataset import ChunkTable, TarSample, describe_refused, group_members, split_name
-from orchestrator.errors import ShardDamagedError, ShardReadError
+from orchestrator.errors import ShardDamagedError, ShardReadError, StorageAccessError
 from orchestrator.storage.range_file import RangeFile
 from orchestrator.storage.store import ObjectChangedError, ObjectInfo, ObjectNotFoundError, Store
 
@@ -66,6 +66,12 @@ def count_mismatch(row: ShardRow, known: ShardRow) -> Problem:
     return Problem(row.path, "count_mismatch", None, detail)
 
 
+def unread(path: str, error: ShardReadError | StorageAccessError) -> Problem:
+    """A shard that the storage does not give."""
+    has_changed = isinstance(error, ObjectChangedError | ObjectNotFoundError)
+    return Problem(path, "shard_changed" if has_changed else "shard_unreadable", None, str(error))
+
+
 def verify_shard(task: ShardTask) -> ShardFindings:
     """Look at one shard. Whatever is wrong with it becomes a problem, a storage that fails to give it too."""
     check = _ShardCheck(task)
@@ -100,10 +106,8 @@ class _ShardCheck:
             row = self._check_whole()
             self._compare(row)
             return row
-        except ShardReadError as error:
-            self._note("shard_unreadable", str(error))
-        except (ObjectChangedError, ObjectNotFoundError) as error:
-            self._note("shard_changed", str(error))
+        except (ShardReadError, StorageAccessError) as error:
+            self.problems.append(unread(self._info.path, error))
         return None
 
     def _check_whole(self) -> ShardRow:
@@ -206,7 +210,7 @@ class _ShardCheck:
             return
         try:
             successes = read_successes(self._task.store, path)
-        except StatsDamagedError as error:
+        except (StatsDamagedError, ShardReadError, StorageAccessError) as error:  # the shard itself was read
             self._note("stats_damaged", str(error))
             return
         if successes != num_images:

@@ -26,7 +26,7 @@ from orchestrator.data.shard import ShardRow
 from orchestrator.data.shard_table import ShardTable
 from orchestrator.data.verify import Verification, fix_index, verify_dataset
 from orchestrator.data.verify_shard import ShardTask, verify_shard
-from orchestrator.errors import DatasetError, MemoryExhaustedError, ShardReadError
+from orchestrator.errors import DatasetError, MemoryExhaustedError, ShardReadError, StorageAccessError
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.store import ObjectInfo, Store, open_store
 
@@ -477,6 +477,59 @@ def test_a_storage_that_fails_is_named_and_leaves_the_index_alone(maker: Any, mo
     with pytest.raises(ShardReadError, match=r"index was left as it is.*a\.tar: input/output error"):
         fix_index(store, result)
     assert store.stat(INDEX_PATH) is None
+
+
+@dataclass(frozen=True)
+class RefusingStore(LocalStore):
+    """A folder that holds one file that this user may not read."""
+
+    refused: str = ""
+
+    def read_range(self, path: str, offset: int, length: int, etag: str = "") -> bytes:
+        self._check(path)
+        return super().read_range(path, offset, length, etag)
+
+    def read_versioned(self, path: str) -> tuple[bytes, str]:
+        self._check(path)
+        return super().read_versioned(path)
+
+    def open_input(self, path: str) -> Any:
+        self._check(path)
+        return super().open_input(path)
+
+    def _check(self, path: str) -> None:
+        if path == self.refused:
+            raise StorageAccessError(f"{path} does not open: Permission denied")
+
+
+@pytest.mark.parametrize("sampling", [None, Sampling(1, 0)])
+@pytest.mark.parametrize("indexed", [True, False])
+@pytest.mark.parametrize("ending", ["tar", "parquet"])
+def test_a_shard_that_may_not_be_read_is_a_finding_among_others(
+    maker: Any, ending: str, indexed: bool, sampling: Sampling | None
+) -> None:
+    write = maker.write_tar if ending == "tar" else maker.write_parquet
+    for number in range(2):
+        write(f"{number}.{ending}", numbers(10 * number))
+    store = RefusingStore(str(maker.folder), f"0.{ending}")
+    if indexed:
+        save_index(store, index_dataset(open_store(store.uri)))
+    result, problems = check(store, sampling)
+    assert problems == [
+        Problem(f"0.{ending}", "shard_unreadable", None, f"0.{ending} does not open: Permission denied")
+    ]
+    assert result.num_samples == NUM_SAMPLES
+    if sampling is None:
+        with pytest.raises(ShardReadError, match="index was left as it is"):
+            fix_index(store, result)
+
+
+def test_a_note_that_may_not_be_read_does_not_make_its_shard_unread(maker: Any) -> None:
+    stats(b'{"successes": 6}')(maker, "a.tar", 0)
+    store = RefusingStore(str(maker.folder), "a_stats.json")
+    result, problems = check(store)
+    assert [(problem.shard, problem.reason) for problem in problems] == [("a.tar", "stats_damaged")]
+    assert "6 whole samples in 1 shards" in fix_index(store, result)
 
 
 @pytest.mark.parametrize("ending", ["tar", "parquet"])
