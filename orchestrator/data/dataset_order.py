@@ -100,9 +100,9 @@ class ChunkTable:
         sizes[last] = (self._sizes[filled] - 1) % CHUNK_SAMPLES + 1
         return sizes
 
-    def shard_of(self, chunk: int) -> int:
-        """The shard that holds a chunk."""
-        return int(np.searchsorted(self.first_chunk, chunk, side="right")) - 1
+    def shards_of(self, chunks: npt.NDArray[np.integer]) -> Integers:
+        """The shard that holds each chunk."""
+        return np.searchsorted(self.first_chunk, chunks, side="right") - 1
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class DatasetOrder:
         begins = ends - self._sizes[chunks]
         chosen = (ends > start) & (begins < stop) & (ends > begins)
         chunks, begins, ends = chunks[chosen], begins[chosen], ends[chosen]
-        shards = np.searchsorted(self.table.first_chunk, chunks, side="right") - 1
+        shards = self.table.shards_of(chunks)
         lows, highs = np.maximum(begins, start), np.minimum(ends, stop)
         rows = np.empty((len(chunks), _NUM_FIELDS), dtype=np.uint64)
         columns = (self._number, epoch, shards, chunks - self.table.first_chunk[shards], self._masks_of(chunks))

@@ -18,6 +18,7 @@ SUBSTITUTED = 255
 UNANNOTATED = 254
 LEFT_OUT = 253
 """Of a step that was not taken."""
+_NO_CONCEPT = columns.SKIP_REASONS.index(columns.NO_CONCEPT)
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,13 @@ class Events:
 
     @property
     def is_skip(self) -> npt.NDArray[np.bool_]:
-        """Which events are bad samples that were skipped."""
+        """Which events are samples that were skipped."""
         return (self.kind != TRAINED) & (self.kind < LEFT_OUT)
+
+    @property
+    def is_bad(self) -> npt.NDArray[np.bool_]:
+        """Which of them were bad; nothing is wrong with a caption that names no concept."""
+        return self.is_skip & (self.kind != _NO_CONCEPT)
 
     @classmethod
     def stack(cls, parts: Sequence["Events"]) -> "Events":

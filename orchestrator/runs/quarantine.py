@@ -46,7 +46,7 @@ def write_quarantine_list(run_uri: str, cluster: ClusterSpec, destination: str, 
     place = open_store(folder or ("/" if destination.startswith("/") else "."), cluster.storage.s3)
     store, plan, _ = open_run(run_uri, cluster.storage.s3)
     left: dict[str, list[Row]] = defaultdict(list)
-    for row in read_quarantine(store):
+    for row in read_quarantine(store).to_pylist():
         left[row["shard"]].append(row)
     named: list[Row] = []
     for uri in dict.fromkeys(source.shards.uri for source in plan.data.sources):

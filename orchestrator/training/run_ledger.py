@@ -94,7 +94,7 @@ class RunLedger:
         rows = report_ledger(merged.ledger, self._order, self._batches.start(step))
         tables = [dataset.table for dataset in self._order.datasets]
         quarantine = write_quarantine(self._store, step, merged.skips, tables, self._shards)
-        notes = [f"{len(merged.skips):,} samples were skipped and replaced; see {quarantine}"] if quarantine else []
+        notes = [f"{len(merged.skips):,} bad samples were skipped and replaced; see {quarantine}"] if quarantine else []
         notes += [f"the ledger is not healthy after step {step:,}: {row}" for row in rows if not row.is_healthy]
         counts = [total_rows(row for row in rows if row.dataset == number) for number in range(len(tables))]
         datasets = self._order.datasets

@@ -57,7 +57,7 @@ class SharedLedger:
         received = self._all_to_all(rows, np.bincount(owners, minlength=self._world_size))
         arrived = Events(*np.ascontiguousarray(received.T))
         self._part.add(arrived)
-        self._skips.append(arrived.where(arrived.is_skip))
+        self._skips.append(arrived.where(arrived.is_bad))
 
     def skipped(self) -> dict[str, int]:
         """Bad samples by reason over all ranks and attempts, up to the last exchange; a collective."""

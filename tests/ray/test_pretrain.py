@@ -189,7 +189,7 @@ def test_bad_images_are_replaced_and_counted(
     report = report_run_ledger(result.run_folder, cluster)
     assert report.is_healthy
     assert sum(row.skipped.get("image_undecodable", 0) for row in report.rows) == 5
-    rows = read_quarantine(open_store(result.run_folder))
+    rows = read_quarantine(open_store(result.run_folder)).to_pylist()
     assert {row["reason"] for row in rows} == {"image_undecodable"}
     assert sorted(row["index"] for row in rows) == [0, 1, 2, 3, 4]
     denied = str(data / "denied.parquet")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -16,7 +17,7 @@ from orchestrator.data.indexing import index_dataset
 from orchestrator.data.ledger_events import Events, block_events
 from orchestrator.data.node_index import ShardsSource
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
-from orchestrator.data.quarantine import QUARANTINE, write_quarantine
+from orchestrator.data.quarantine import QUARANTINE, read_quarantine, write_quarantine
 from orchestrator.data.shards_reader import ShardsBlockReader
 from orchestrator.spec.batches import Batches
 from orchestrator.spec.job import ShardsSpec
@@ -85,7 +86,46 @@ def test_a_stretch_that_is_done_again_is_told_once(tmp_path: Path) -> None:
     assert len(store.list(QUARANTINE)) == 2, "the first rank alone writes and removes"
     first.forget_after(5)
     write(7, 3)
-    rows = [row for info in store.list(QUARANTINE) for row in pq.read_table(tmp_path / info.path).to_pylist()]
-    assert [row["index"] for row in rows] == [1, 3]
+    assert read_quarantine(store)["index"].to_pylist() == [1, 3]
     first.forget_after(0)
     assert store.list(QUARANTINE) == ()
+
+
+def test_it_names_samples_of_every_data_set_by_shard_and_index(tmp_path: Path) -> None:
+    """Held against a loop over the shards; the second file is of the version that wrote plain text."""
+    store, random = open_store(str(tmp_path)), np.random.default_rng(0)
+    sizes = [(130, 64, 0, 1, 200), (90, 30)]
+    shards = [[f"s3://{name}/{number}.tar" for number in range(len(of))] for name, of in zip("ab", sizes, strict=True)]
+    expected, events = [], []
+    for _ in range(50):
+        dataset, epoch = int(random.integers(2)), int(random.integers(3))
+        shard = int(random.choice(np.flatnonzero(sizes[dataset])))
+        index, kind = int(random.integers(sizes[dataset][shard])), int(random.integers(1, 4))
+        chunk = sum(-(-size // 64) for size in sizes[dataset][:shard]) + index // 64
+        events.append((dataset << 32 | epoch, chunk, index % 64, kind))
+        reason = columns.SKIP_REASONS[kind]
+        expected.append({"shard": shards[dataset][shard], "index": index, "reason": reason, "epoch": epoch})
+    write_quarantine(store, 5, Events(*np.array(events).T), [ChunkTable(of) for of in sizes], shards)
+    assert read_quarantine(store).to_pylist() == expected
+    pq.write_table(pa.Table.from_pylist(expected), tmp_path / QUARANTINE / "step-00000009.parquet")
+    assert read_quarantine(store).to_pylist() == 2 * expected
+
+
+def test_a_caption_without_a_concept_is_counted_and_not_in_quarantine(tmp_path: Path) -> None:
+    """``no_concept: resample`` skips a share of every step: the list would grow with the run, over samples as good."""
+    bad = {1: columns.NO_CONCEPT, 3: "image_undecodable", 6: columns.NO_CONCEPT}
+    block = {name: np.zeros(NUM_SAMPLES, np.int32) for name in (*columns.PROVENANCE, columns.SKIP_REASON)}
+    block[columns.INDEX] = np.arange(NUM_SAMPLES, dtype=np.int32)
+    block |= {name: block[name.removeprefix("skipped_")] for name in columns.SKIPPED}
+    for row, reason in bad.items():
+        block[columns.SKIP_REASON][row] = columns.SKIP_REASONS.index(reason)
+    store, table, batches = open_store(str(tmp_path)), ChunkTable([NUM_SAMPLES]), Batches(global_size=NUM_SAMPLES)
+    shared = SharedLedger([table], 0, 1, torch.device("cpu"), lambda _: DatasetOrder(table, 0).masks())
+    order = SampleOrder([DatasetOrder(table, 0)], WindowShuffle(NUM_SAMPLES, 0, batches))
+    ledger = RunLedger(shared, order, store, [["0.tar"]], batches)
+    ledger.add(block, left_out=False)
+    proof = ledger.prove(1)
+    assert (proof.counts[0]["trained_once"], proof.counts[0]["skipped"]) == (5, 3)
+    assert ledger.skipped() == {columns.NO_CONCEPT: 2, "image_undecodable": 1}
+    assert read_quarantine(store)["index"].to_pylist() == [3]
+    assert proof.notes[0].startswith("1 bad samples were skipped")
