@@ -12,9 +12,11 @@ import numpy.typing as npt
 import torch
 
 from orchestrator import columns
+from orchestrator.collectives import from_rank_zero
+from orchestrator.data.ledger_events import Events
 from orchestrator.data.ledger_report import report_ledger, total_rows
 from orchestrator.data.order import SampleOrder
-from orchestrator.data.quarantine import drop_quarantine_after, write_quarantine
+from orchestrator.data.quarantine import QUARANTINE, drop_quarantine_after, read_quarantine, write_quarantine
 from orchestrator.data.stream import StreamPlace
 from orchestrator.errors import BadSampleLimitError
 from orchestrator.spec.batches import Batches
@@ -28,6 +30,7 @@ from orchestrator.training.data_parts import chunk_tables, kept_masks, load_inde
 from orchestrator.training.shared_ledger import SharedLedger
 
 _SKIPS_BEFORE_LIMIT = 100  # a share of a handful of samples says nothing
+_MOST_NAMED = 3  # shards in one message
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def build_ledger(
 
 
 class RunLedger:
-    """One rank's view; all ranks call ``skipped`` and ``prove`` in step.
+    """One rank's view; all ranks call ``skipped``, ``check_skipped`` and ``prove`` in step.
 
     Args:
         shared: the ranks' ledger.
@@ -80,7 +83,7 @@ class RunLedger:
             self._shared.add(block, left_out)
 
     def skipped(self) -> dict[str, int]:
-        """Bad samples so far, by reason; a collective."""
+        """Skipped samples so far, by reason; a collective."""
         self._shared.exchange()
         return self._shared.skipped()
 
@@ -89,17 +92,52 @@ class RunLedger:
         if not self._shards:
             return LedgerProof()
         merged = self._shared.merge(self._order.epoch_masks if self._order else None)
-        if merged is None or self._order is None:
+        bad = self._shared.take_bad()
+        if merged is None or bad is None or self._order is None:
             return LedgerProof()
-        rows = report_ledger(merged.ledger, self._order, self._batches.start(step))
-        tables = [dataset.table for dataset in self._order.datasets]
-        quarantine = write_quarantine(self._store, step, merged.skips, tables, self._shards)
-        notes = [f"{len(merged.skips):,} bad samples were skipped and replaced; see {quarantine}"] if quarantine else []
-        notes += [f"the ledger is not healthy after step {step:,}: {row}" for row in rows if not row.is_healthy]
-        counts = [total_rows(row for row in rows if row.dataset == number) for number in range(len(tables))]
         datasets = self._order.datasets
-        stored = merged.ledger.to_bytes(lambda number: datasets[number].masks())
+        rows = report_ledger(merged, self._order, self._batches.start(step))
+        quarantine = self._write_quarantine(step, bad, self._order)
+        notes = [f"{len(bad):,} bad samples were skipped and replaced; see {quarantine}"] if quarantine else []
+        notes += [f"the ledger is not healthy after step {step:,}: {row}" for row in rows if not row.is_healthy]
+        counts = [total_rows(row for row in rows if row.dataset == number) for number in range(len(datasets))]
+        stored = merged.to_bytes(lambda number: datasets[number].masks())
         return LedgerProof({LEDGER_FILE: stored}, counts, notes)
+
+    def check_skipped(self, data: DataPlan, step: int, num_samples: int, reasons: Mapping[str, int]) -> None:
+        """Hold what ``skipped`` said after ``step`` steps against the limit; a collective.
+
+        Past it the quarantine is written up to this step: no checkpoint will come to do so.
+
+        Raises:
+            BadSampleLimitError: more than ``data.max_skipped_fraction`` of ``num_samples``; on all ranks.
+        """
+        limit = data.spec.max_skipped_fraction if isinstance(data.spec, ShardsSpec) else 1.0
+        bad = {reason: number for reason, number in sorted(reasons.items()) if reason != columns.NO_CONCEPT}
+        num_bad = sum(bad.values())
+        if num_bad <= max(limit * num_samples, _SKIPS_BEFORE_LIMIT * limit):
+            return
+        where = from_rank_zero(self._leave_quarantine(step))
+        raise BadSampleLimitError(
+            f"{num_bad:,} of {num_samples:,} samples had to be skipped, more than data.max_skipped_fraction "
+            f"({limit:.2%}): {_counted(bad)}; {where}; repair them, or leave them out by select.deny, of which "
+            f"'orchestrator ledger {self._store.uri} --quarantine LIST.parquet' makes the list"
+        )
+
+    def _leave_quarantine(self, step: int) -> str:
+        """Write what was skipped up to ``step``; says on rank 0 where all that was skipped so far lies."""
+        bad = self._shared.take_bad()
+        if bad is None or self._order is None:
+            return ""
+        written = self._write_quarantine(step, bad, self._order)
+        by_shard = [tuple(row.values()) for row in read_quarantine(self._store)["shard"].value_counts().to_pylist()]
+        worst = dict(sorted(by_shard, key=lambda one: one[1], reverse=True)[:_MOST_NAMED])
+        last = f", the last of them {written}" if written else ""
+        return f"most in {_counted(worst)}; the files below {self._store.uri}/{QUARANTINE} name each{last}"
+
+    def _write_quarantine(self, step: int, bad: Events, order: SampleOrder) -> str | None:
+        tables = [dataset.table for dataset in order.datasets]
+        return write_quarantine(self._store, step, bad, tables, self._shards)
 
     def forget_after(self, step: int) -> None:
         """Steps behind the last complete checkpoint are done again: what they had to skip is told then."""
@@ -121,16 +159,5 @@ def ledger_metrics(data: DataPlan, counts: Sequence[Mapping[str, int]]) -> dict[
     }
 
 
-def check_skipped(data: DataPlan, num_samples: int, reasons: Mapping[str, int]) -> None:
-    """``reasons``: how many of ``num_samples`` were skipped, and why.
-
-    Raises:
-        BadSampleLimitError: more than ``data.max_skipped_fraction``.
-    """
-    num_skipped = sum(count for reason, count in reasons.items() if reason != columns.NO_CONCEPT)
-    limit = data.spec.max_skipped_fraction if isinstance(data.spec, ShardsSpec) else 1.0
-    if num_skipped > max(limit * num_samples, _SKIPS_BEFORE_LIMIT * limit):
-        raise BadSampleLimitError(
-            f"{num_skipped:,} of {num_samples:,} samples had to be skipped, more than data.max_skipped_fraction "
-            f"({limit:.2%}): " + ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items()))
-        )
+def _counted(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number:,}" for name, number in numbers.items())

@@ -5,7 +5,6 @@ on their way are 144 MB/s over the whole cluster, and the merged ledger of 1.3 b
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +18,8 @@ from orchestrator.data.ledger import EpochKey, EpochMasks, KeptMasks, Ledger
 from orchestrator.data.ledger_events import Events, block_events
 
 
-@dataclass(frozen=True)
-class MergedLedger:
-    """What all ranks counted, and the skipped samples since the merge before."""
-
-    ledger: Ledger
-    skips: Events
-
-
 class SharedLedger:
-    """This rank's part, and the way to the others. All ranks call ``exchange`` and ``merge`` in step."""
+    """This rank's part, and the way to the others. All ranks call its collectives in step."""
 
     def __init__(
         self, tables: Sequence[ChunkTable], rank: int, world_size: int, device: torch.device, kept: KeptMasks
@@ -41,7 +32,7 @@ class SharedLedger:
         self._first_chunks = [table.first_chunk for table in tables]
         self._part = Ledger(self._num_chunks, rank, world_size)
         self._waiting: list[Events] = []
-        self._skips: list[Events] = []
+        self._bad: list[Events] = []
 
     def add(self, block: Mapping[str, npt.NDArray[np.generic]], left_out: bool = False) -> None:
         """A block that came to a step, as arrays by column; counted at the next exchange."""
@@ -57,10 +48,10 @@ class SharedLedger:
         received = self._all_to_all(rows, np.bincount(owners, minlength=self._world_size))
         arrived = Events(*np.ascontiguousarray(received.T))
         self._part.add(arrived)
-        self._skips.append(arrived.where(arrived.is_bad))
+        self._bad.append(arrived.where(arrived.is_bad))
 
     def skipped(self) -> dict[str, int]:
-        """Bad samples by reason over all ranks and attempts, up to the last exchange; a collective."""
+        """Skipped samples by reason over all ranks and attempts, up to the last exchange; a collective."""
         counts = torch.zeros(len(columns.SKIP_REASONS), dtype=torch.int64)
         for epoch in self._part.counts.values():
             for reason, number in epoch.skipped.items():
@@ -70,23 +61,28 @@ class SharedLedger:
             dist.all_reduce(counts)
         return {columns.SKIP_REASONS[code]: number for code, number in enumerate(counts.tolist()) if number}
 
-    def merge(self, epoch_masks: EpochMasks | None) -> MergedLedger | None:
+    def take_bad(self) -> Events | None:
+        """All ranks' bad samples from the last time to the last exchange, on rank 0; None elsewhere. A collective."""
+        parts = gather_to_rank_zero(Events.stack(self._bad), self._device)
+        self._bad.clear()
+        return None if parts is None else Events.stack(parts)
+
+    def merge(self, epoch_masks: EpochMasks | None) -> Ledger | None:
         """The whole ledger on rank 0, None elsewhere; epochs that are whole are closed on all ranks. A collective.
 
         Args:
             epoch_masks: on rank 0, which samples an epoch has.
         """
         self.exchange()
-        parts = gather_to_rank_zero((self._part, Events.stack(self._skips)), self._device)
-        self._skips.clear()
+        parts = gather_to_rank_zero(self._part, self._device)
         merged, closed = None, [list[EpochKey]()]
         if parts is not None:
             assert epoch_masks is not None, "rank 0 knows what an epoch has"
-            merged = MergedLedger(Ledger(self._num_chunks), Events.stack([skips for _, skips in parts]))
-            for part, _ in parts:
-                merged.ledger.merge(part)
-            closed = [merged.ledger.whole_epochs(epoch_masks)]
-            merged.ledger.close(closed[0])
+            merged = Ledger(self._num_chunks)
+            for part in parts:
+                merged.merge(part)
+            closed = [merged.whole_epochs(epoch_masks)]
+            merged.close(closed[0])
         if self._world_size > 1:
             dist.broadcast_object_list(closed)
         self._part.close(closed[0])

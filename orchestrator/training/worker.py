@@ -51,7 +51,7 @@ from orchestrator.training.reports import (
     Wish,
     WorkerResult,
 )
-from orchestrator.training.run_ledger import build_ledger, check_skipped, ledger_metrics
+from orchestrator.training.run_ledger import build_ledger, ledger_metrics
 from orchestrator.training.spent import Spent
 from orchestrator.training.step import StepResult, train_step
 
@@ -233,7 +233,7 @@ class _Run:
             metrics.CHECKPOINT_S: self._checkpoint_s,
         }
         self._send(StepReport(done, values, num_steps))
-        check_skipped(self._plan.data, self._spent.own_samples(done), skipped)
+        self._ledger.check_skipped(self._plan.data, done, self._spent.own_samples(done), skipped)
 
     def _save(self, step: int, wait: bool) -> CheckpointRecord:
         """Write a checkpoint; its upload goes on in the background unless ``wait``."""

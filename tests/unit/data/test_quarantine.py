@@ -1,6 +1,7 @@
 """A sample with bad content does not reach a step: another stands in for it, and the quarantine names it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,10 @@ from orchestrator.data.node_index import ShardsSource
 from orchestrator.data.order import BlockLayout, SampleOrder, WindowShuffle
 from orchestrator.data.quarantine import QUARANTINE, read_quarantine, write_quarantine
 from orchestrator.data.shards_reader import ShardsBlockReader
+from orchestrator.errors import BadSampleLimitError
 from orchestrator.spec.batches import Batches
 from orchestrator.spec.job import ShardsSpec
-from orchestrator.storage.store import open_store
+from orchestrator.storage.store import Store, open_store
 from orchestrator.training.run_ledger import RunLedger
 from orchestrator.training.shared_ledger import SharedLedger
 
@@ -33,6 +35,24 @@ FAULTS = {
     "caption_broken": lambda name, data: (name, b"a red\0 cube" if name.endswith(".txt") else data),
 }
 """What becomes of a member of the bad sample."""
+
+
+def build_ledger(store: Store) -> RunLedger:
+    """Of a run of one rank on one shard."""
+    batches, dataset = Batches(global_size=NUM_SAMPLES), DatasetOrder(ChunkTable([NUM_SAMPLES]), 0)
+    shared = SharedLedger([dataset.table], 0, 1, torch.device("cpu"), lambda _: dataset.masks())
+    order = SampleOrder([dataset], WindowShuffle(NUM_SAMPLES, 0, batches))
+    return RunLedger(shared, order, store, [["data/0.tar"]], batches)
+
+
+def block_of(reasons: dict[int, str], epoch: int = 0) -> dict[str, np.ndarray]:
+    """Provenance of the shard's samples, of which some were skipped."""
+    block = {name: np.zeros(NUM_SAMPLES, np.int32) for name in (*columns.PROVENANCE, columns.SKIP_REASON)}
+    block[columns.INDEX] += np.arange(NUM_SAMPLES, dtype=np.int32)
+    block[columns.EPOCH] += epoch
+    for row, reason in reasons.items():
+        block[columns.SKIP_REASON][row] = columns.SKIP_REASONS.index(reason)
+    return block | {name: block[name.removeprefix("skipped_")] for name in columns.SKIPPED}
 
 
 @pytest.mark.parametrize("reason", FAULTS)
@@ -113,19 +133,30 @@ def test_it_names_samples_of_every_data_set_by_shard_and_index(tmp_path: Path) -
 
 def test_a_caption_without_a_concept_is_counted_and_not_in_quarantine(tmp_path: Path) -> None:
     """``no_concept: resample`` skips a share of every step: the list would grow with the run, over samples as good."""
-    bad = {1: columns.NO_CONCEPT, 3: "image_undecodable", 6: columns.NO_CONCEPT}
-    block = {name: np.zeros(NUM_SAMPLES, np.int32) for name in (*columns.PROVENANCE, columns.SKIP_REASON)}
-    block[columns.INDEX] = np.arange(NUM_SAMPLES, dtype=np.int32)
-    block |= {name: block[name.removeprefix("skipped_")] for name in columns.SKIPPED}
-    for row, reason in bad.items():
-        block[columns.SKIP_REASON][row] = columns.SKIP_REASONS.index(reason)
-    store, table, batches = open_store(str(tmp_path)), ChunkTable([NUM_SAMPLES]), Batches(global_size=NUM_SAMPLES)
-    shared = SharedLedger([table], 0, 1, torch.device("cpu"), lambda _: DatasetOrder(table, 0).masks())
-    order = SampleOrder([DatasetOrder(table, 0)], WindowShuffle(NUM_SAMPLES, 0, batches))
-    ledger = RunLedger(shared, order, store, [["0.tar"]], batches)
-    ledger.add(block, left_out=False)
+    store = open_store(str(tmp_path))
+    ledger = build_ledger(store)
+    ledger.add(block_of({1: columns.NO_CONCEPT, 3: "image_undecodable", 6: columns.NO_CONCEPT}), left_out=False)
     proof = ledger.prove(1)
     assert (proof.counts[0]["trained_once"], proof.counts[0]["skipped"]) == (5, 3)
     assert ledger.skipped() == {columns.NO_CONCEPT: 2, "image_undecodable": 1}
     assert read_quarantine(store)["index"].to_pylist() == [3]
     assert proof.notes[0].startswith("1 bad samples were skipped")
+
+
+def test_too_many_bad_samples_end_the_run_with_what_and_where(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    ledger = build_ledger(store)
+    data = SimpleNamespace(spec=ShardsSpec(kind="shards", train="x", max_skipped_fraction=0.02))
+    ledger.add(block_of({0: "caption_missing"}), left_out=False)
+    ledger.check_skipped(data, 1, NUM_SAMPLES, ledger.skipped())
+    assert not store.list(QUARANTINE), "one of the first hundred says nothing"
+    ledger.prove(1)
+    ledger.add(block_of(dict.fromkeys((3, 4), "image_undecodable") | {5: columns.NO_CONCEPT}, epoch=1), left_out=False)
+    with pytest.raises(BadSampleLimitError) as error:
+        ledger.check_skipped(data, 2, 2 * NUM_SAMPLES, ledger.skipped())
+    said, folder = str(error.value), f"{store.uri}/{QUARANTINE}"
+    assert said.startswith("3 of 16 samples had to be skipped, more than data.max_skipped_fraction (2.00%): ")
+    assert "caption_missing 1, image_undecodable 2; most in data/0.tar 3; " in said
+    assert f"the files below {folder} name each, the last of them {folder}/step-00000002.parquet; " in said
+    assert f"'orchestrator ledger {store.uri} --quarantine LIST.parquet'" in said
+    assert read_quarantine(store)["index"].to_pylist() == [0, 3, 4]
