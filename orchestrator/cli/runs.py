@@ -63,29 +63,37 @@ def ledger(
     A list written with --quarantine is one that data.select.deny takes, so that the next run does not meet them.
     """
     from orchestrator.cli.results import ledger_document, print_ledger
+    from orchestrator.errors import RunNotFoundError
     from orchestrator.runs.ledger import report_run_ledger
     from orchestrator.spec.load import load_cluster
 
     place = load_cluster(cluster)
     uri = run_uri(run, place)
-    with terminal.show_activity(f"reading the ledger of {run}"):
-        report = report_run_ledger(uri, place)
+    num_listed = _write_quarantine(uri, place, quarantine, list_by) if quarantine is not None else 0
+    try:
+        with terminal.show_activity(f"reading the ledger of {run}"):
+            report = report_run_ledger(uri, place)
+    except RunNotFoundError as error:
+        if not num_listed:
+            raise
+        terminal.err.print(str(error), markup=False, soft_wrap=True)  # it ended before its first checkpoint
+        raise typer.Exit(1) from error
     if json:
         typer.echo(json_format.dumps(ledger_document(report), indent=2))
     else:
         print_ledger(report)
-    if quarantine is not None:
-        _write_quarantine(uri, place, quarantine, list_by)
     if not report.is_healthy:
         raise typer.Exit(1)
 
 
-def _write_quarantine(uri: str, cluster: ClusterSpec, destination: str, list_by: str) -> None:
+def _write_quarantine(uri: str, cluster: ClusterSpec, destination: str, list_by: str) -> int:
     from orchestrator.runs.quarantine import write_quarantine_list
 
     with terminal.show_activity(f"looking up {list_by} of what was skipped"):
-        number = write_quarantine_list(uri, cluster, destination, list_by)
-    terminal.err.print(f"{number:,} skipped samples: {destination}", markup=False, soft_wrap=True)
+        written = write_quarantine_list(uri, cluster, destination, list_by)
+    for line in (f"{written.num_rows:,} skipped samples: {destination}", *written.notes):
+        terminal.err.print(line, markup=False, soft_wrap=True)
+    return written.num_rows
 
 
 def list_all(

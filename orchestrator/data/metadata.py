@@ -28,7 +28,7 @@ SUCCESS = "success"
 """The status of rows that became samples."""
 
 _JSON = "json"
-_ADVICE = "correct list_by or where under the job's select"
+_ADVICE = "correct list_by or where under the job's select, or a command's --list-by"
 
 
 def sidecar_path(shard: ShardRow) -> str:

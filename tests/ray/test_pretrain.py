@@ -193,7 +193,8 @@ def test_bad_images_are_replaced_and_counted(
     assert {row["reason"] for row in rows} == {"image_undecodable"}
     assert sorted(row["index"] for row in rows) == [0, 1, 2, 3, 4]
     denied = str(data / "denied.parquet")
-    assert write_quarantine_list(result.run_folder, cluster, denied, "key") == 5
+    written = write_quarantine_list(result.run_folder, cluster, denied, "key")
+    assert (written.num_rows, written.notes) == (5, ())
     train = {"uri": "scenes/train", "select": {"deny": denied}}
     again = smoke_job("clip", data__train=json.dumps([train]), data__heldout="null", evaluation__sets="[]")
     facts = prepare_facts(again, cluster)
