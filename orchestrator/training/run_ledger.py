@@ -23,7 +23,7 @@ from orchestrator.spec.batches import Batches
 from orchestrator.spec.job import ShardsSpec
 from orchestrator.spec.plan import DataPlan, Plan
 from orchestrator.spec.short_names import short_names
-from orchestrator.storage.store import Store
+from orchestrator.storage.store import Store, open_store
 from orchestrator.tracking import metrics
 from orchestrator.training.checkpoint_folders import LEDGER_FILE
 from orchestrator.training.data_parts import chunk_tables, kept_masks, load_indexes, sample_order
@@ -51,7 +51,8 @@ def build_ledger(
     tables = chunk_tables(indexes)
     order = sample_order(plan, tables) if place.leads else None
     shared = SharedLedger(tables, place.rank, world_size, device, partial(kept_masks, plan, tables))
-    shards = [[f"{index.uri}/{path}" for path in index.shards.paths] for index in indexes]
+    roots = [open_store(source.shards.uri, plan.s3).uri for source in plan.data.sources]  # an index may be a copy
+    shards = [[f"{root}/{path}" for path in index.shards.paths] for root, index in zip(roots, indexes, strict=True)]
     return order, RunLedger(shared, order if place.rank == 0 else None, store, shards, plan.batch)
 
 

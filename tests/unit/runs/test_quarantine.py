@@ -132,6 +132,16 @@ def test_the_list_denies_what_was_skipped_and_says_where_and_why(cluster: Cluste
     assert denied(folder, tmp_path) == [(0, 3), (2, 7)]
 
 
+def test_a_copy_of_a_data_set_is_named_where_it_lies(cluster: ClusterSpec, tmp_path: Path) -> None:
+    """Its index says where it was made."""
+    original = write_tars(tmp_path / "original", {"0.tar": ["a", "b", "c"]})
+    copy = original.rename(tmp_path / "copy")
+    plan = leave_run(cluster, "copy", [copy], [(0, 0, 2)])
+    assert list_of(plan, cluster, tmp_path).num_rows == 1
+    assert pq.read_table(tmp_path / "list.parquet")["shard"].to_pylist() == [f"{copy}/0.tar"]
+    assert denied(copy, tmp_path) == [(0, 2)]
+
+
 def test_rows_of_parquet_are_named_by_their_columns(cluster: ClusterSpec, tmp_path: Path) -> None:
     """``key`` is a column as any other: a row's number would be the key of another row."""
     wide = pa.table(
