@@ -134,7 +134,7 @@ class RunLedger:
         by_shard = [tuple(row.values()) for row in read_quarantine(self._store)["shard"].value_counts().to_pylist()]
         worst = dict(sorted(by_shard, key=lambda one: one[1], reverse=True)[:_MOST_NAMED])
         last = f", the last of them {written}" if written else ""
-        return f"most in {_counted(worst)}; the files below {self._store.uri}/{QUARANTINE} name each{last}"
+        return f"worst shards: {_counted(worst)}; the files below {self._store.uri}/{QUARANTINE} name each{last}"
 
     def _write_quarantine(self, step: int, bad: Events, order: SampleOrder) -> str | None:
         tables = [dataset.table for dataset in order.datasets]

@@ -28,6 +28,7 @@ from orchestrator.runs.progress import Progress
 from orchestrator.runs.quarantine import write_quarantine_list
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.job import PretrainSpec
+from orchestrator.spec.load import join_uri
 from orchestrator.spec.resolve import resolve_plan
 from orchestrator.storage.lease import acquire_lease
 from orchestrator.storage.store import open_store
@@ -208,8 +209,12 @@ def test_too_many_bad_images_stop_the_run_by_name(
     data = damaged_scenes(scenes, tmp_path / "data", num_bad=100)
     job = smoke_job("clip", data__heldout="null", evaluation__sets="[]")
     cluster = local_cluster(data, tmp_path / "runs", num_workers=1)
-    with pytest.raises(BadSampleLimitError, match=r"max_skipped_fraction.*image_undecodable"):
+    with pytest.raises(BadSampleLimitError, match=r"max_skipped_fraction.*image_undecodable.*\.tar") as error:
         run_pretrain(job, cluster)
+    run_folder = join_uri(cluster.storage.runs, job.name)
+    num_named = len(read_quarantine(open_store(run_folder)))
+    assert f"{num_named} of " in str(error.value)
+    assert write_quarantine_list(run_folder, cluster, f"{tmp_path}/denied.parquet", "key").num_rows == num_named
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
     run = client.search_runs(["1"])[0]
     assert run.info.status == "FAILED"

@@ -156,7 +156,7 @@ def test_too_many_bad_samples_end_the_run_with_what_and_where(tmp_path: Path) ->
         ledger.check_skipped(data, 2, 2 * NUM_SAMPLES, ledger.skipped())
     said, folder = str(error.value), f"{store.uri}/{QUARANTINE}"
     assert said.startswith("3 of 16 samples had to be skipped, more than data.max_skipped_fraction (2.00%): ")
-    assert "caption_missing 1, image_undecodable 2; most in data/0.tar 3; " in said
+    assert "caption_missing 1, image_undecodable 2; worst shards: data/0.tar 3; " in said
     assert f"the files below {folder} name each, the last of them {folder}/step-00000002.parquet; " in said
     assert f"'orchestrator ledger {store.uri} --quarantine LIST.parquet'" in said
     assert read_quarantine(store)["index"].to_pylist() == [0, 3, 4]
