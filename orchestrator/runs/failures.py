@@ -5,6 +5,7 @@ stores recover. Ray's own policy retries them all alike and never refills its bu
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,17 +63,26 @@ def judge_failure(failure: BaseException) -> Verdict:
     if named:
         return Verdict(retry=True, error=named[0])
     for cause in causes:
-        if isinstance(cause, torch.OutOfMemoryError | OutOfMemoryError | MemoryError):
+        if _is_memory(cause):
             return Verdict(retry=False, error=_memory_error(cause))
     for cause in causes:
         if isinstance(cause, WorkerGroupStartupTimeoutError):
             return Verdict(retry=True, error=_no_room(cause))
     lost = [cause for cause in causes if _is_lost(cause)]
-    own_faults = [cause for cause in causes if cause not in lost and not isinstance(cause, RuntimeError | OSError)]
+    others = [cause for cause in causes if cause not in lost]
+    own_faults = [cause for cause in others if not isinstance(cause, RuntimeError | OSError)]
     if lost and not own_faults:  # else one rank's fault would pass for the lost connection that its peers saw
-        return Verdict(retry=True, error=WorkerLostError(f"a worker or its node was lost: {_first_line(lost[0])}"))
+        return Verdict(retry=True, error=WorkerLostError(_name_lost(lost, others)))
     first = own_faults[0] if own_faults else causes[0]
     return Verdict(retry=False, error=WorkError(f"{type(first).__name__} in a worker: {first}"))
+
+
+def _name_lost(lost: Sequence[BaseException], others: Sequence[BaseException]) -> str:
+    """What a device or a system call failed with may be why the peers lost the connection, and pass."""
+    if not others or any(isinstance(cause, _LOST) for cause in lost):
+        return f"a worker or its node was lost: {_first_line(lost[0])}"
+    first = others[0]
+    return f"{type(first).__name__} in a worker: {_first_line(first)}; its peers lost the connection to it"
 
 
 def _collect(failure: BaseException) -> list[BaseException]:
@@ -96,7 +106,13 @@ def _is_lost(cause: BaseException) -> bool:
     if isinstance(cause, _LOST):
         return True
     is_startup = type(cause).__name__.startswith("WorkerGroupStartup")
-    return is_startup or (isinstance(cause, RuntimeError) and bool(_PEER_LOST.search(str(cause))))
+    return is_startup or (isinstance(cause, RuntimeError | ConnectionError) and bool(_PEER_LOST.search(str(cause))))
+
+
+def _is_memory(cause: BaseException) -> bool:
+    return isinstance(cause, torch.OutOfMemoryError | OutOfMemoryError | MemoryError) or (
+        isinstance(cause, RuntimeError) and "can't allocate memory" in str(cause)  # torch's, of a CPU
+    )
 
 
 def _no_room(cause: BaseException) -> WorkError:

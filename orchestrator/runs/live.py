@@ -94,7 +94,7 @@ class LivePost:
         self._interval_s = interval_s
         self._is_last = is_last
         self._written_places: dict[int, PlaceReport] = {}
-        self._failing = False
+        self._failing = self._is_left = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="live", daemon=True)
 
@@ -103,10 +103,16 @@ class LivePost:
         self._thread.start()
         return self
 
+    def leave(self) -> None:
+        """The run is another driver's: its end is not written here, nor a request to stop removed."""
+        self._is_left = True
+
     def __exit__(self, *_: object) -> None:
         """Write how the run ended, as ``look`` tells it by now."""
         self._ended.set()
         self._thread.join()
+        if self._is_left:
+            return
         self._guarded(self._write)
         if self._is_last:
             self._guarded(lambda: self._store.delete(STOP_FILE))

@@ -3,10 +3,11 @@
 import logging
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from orchestrator.env import apply_quiet_env, holder_name, submission_id
-from orchestrator.errors import Interrupted, OrchestratorError, PlanError
+from orchestrator.errors import Interrupted, OrchestratorError, PlanError, RunHeldError
 from orchestrator.evaluation.results import ProbeResult
 from orchestrator.runs.code_version import code_tags
 from orchestrator.runs.folder import claim_run, tracking_folder
@@ -150,11 +151,15 @@ def _run(
 ) -> PretrainResult:
     digests = _record_start(plan, tracker)
     recorder = Recorder(plan, tracker, onlookers.on_progress, onlookers.on_report, digests)
-    with LivePost(store, stop, lambda: _live_record(plan, recorder, tracker), recorder.places, plan.workers.count):
+    look = partial(_live_record, plan, recorder, tracker)
+    with LivePost(store, stop, look, recorder.places, plan.workers.count) as post:
         try:
             status = _train(plan, cluster, store, recorder, stop, lease)
         except Interrupted as error:
             recorder.finish(RunStatus.KILLED, str(error))
+            raise
+        except RunHeldError:  # the record, too, is the other holder's
+            post.leave()
             raise
         except OrchestratorError as error:
             recorder.finish(RunStatus.FAILED, str(error))

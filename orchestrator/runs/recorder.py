@@ -76,6 +76,7 @@ class Recorder:
     def record_attempt(self, number: int) -> None:
         """Record that the workers start for the ``number``-th time."""
         self.num_attempts = number
+        self.step = self.checkpoint_step  # what came behind is done again
         self.places.clear()
         self._tracker.log_metrics({metrics.ATTEMPTS: float(number)}, self.step)
 
@@ -97,7 +98,7 @@ class Recorder:
 
     def _record_checkpoint(self, report: CheckpointReport) -> None:
         self.checkpoint_uri = report.uri
-        self.step = self.checkpoint_step = report.step
+        self.step, self.checkpoint_step = max(self.step, report.step), report.step
         self._tracker.log_checkpoint(report.uri, report.step, report.metrics)
         logger.info("checkpoint at step %s: %s", f"{report.step:,}", report.uri)
 

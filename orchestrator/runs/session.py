@@ -10,7 +10,7 @@ import ray
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
 
-from orchestrator.errors import PlanError
+from orchestrator.errors import Interrupted, PlanError
 from orchestrator.fork_server import CAN_FORK, CLIENT
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import MachineFacts
@@ -86,7 +86,10 @@ def _init(**options: Any) -> None:
     Ray offers no setting for that; held by a test of the pinned release.
     """
     ray_worker.print_to_stdstream = _log_message
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    except SystemExit as error:  # the first that Ray does is to end the process at this signal
+        raise Interrupted("SIGTERM while Ray started") from error
 
 
 def _log_message(data: Mapping[str, Any], ignore_prefix: bool) -> None:

@@ -6,6 +6,7 @@ which rank 0 waits for. No collective runs in a thread. Which folder is the last
 lies in the files is ``fragment_files.py``.
 """
 
+import hashlib
 import json
 import logging
 import secrets
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.collectives import from_rank_zero
-from orchestrator.errors import CheckpointError
+from orchestrator.errors import CheckpointError, OrchestratorError
 from orchestrator.spec.checkpoint import CheckpointSpec
 from orchestrator.storage.disk import naming_full_disk
 from orchestrator.storage.marker import MarkedFile, upload_files, write_marker
@@ -59,9 +60,11 @@ class Checkpoints:
         self._attempt: str = from_rank_zero(secrets.token_hex(4))
         self._uploader = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-upload")
         self._pending: Future[None] | None = None
-        self._closing = threading.Event()
+        self._closing, self._left = threading.Event(), threading.Event()
         self._completed: deque[CheckpointRecord] = deque()
         self._removed: deque[str] = deque()
+        self._local_prefix = f"checkpoint-{hashlib.sha256(store.uri.encode()).hexdigest()[:16]}-"
+        _remove_leftovers(self._local_prefix)
 
     def save(
         self,
@@ -93,7 +96,7 @@ class Checkpoints:
             score=score,
             engine=_engine_state(engine, ema),
         )
-        local = Path(tempfile.mkdtemp(prefix=f"checkpoint-{step}-"))
+        local = Path(tempfile.mkdtemp(prefix=f"{self._local_prefix}{step}-"))
         name = f"{self._attempt}-{self._rank:05d}"
         layout = _write_locally(local, name, self._own_pieces(engine, ema), attachments or {})
         self._pending = self._uploader.submit(self._upload, record, local, name, layout)
@@ -133,6 +136,10 @@ class Checkpoints:
         _take_up(store, stored, engine, ema)
         return stored
 
+    def leave(self) -> None:
+        """The run is another holder's: what is under way never becomes a checkpoint, and nothing is removed."""
+        self._left.set()
+
     def close(self) -> None:
         """Lets an upload under way come to its end, half a minute at most; what fails now is logged."""
         self._closing.set()
@@ -166,6 +173,8 @@ class Checkpoints:
     def _complete(self, record: CheckpointRecord, local: Path) -> None:
         names = [f"{self._attempt}-{rank:05d}" for rank in range(self._world_size)]
         words = self._wait_for_words(record.folder, names)
+        if self._left.is_set():
+            return
         layouts = {f"{name}.safetensors": word["layout"] for name, word in zip(names, words, strict=True)}
         common = local / "common"
         common.mkdir()
@@ -174,9 +183,15 @@ class Checkpoints:
         files = [MarkedFile(**file) for word in words for file in word["files"]]
         write_marker(self._store, record.folder, files + upload_files(self._store, record.folder, common))
         self._completed.append(record)
-        self._removed += prune_checkpoints(
-            self._store, self._spec.keep_last, self._spec.keep_best, self._spec.keep_steps
-        )
+        self._prune()
+
+    def _prune(self) -> None:
+        try:
+            self._removed += prune_checkpoints(
+                self._store, self._spec.keep_last, self._spec.keep_best, self._spec.keep_steps
+            )
+        except OrchestratorError as error:  # the checkpoint is complete all the same, and the next one tries again
+            logger.warning("an old checkpoint could not be removed: %s", error)
 
     def _wait_for_words(self, folder: str, names: Sequence[str]) -> list[dict[str, Any]]:
         deadline_s, pause_s = time.monotonic() + _OTHER_RANKS_TIMEOUT_S, 0.02
@@ -198,6 +213,12 @@ class Checkpoints:
                 raise CheckpointError(f"{self._store.uri}/{folder}: files of ranks {missing} did not come in time")
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
+
+
+def _remove_leftovers(prefix: str) -> None:
+    """Copies that an attempt left on this node whose processes were killed: nobody else saves before all ranks do."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_locally(local: Path, name: str, pieces: list[Piece], attachments: Mapping[str, bytes]) -> FileLayout:

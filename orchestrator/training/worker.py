@@ -87,7 +87,7 @@ class _Run:
         self._format = block_format(plan)
         self._store = open_store(plan.run_uri, plan.s3)
         objective = build_plan_objective(plan, self._format.vocabulary)
-        if plan.init is not None and from_rank_zero(find_checkpoint(self._store) is None):
+        if plan.init is not None and from_rank_zero(rank == 0 and find_checkpoint(self._store) is None):
             initialize_from(objective, plan.init, plan)
         self._engine = build_plan_engine(plan, objective)
         self._device = self._engine.device
@@ -112,6 +112,7 @@ class _Run:
         if stored is None:
             return self._start()
         record = self._restored = stored.record
+        self._report_checkpoint(record)  # an attempt that ended may not have told of it
         self._spent.restore(record.state)
         ledger = read_attachment(self._store, stored, LEDGER_FILE)
         if ledger is not None:
@@ -185,6 +186,7 @@ class _Run:
         if self._agreement.is_due(done):
             decision = self._agreement.decide(done, self._link.wish() if self._rank == 0 else Wish.GO_ON)
         if decision.wish is Wish.LEAVE:
+            self._checkpoints.leave()
             raise RunHeldError("the lease on this run went to another holder; nothing more is written into its folder")
         if last:
             return False  # the end writes its own checkpoint
@@ -202,7 +204,6 @@ class _Run:
     def _finish(self, step: int, stopped: bool) -> WorkerResult:
         if self._restored is not None and self._restored.step == step:
             record = self._restored  # what is left to do is to judge it
-            self._send(CheckpointReport(record.step, record.uri, record.state["metrics"]))
         else:
             record = self._save(step, wait=True)
         if not stopped and self._plan.evaluation.sets:
@@ -233,6 +234,7 @@ class _Run:
             metrics.CHECKPOINT_S: self._checkpoint_s,
         }
         self._send(StepReport(done, values, num_steps))
+        self._report_checkpoints()
         self._ledger.check_skipped(self._plan.data, done, self._spent.own_samples(done), skipped)
 
     def _save(self, step: int, wait: bool) -> CheckpointRecord:
@@ -264,9 +266,12 @@ class _Run:
 
     def _report_checkpoints(self) -> None:
         for record in self._checkpoints.take_completed():
-            self._send(CheckpointReport(record.step, record.uri, record.state["metrics"]))
+            self._report_checkpoint(record)
         for uri in self._checkpoints.take_removed():
             self._send(RemovalReport(uri))
+
+    def _report_checkpoint(self, record: CheckpointRecord) -> None:
+        self._send(CheckpointReport(record.step, record.uri, record.state["metrics"]))
 
     def _heldout_losses(self) -> dict[str, float]:
         if not self._heldout:

@@ -73,7 +73,13 @@ def test_lost_workers_are_tried_again(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), OutOfMemoryError("host"), MemoryError()]
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        OutOfMemoryError("host"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+    ],
 )
 def test_memory_is_not_tried_again_and_names_the_settings(error: Exception) -> None:
     verdict = judge_failure(WorkerGroupError("failed", {0: RayActorError(), 1: error}))
@@ -106,3 +112,16 @@ def test_one_ranks_own_fault_is_named_and_not_the_connection_that_its_peers_lost
     assert not verdict.retry
     assert isinstance(verdict.error, WorkError)
     assert "ValueError in a worker: a shape of 3" in str(verdict.error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("CUDA error: device-side assert triggered"), OSError(24, "Too many open files")],
+)
+def test_what_a_device_or_the_system_failed_with_is_named_when_it_is_tried_again(error: Exception) -> None:
+    lost = RuntimeError("Connection closed by peer [127.0.0.1]:1")
+    verdict = judge_failure(in_workers(lost, error, lost))
+    assert verdict.retry
+    assert f"{type(error).__name__} in a worker: {error}; its peers lost the connection to it" in str(verdict.error)
+    died = judge_failure(in_workers(RayActorError(), error, lost))
+    assert "a worker or its node was lost" in str(died.error)

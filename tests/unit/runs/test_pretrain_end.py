@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import WorkerLostError
+from orchestrator.errors import RunHeldError, WorkerLostError
 from orchestrator.evaluation.predictions import nearest_file, predictions_file
 from orchestrator.runs import pretrain
 from orchestrator.runs.attempts import run_attempts
 from orchestrator.runs.interrupts import StopRequest
-from orchestrator.runs.live import read_live_record
+from orchestrator.runs.live import STOP_FILE, read_live_record
 from orchestrator.runs.recorder import Recorder
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import Facts, MachineFacts
@@ -19,7 +19,8 @@ from orchestrator.spec.plan import Plan
 from orchestrator.spec.resolve import resolve_plan
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.mlflow.runs import list_runs
-from orchestrator.training.reports import CheckpointReport
+from orchestrator.tracking.null import NullTracker
+from orchestrator.training.reports import CheckpointReport, StepReport
 
 JOB = Path(__file__).parents[3] / "jobs" / "smoke" / "synthetic.yaml"
 
@@ -86,6 +87,31 @@ def test_a_checkpoint_that_is_only_read_again_refills_no_attempts(
     with pytest.raises(WorkerLostError, match="4 attempts without a new checkpoint"):
         run_attempts(plan, recorder, StopRequest(), Quiet())
     assert starts == [1, 2, 3, 4]
+
+
+def test_a_checkpoint_that_is_told_late_sets_no_run_back(cluster: ClusterSpec) -> None:
+    plan = plan_of(cluster, "late")
+    recorder = Recorder(plan, NullTracker(), None, None)
+    recorder.record([StepReport(7, {}), CheckpointReport(4, "file:///c4", {})])
+    assert (recorder.step, recorder.checkpoint_step) == (7, 4)
+    recorder.record_attempt(2)
+    assert recorder.step == 4, "what came behind the checkpoint is done again"
+
+
+def test_who_lost_the_lease_writes_nothing_of_its_end(cluster: ClusterSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(cluster, "taken-over")
+    store = open_store(plan.run_uri)
+
+    def lose(*_: object) -> None:
+        store.write_bytes(STOP_FILE, b"{}")
+        raise RunHeldError("the lease on this run went to another holder")
+
+    monkeypatch.setattr(pretrain, "_train", lose)
+    with pytest.raises(RunHeldError):
+        pretrain.run_plan(plan, cluster, StopRequest(), pretrain.Onlookers())
+    assert store.stat(STOP_FILE) is not None, "the request is for the other holder"
+    [found] = [run for run in list_runs(plan.tracking.uri, plan.tracking.experiment) if run.name == "taken-over"]
+    assert found.status == "RUNNING"
 
 
 class _Lost:

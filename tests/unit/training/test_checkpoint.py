@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from orchestrator.errors import CheckpointError, RunNotFoundError, StorageAccessError
+from orchestrator.errors import CheckpointError, RunNotFoundError, ShardReadError, StorageAccessError
 from orchestrator.spec.checkpoint import CheckpointSpec
 from orchestrator.spec.optimizer import GuardSpec
 from orchestrator.storage.local import LocalStore
@@ -277,6 +278,44 @@ def test_a_failed_upload_at_the_very_end_is_logged(tmp_path, engine, caplog):
     checkpoints.save(engine, None, 1, {})
     checkpoints.close()
     assert "the last checkpoint is not complete" in caplog.text
+
+
+def test_a_checkpoint_is_complete_though_an_older_one_cannot_be_removed(store, engine, monkeypatch, caplog):
+    def refuse(*_):
+        raise ShardReadError("step-00000001: Directory not empty")
+
+    monkeypatch.setattr(checkpoint_module, "prune_checkpoints", refuse)
+    checkpoints = opened(store)
+    for step in (1, 2):
+        checkpoints.save(engine, None, step, {}, wait=True)
+    assert [record.step for record in checkpoints.take_completed()] == [1, 2]
+    assert "an old checkpoint could not be removed: step-00000001: Directory not empty" in caplog.text
+
+
+def test_who_leaves_a_run_to_another_holder_completes_and_removes_nothing(tmp_path, engine):
+    slow = SlowStore(str(tmp_path / "run"))
+    slow.may_upload.set()
+    checkpoints = opened(slow, keep_last=1)
+    checkpoints.save(engine, None, 1, {}, wait=True)
+    slow.may_upload.clear()
+    checkpoints.save(engine, None, 2, {})
+    checkpoints.leave()
+    slow.may_upload.set()
+    checkpoints.close()
+    assert find_stored(slow).record.step == 1
+    assert folder_of(slow, 1).exists()
+
+
+def test_copies_that_a_killed_attempt_left_on_the_node_are_removed(store, engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as a kill: nothing is cleared up
+    opened(store).save(engine, None, 1, {}, wait=True)
+    monkeypatch.undo()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (other := tmp_path / "checkpoint-of-another-run").mkdir()
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 2
+    opened(store)
+    assert list(tmp_path.glob("checkpoint-*")) == [other]
 
 
 def test_without_the_word_of_every_rank_a_checkpoint_never_counts(store, engine, monkeypatch):
