@@ -3,6 +3,7 @@
 from orchestrator.data.labelled.labelled_set import LabelledSet
 from orchestrator.data.labelled.recognise import open_labelled_set
 from orchestrator.errors import EvaluationError
+from orchestrator.spec.evaluation import set_name
 from orchestrator.spec.plan import Plan
 from orchestrator.storage.store import open_store
 
@@ -14,7 +15,7 @@ def open_set(plan: Plan, name: str) -> LabelledSet:
         EvaluationError: the plan names none such.
         DatasetError, StorageAccessError: as ``open_labelled_set``.
     """
-    sets = {path.strip("/").replace("/", "-"): path for path in plan.evaluation.sets}
+    sets = {set_name(path): path for path in plan.evaluation.sets}
     if name not in sets:
         raise EvaluationError(f"the run's plan names no evaluation set {name!r}; it has {', '.join(sets) or 'none'}")
     uri = plan.evaluation_uris[plan.evaluation.sets.index(sets[name])]

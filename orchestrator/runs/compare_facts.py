@@ -13,10 +13,10 @@ from orchestrator.runs.progress import OnProgress
 from orchestrator.spec.cluster import ClusterSpec, S3Spec
 from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.compare_scores import AskedFacts
-from orchestrator.spec.evaluation import EvaluationSpec
+from orchestrator.spec.evaluation import EvaluationSpec, set_name
 from orchestrator.spec.facts import Facts
 from orchestrator.spec.load import join_uri
-from orchestrator.spec.resolve_compare import CompareFacts, probe_job, set_name, shared_vocabulary
+from orchestrator.spec.resolve_compare import CompareFacts, probe_job, shared_vocabulary
 from orchestrator.spec.targets import TargetSpec
 from orchestrator.storage.store import check_store, open_store
 from orchestrator.training.known_classes import known_classes

@@ -4,9 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from orchestrator.data.labelled.recognise import open_labelled_set
 from orchestrator.spec.cluster import S3Spec
-from orchestrator.spec.evaluation import EvaluationSpec
+from orchestrator.spec.evaluation import EvaluationSpec, set_name
 from orchestrator.spec.facts import ShardsFacts
-from orchestrator.spec.resolve_compare import set_name
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.tracker import Tracker
 

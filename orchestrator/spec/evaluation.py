@@ -110,3 +110,21 @@ class EvaluationSpec(Section):
         if unknown := sorted(set(self.layouts) - set(self.sets)):
             raise ValueError(f"layouts names {unknown}, which are not in sets: {list(self.sets)}")
         return self
+
+    @model_validator(mode="after")
+    def _own_names(self) -> "EvaluationSpec":
+        by_name: dict[str, str] = {}
+        for location in self.sets:
+            name = set_name(location)
+            if name in by_name:
+                raise ValueError(
+                    f"sets has '{by_name[name]}' and '{location}', which metrics both call '{name}'; wanted a name of "
+                    f"its own for each: leave one out, or rename its folder"
+                )
+            by_name[name] = location
+        return self
+
+
+def set_name(location: str) -> str:
+    """What metrics call an evaluation set."""
+    return location.strip("/").replace("/", "-")

@@ -15,7 +15,7 @@ from orchestrator.spec.compare_metric import resolve_metric, search_metric
 from orchestrator.spec.compare_plan import ComparePlan, Phase, SharePlan, TrialPlan
 from orchestrator.spec.compare_scores import AskedFacts
 from orchestrator.spec.compare_share import resolve_share, resolve_shared
-from orchestrator.spec.evaluation import EvaluationSpec
+from orchestrator.spec.evaluation import EvaluationSpec, set_name
 from orchestrator.spec.facts import Facts, VocabularyFacts
 from orchestrator.spec.flops import training_flops
 from orchestrator.spec.job import BudgetSpec, PretrainSpec, SeedSpec, TrainingSpec
@@ -254,11 +254,6 @@ class _Resolver:
         check_search_budgets(budget, entry, job_of, plan_of)
         found = resolve_budget(budget, entry.label, job_of(entry.overrides), plan_of, self._share.workers, step_s)
         return found or BudgetSpec(steps=CALIBRATION_STEPS)  # stands in until it is measured
-
-
-def set_name(location: str) -> str:
-    """What metrics call an evaluation set."""
-    return location.strip("/").replace("/", "-")
 
 
 def _rung_samples(search: Sequence[TrialPlan]) -> dict[str, int]:

@@ -22,7 +22,7 @@ from orchestrator.evaluation.results import EMBEDDING, POOLED, ProbeResult
 from orchestrator.objectives.objective import Objective, ZeroShotObjective
 from orchestrator.objectives.synset_rows import match_classes, transfer_rows
 from orchestrator.spec.cluster import S3Spec
-from orchestrator.spec.evaluation import EvaluationSpec
+from orchestrator.spec.evaluation import EvaluationSpec, set_name
 from orchestrator.spec.facts import VocabularyFacts
 from orchestrator.spec.plan import Plan
 from orchestrator.storage.store import Store, open_store
@@ -173,7 +173,7 @@ def open_evaluation_set(
     captions = evaluation.caption_fields if "retrieval" in evaluation.probes else ()
     request = RowRequest(image_size, rank, world_size, evaluation.max_samples, captions)
     return EvaluationSet(
-        name.strip("/").replace("/", "-"),
+        set_name(name),
         dict(found.targets),
         stack_rows(found.read(request), _BATCH_SIZE, uri),
         num_rows=found.num_asked_for(evaluation.max_samples),

@@ -9,9 +9,10 @@ from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.compare_plan import ComparePlan
 from orchestrator.spec.compare_scores import AskedFacts
 from orchestrator.spec.describe_compare import describe_compare
+from orchestrator.spec.evaluation import set_name
 from orchestrator.spec.facts import Facts, MachineFacts, ShardsFacts
 from orchestrator.spec.load import load_cluster, load_job
-from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare, set_name
+from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare
 from orchestrator.spec.targets import TargetSpec
 
 ROOT = Path(__file__).parents[2]
