@@ -236,10 +236,11 @@ class _Resolver:
                     f"search: the first rung of objective '{label}' is {search.first_rung:g} of {steps:,} steps, less "
                     f"than one; raise 'budget', search.budget_fraction or search.first_rung"
                 )
-        wanted = self._spec.primary_metric.split("/")[1]
-        sets = tuple(name for name in self._spec.run.evaluation.sets if set_name(name) == wanted)
-        update = {"sets": sets, "probes": ("linear_probe",), "every_steps": every}
-        return self._spec.run.evaluation.model_copy(update=update)
+        wanted, shared = self._spec.primary_metric.split("/")[1], self._spec.run.evaluation
+        sets = tuple(name for name in shared.sets if set_name(name) == wanted)
+        layouts = {name: layout for name, layout in shared.layouts.items() if name in sets}
+        update = {"sets": sets, "layouts": layouts, "probes": ("linear_probe",), "every_steps": every}
+        return shared.model_copy(update=update)
 
     def _budget(self, entry: ObjectiveEntrySpec) -> BudgetSpec:
         """What the comparison's budget buys of one objective, whatever its search chooses."""

@@ -147,6 +147,16 @@ def test_search_trials_share_a_seed_that_no_replicate_has(resolve_comparison: Re
     assert "catlip: untuned" in said
 
 
+def test_a_search_judges_the_deciding_set_with_the_layout_of_no_other(resolve_comparison: Resolve) -> None:
+    layouts = {"scenes/eval": {"split": "val"}, "imagenet": {"train_samples": 1000}}
+    evaluation = {"sets": ["scenes/eval", "imagenet"], "layouts": layouts}
+    asked = AskedFacts({**ASKED.targets, "imagenet": {"class": SHAPE}})
+    plan = resolve_comparison(**SEARCHED, asked=asked, run={**RUN, "evaluation": evaluation})
+    judges = plan.trials_of("clip", "search")[0].job.evaluation
+    assert (judges.sets, set(judges.layouts)) == (("scenes/eval",), {"scenes/eval"})
+    assert set(plan.trials_of("clip", "verdict")[0].job.evaluation.layouts) == {"scenes/eval", "imagenet"}
+
+
 def test_what_a_search_chose_is_the_last_word(resolve_comparison: Resolve) -> None:
     spec, plan = spec_of(**SEARCHED), resolve_comparison(**SEARCHED)
     trial = plan.trials_of("clip", "verdict")[1]
