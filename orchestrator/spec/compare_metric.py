@@ -44,15 +44,20 @@ def resolve_metric(spec: CompareSpec, asked: AskedFacts) -> MetricName:
     return metric
 
 
-def search_metric(spec: CompareSpec, metric: MetricName) -> MetricName:
+def search_metric(spec: CompareSpec, metric: MetricName, asked: AskedFacts) -> MetricName:
     """What a search selects by: the linear probe on validation rows of the same set, of the same target if it has one.
 
     Raises:
-        PlanError: the linear probe is not asked for.
+        PlanError: the linear probe is not asked for, or the set has no targets to fit it to.
     """
     if "linear_probe" not in spec.run.evaluation.probes:
         raise PlanError(
             "search selects by the linear probe's score on validation rows; add linear_probe to run.evaluation.probes"
+        )
+    if not asked.targets[metric.set]:
+        raise PlanError(
+            f"search selects by the linear probe's score on validation rows, but evaluation set '{metric.set}' has "
+            f"captions and no targets to fit it to; take a primary_metric of a set with targets, or leave search out"
         )
     target = "all" if metric.probe == "retrieval" else metric.target
     return MetricName(metric.set, "linear_probe", target, VALIDATION_SCORE)

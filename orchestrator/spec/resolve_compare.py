@@ -77,7 +77,7 @@ def resolve_compare(spec: CompareSpec, cluster: ClusterSpec, facts: CompareFacts
         weights=spec.weights,
         search=spec.search,
         spaces={entry.label: entry.search for entry in spec.objectives if entry.search},
-        search_metric=str(search_metric(spec, metric)) if spec.search else None,
+        search_metric=str(search_metric(spec, metric, facts.asked)) if spec.search else None,
         rung_samples=_rung_samples(search),
         seconds_per_step=dict(facts.seconds_per_step),
         calibrated=not spec.budget.seconds or bool(facts.seconds_per_step),

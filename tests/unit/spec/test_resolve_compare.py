@@ -157,6 +157,18 @@ def test_a_search_judges_the_deciding_set_with_the_layout_of_no_other(resolve_co
     assert set(plan.trials_of("clip", "verdict")[0].job.evaluation.layouts) == {"scenes/eval", "imagenet"}
 
 
+def test_a_search_needs_targets_on_the_set_that_decides(resolve_comparison: Resolve) -> None:
+    clip, _ = SEARCHED["objectives"]
+    objectives = [clip, {"label": "siglip", "objective": {"name": "siglip", "towers": "clip"}}]
+    run = {**RUN, "evaluation": {"sets": ["flickr"]}}
+    metric = "eval/flickr/retrieval/image_to_text/recall_at_1"
+    change = {"run": run, "objectives": objectives, "search": {"trials": 3}, "primary_metric": metric}
+    plan = resolve_comparison(asked=AskedFacts({"flickr": {"shape": SHAPE}}), **change)
+    assert plan.search_metric == "eval/flickr/linear_probe/all/validation_quality"
+    with pytest.raises(PlanError, match="set 'flickr' has captions and no targets .* primary_metric .* leave search"):
+        resolve_comparison(asked=AskedFacts({"flickr": {}}), **change)
+
+
 def test_what_a_search_chose_is_the_last_word(resolve_comparison: Resolve) -> None:
     spec, plan = spec_of(**SEARCHED), resolve_comparison(**SEARCHED)
     trial = plan.trials_of("clip", "verdict")[1]
