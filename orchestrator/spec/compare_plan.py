@@ -122,7 +122,7 @@ class ComparePlan(Section):
             "weights": self.weights,
             "search": self.search.model_dump(mode="json") if self.search else None,
             "rungs": list(self.rungs),
-            "replicates": sorted({trial.job.seed.data for trial in verdict}),
+            "replicates": [trial.job.seed.data for trial in verdict if trial.objective == self.labels[0]],
             "objectives": list(self.labels),
             "spaces": {label: _plain(space) for label, space in self.spaces.items()},
             "searched": {trial.run: trial.settings for trial in self.trials if trial.phase == "search"},

@@ -18,6 +18,7 @@ from orchestrator.spec.describe_compare import describe_compare
 from orchestrator.spec.facts import Facts, MachineFacts, VocabularyFacts
 from orchestrator.spec.flops import text_flops, training_flops, vision_flops
 from orchestrator.spec.optimizer import ScheduleSpec
+from orchestrator.spec.plan_differences import compare_identities
 from orchestrator.spec.presets import PRESETS
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare, trial_job
 from orchestrator.spec.targets import TargetSpec
@@ -496,3 +497,9 @@ def test_what_must_stay_the_same_is_named_by_objective(resolve_comparison: Resol
     assert one.digest == resolve_comparison(num_cpus=16).digest, "another machine goes on"
     differences = {key for key in one.identity if one.identity[key] != other.identity[key]}
     assert differences == {"clip: steps", "catlip: steps"}
+
+
+def test_seeds_in_another_order_are_other_replicates(resolve_comparison: Resolve) -> None:
+    one, other = (resolve_comparison(replicates=seeds) for seeds in ([5, 6, 7], [5, 7, 6]))
+    said = ["replicates: [5, 6, 7] -> [5, 7, 6]"]
+    assert compare_identities(other.identity, one.identity) == said
