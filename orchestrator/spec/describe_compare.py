@@ -43,7 +43,10 @@ def _describe_budget(plan: ComparePlan) -> Iterator[str]:
 def _describe_order(plan: ComparePlan) -> str:
     if plan.same_order:
         return "replicate i shows every objective the same samples in the same order"
-    return "objectives differ in batch or window: replicate i has the same seeds, but not the same order"
+    return (
+        "objectives differ in batch, window or the samples that they train on: replicate i has the same seeds, but not "
+        "the same samples in the same order"
+    )
 
 
 def _describe_search(plan: ComparePlan) -> Iterator[str]:

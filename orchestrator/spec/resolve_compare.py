@@ -20,6 +20,7 @@ from orchestrator.spec.facts import Facts, VocabularyFacts
 from orchestrator.spec.flops import training_flops
 from orchestrator.spec.job import BudgetSpec, PretrainSpec, SeedSpec, TrainingSpec
 from orchestrator.spec.load import join_uri
+from orchestrator.spec.objective import CatlipSpec, ConceptsSpec, ObjectiveSection
 from orchestrator.spec.plan import Plan, TrackingPlan
 from orchestrator.spec.resolve import resolve_tracking_uri
 from orchestrator.spec.trial_job import build_job
@@ -268,4 +269,12 @@ def _rung_samples(search: Sequence[TrialPlan]) -> dict[str, int]:
 def _order_key(plan: Plan) -> tuple[Any, ...]:
     """What the order of a run's samples is a function of."""
     sources = tuple((source.shards.digest, source.shards.selection, source.weight) for source in plan.data.sources)
-    return plan.seed.data, plan.stream.window, plan.batch.all_sizes, plan.data.num_samples, sources
+    batches = plan.stream.window, plan.batch.all_sizes
+    return plan.seed.data, *batches, plan.data.num_samples, sources, _replacing(plan.objective)
+
+
+def _replacing(objective: ObjectiveSection) -> str | None:
+    """What decides which images make room for their neighbours, where those without a concept do."""
+    if not isinstance(objective, CatlipSpec) or objective.no_concept != "resample":
+        return None
+    return objective.model_dump_json(include={"vocabulary", *ConceptsSpec.model_fields})

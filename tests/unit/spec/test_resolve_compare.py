@@ -467,7 +467,20 @@ def test_recipes_may_differ_in_batch_and_say_that_the_order_does(resolve_compari
     plan = resolve_comparison(mode="recipe", objectives=objectives)
     assert not plan.same_order
     assert [plan.trials_of(label, "verdict")[0].steps for label in plan.labels] == [53, 20]
-    assert "not the same order" in dict(describe_compare(plan))["order"]
+    assert "not the same samples in the same order" in dict(describe_compare(plan))["order"]
+
+
+def test_images_that_only_one_objective_replaces_are_no_same_order(resolve_comparison: Resolve) -> None:
+    def same_order(*objectives: dict[str, Any]) -> bool:
+        entries = [{"label": f"o{number}", "objective": one} for number, one in enumerate(objectives)]
+        return resolve_comparison(mode="recipe", objectives=entries).same_order
+
+    clip, keeps = {"name": "clip"}, {"name": "catlip", "min_count": 2}
+    replaces = {**keeps, "no_concept": "resample"}
+    assert same_order(clip, keeps)
+    assert not same_order(clip, replaces)
+    assert not same_order(replaces, {**replaces, "min_count": 3}), "other concepts, other images without one"
+    assert same_order(replaces, {**replaces, "bias_at_log_prior": True})
 
 
 def test_a_budget_buys_samples_where_those_of_a_step_differ(resolve_comparison: Resolve, facts: Facts) -> None:
