@@ -2,9 +2,12 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
+from orchestrator.data.labelled.labelled_set import LabelledSet
 from orchestrator.data.labelled.recognise import open_labelled_set
+from orchestrator.errors import DatasetError
 from orchestrator.runs.captions import read_made_s
 from orchestrator.runs.class_names import count_named
 from orchestrator.runs.indexing import ensure_index
@@ -17,7 +20,6 @@ from orchestrator.spec.evaluation import EvaluationSpec, set_name
 from orchestrator.spec.facts import Facts
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.resolve_compare import CompareFacts, probe_job, shared_vocabulary
-from orchestrator.spec.targets import TargetSpec
 from orchestrator.storage.store import check_store, open_store
 from orchestrator.training.known_classes import known_classes
 
@@ -52,7 +54,7 @@ def prepare_compare_facts(spec: CompareSpec, cluster: ClusterSpec, on_progress: 
         UserError: as ``prepare_facts``.
     """
     evaluation = spec.run.evaluation
-    _read_targets(evaluation, cluster)  # what is wrong with a set is said before minutes go by
+    _open_sets(evaluation, cluster)  # what is wrong with a set is said before minutes go by
     uris = [join_uri(cluster.storage.data, name) for name in evaluation.sets]
     ensure_evaluation_sets(evaluation, uris, cluster.storage.s3, on_progress)
     for location in data_locations(probe_job(spec, spec.objectives[0], 1)):
@@ -67,7 +69,8 @@ def prepare_compare_facts(spec: CompareSpec, cluster: ClusterSpec, on_progress: 
 def _read_asked(spec: CompareSpec, cluster: ClusterSpec, by_label: Mapping[str, Facts]) -> AskedFacts:
     """What the evaluation sets ask, with what the vocabularies that are there say of their classes."""
     evaluation, s3 = spec.run.evaluation, cluster.storage.s3
-    targets = _read_targets(evaluation, cluster)
+    sets = _open_sets(evaluation, cluster)
+    targets = {name: found.targets for name, found in sets.items()}
     vocabulary, divided = shared_vocabulary(by_label), dict[str, tuple[str, ...]]()
     if vocabulary is not None:
         divided = {name: tuple(known_classes(vocabulary, s3, own)) for name, own in targets.items()}
@@ -81,14 +84,22 @@ def _read_asked(spec: CompareSpec, cluster: ClusterSpec, by_label: Mapping[str, 
         for entry in spec.objectives
         if "zero_shot" in evaluation.probes and (known := by_label[entry.label].vocabulary) is not None
     }
-    return AskedFacts(targets, None if is_counted_later else divided, unnamed)
+    return AskedFacts(targets, None if is_counted_later else divided, unnamed, _read_digests(sets))
 
 
-def _read_targets(evaluation: EvaluationSpec, cluster: ClusterSpec) -> dict[str, Mapping[str, TargetSpec]]:
-    """The targets of each evaluation set."""
+def _open_sets(evaluation: EvaluationSpec, cluster: ClusterSpec) -> dict[str, LabelledSet]:
+    """The evaluation sets, by their names in metrics."""
     s3 = cluster.storage.s3
     stores = {name: open_store(join_uri(cluster.storage.data, name), s3) for name in evaluation.sets}
     return {
-        set_name(name): open_labelled_set(store, evaluation.layouts.get(name), s3).targets
-        for name, store in stores.items()
+        set_name(name): open_labelled_set(store, evaluation.layouts.get(name), s3) for name, store in stores.items()
     }
+
+
+def _read_digests(sets: Mapping[str, LabelledSet]) -> dict[str, str]:
+    """Of those whose rows are known; a run makes the index that is wanting before it asks."""
+    found = {}
+    for name, one in sets.items():
+        with suppress(DatasetError):
+            found[name] = one.digest
+    return found

@@ -99,6 +99,8 @@ def _check_same(store: Store, plan: ComparePlan, before: bytes) -> None:
             f"'{plan.name}' in {store.uri} is a run, or a comparison of another version; use another name "
             f"(--set name=...)"
         ) from error
+    if not theirs.evaluation_digests:  # an earlier version kept none
+        theirs = theirs.model_copy(update={"evaluation_digests": plan.evaluation_digests})
     differences = compare_identities(plan.identity, theirs.identity)
     if differences:
         raise RunConflictError(

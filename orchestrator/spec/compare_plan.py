@@ -16,6 +16,9 @@ from orchestrator.spec.section import Section
 
 Phase = Literal["search", "verdict", "cooldown"]
 
+# When replicates are judged on their way changes no score of their end; the weights are the comparison's own.
+_NO_JUDGES = {"every_steps", "weights"}
+
 
 class TrialPlan(Section):
     """One run of a comparison."""
@@ -109,6 +112,8 @@ class ComparePlan(Section):
     """Whether replicate i shows the same samples in the same order to every objective, or only the same number."""
     share: SharePlan
     tracking: TrackingPlan
+    evaluation_digests: dict[str, str] = Field(default_factory=dict)
+    """Of each evaluation set, by its name in metrics; those without an index yet are left out."""
     identities: dict[str, dict[str, Any]]
     """By label: ``Plan.identity`` of its first replicate."""
 
@@ -127,6 +132,9 @@ class ComparePlan(Section):
             "spaces": {label: _plain(space) for label, space in self.spaces.items()},
             "searched": {trial.run: trial.settings for trial in self.trials if trial.phase == "search"},
         }
+        judges = verdict[0].job.evaluation.model_dump(mode="json", exclude=_NO_JUDGES)
+        own |= {f"run.evaluation.{key}": value for key, value in judges.items()}
+        own |= {f"evaluation set {name}": digest for name, digest in self.evaluation_digests.items()}
         of_objectives = {
             f"{label}: {key}": value for label, identity in self.identities.items() for key, value in identity.items()
         }

@@ -48,6 +48,8 @@ class AskedFacts:
     """By set, targets with classes that the comparison's vocabulary holds and others; None: it is not counted yet."""
     unnamed: Mapping[str, Mapping[str, Collection[str]]] = field(default_factory=dict)
     """By label and set, targets none of whose classes is near a concept of the objective's own vocabulary."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """By set: of what is asked and of the rows; sets whose shards have no index yet are left out."""
 
 
 def probe_names(objective: ObjectiveSection, evaluation: EvaluationSpec) -> list[str]:

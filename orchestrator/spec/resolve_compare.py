@@ -88,6 +88,7 @@ def resolve_compare(spec: CompareSpec, cluster: ClusterSpec, facts: CompareFacts
         same_order=len({_order_key(plan) for plan in plans.values()}) == 1,
         share=share,
         tracking=TrackingPlan(uri=resolve_tracking_uri(cluster), experiment=spec.experiment),
+        evaluation_digests=dict(facts.asked.digests),
         identities={label: plan.identity for label, plan in plans.items()},
     )
 

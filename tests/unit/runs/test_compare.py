@@ -137,6 +137,13 @@ def test_a_folder_belongs_to_one_comparison(plan: ComparePlan, store: Store, clu
         claim_comparison(store, plan_of(cluster))
 
 
+def test_a_comparison_of_a_version_that_kept_no_digests_goes_on(plan: ComparePlan, store: Store) -> None:
+    claim_comparison(store, plan)
+    claim_comparison(store, plan.model_copy(update={"evaluation_digests": {"scenes-eval": "a"}}))
+    with pytest.raises(RunConflictError, match="evaluation set scenes-eval: 'a' -> 'b'"):
+        claim_comparison(store, plan.model_copy(update={"evaluation_digests": {"scenes-eval": "b"}}))
+
+
 def test_a_calibration_holds_for_what_was_timed(cluster: ClusterSpec, store: Store) -> None:
     timed = plan_of(cluster, budget={"train_seconds": 60}).identities
     assert load_calibration(store, timed) == {}

@@ -16,7 +16,7 @@ from orchestrator.data.tokens import load_tokenizer
 from orchestrator.errors import AnnotationError, DatasetError, PlanError, StorageAccessError
 from orchestrator.runs import captions as captions_module
 from orchestrator.runs.check import check_job
-from orchestrator.runs.compare_facts import prepare_compare_facts
+from orchestrator.runs.compare_facts import prepare_compare_facts, read_compare_facts
 from orchestrator.runs.indexing import index_shards
 from orchestrator.runs.prepare import machine_facts, prepare_facts, read_facts
 from orchestrator.runs.progress import Progress
@@ -293,7 +293,10 @@ def test_a_comparison_holds_in_check_before_and_after_its_data_is_indexed(tmp_pa
     wrong = comparison.model_copy(update={"run": comparison.run.model_copy(update={"workers": 3})})
     assert [finding.subject for finding in check_job(wrong, cluster) if not finding.holds] == ["plan"]
     assert made(tmp_path) == before
-    prepare_compare_facts(comparison, cluster, None)
+    assert read_compare_facts(comparison, cluster).asked.digests == {}
+    facts = prepare_compare_facts(comparison, cluster, None).facts
+    assert list(facts.asked.digests) == ["eval"]
+    assert read_compare_facts(comparison, cluster).asked.digests == facts.asked.digests
     findings = {finding.subject: finding for finding in check_job(comparison, cluster)}
     assert [finding for finding in findings.values() if not finding.holds] == []
     assert findings["plan"].detail.startswith("2 that count: 32 samples")

@@ -166,7 +166,7 @@ def test_a_search_needs_targets_on_the_set_that_decides(resolve_comparison: Reso
     change = {"run": run, "objectives": objectives, "search": {"trials": 3}, "primary_metric": metric}
     plan = resolve_comparison(asked=AskedFacts({"flickr": {"shape": SHAPE}}), **change)
     assert plan.search_metric == "eval/flickr/linear_probe/all/validation_quality"
-    with pytest.raises(PlanError, match="set 'flickr' has captions and no targets .* primary_metric .* leave search"):
+    with pytest.raises(PlanError, match=r"set 'flickr' has captions and no targets .* primary_metric .* leave search"):
         resolve_comparison(asked=AskedFacts({"flickr": {}}), **change)
 
 
@@ -516,3 +516,29 @@ def test_seeds_in_another_order_are_other_replicates(resolve_comparison: Resolve
     one, other = (resolve_comparison(replicates=seeds) for seeds in ([5, 6, 7], [5, 7, 6]))
     said = ["replicates: [5, 6, 7] -> [5, 7, 6]"]
     assert compare_identities(other.identity, one.identity) == said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"max_samples": 100}, "run.evaluation.max_samples: None -> 100"),
+        ({"caption_fields": ["cap"]}, "run.evaluation.caption_fields: ['txt'] -> ['cap']"),
+        ({"probes": ["linear_probe"]}, "run.evaluation.probes: ["),
+        ({"nearest_neighbours": {"k": 5}}, "run.evaluation.nearest_neighbours: {"),
+        ({"layouts": {"scenes/eval": {"class_names": "names.txt"}}}, "run.evaluation.layouts: {} -> {'scenes/eval': {"),
+    ],
+)
+def test_other_judges_are_another_comparison(resolve_comparison: Resolve, change: dict[str, Any], said: str) -> None:
+    judged_otherwise = resolve_comparison(run={**RUN, "evaluation": {**RUN["evaluation"], **change}})
+    (line,) = compare_identities(judged_otherwise.identity, resolve_comparison().identity)
+    assert line.startswith(said)
+
+
+def test_a_set_with_other_rows_is_another_judge(resolve_comparison: Resolve) -> None:
+    one, other = (resolve_comparison(asked=replace(ASKED, digests={"scenes-eval": it})) for it in ("a", "b"))
+    assert compare_identities(other.identity, one.identity) == ["evaluation set scenes-eval: 'a' -> 'b'"]
+
+
+def test_when_replicates_are_judged_on_their_way_may_change(resolve_comparison: Resolve) -> None:
+    often = resolve_comparison(run={**RUN, "evaluation": {**RUN["evaluation"], "every_steps": 10}})
+    assert often.digest == resolve_comparison().digest
