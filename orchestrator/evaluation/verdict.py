@@ -93,7 +93,7 @@ def find_verdict(comparison: ComparisonResult, rows: Mapping[str, Rows]) -> Verd
     pairs = _judge_pairs(comparison, [spread.objective for spread in spreads], finished, rows)
     waiting = sum(trial.status in ("waiting", "running") for trial in _replicates(comparison))
     sentence = _sentence(comparison, spreads, pairs, waiting)
-    return Verdict(sentence, tuple(_notes(comparison, pairs)), tuple(spreads), pairs)
+    return Verdict(sentence, tuple(_notes(comparison, pairs, rows)), tuple(spreads), pairs)
 
 
 def _replicates(comparison: ComparisonResult) -> list[TrialResult]:
@@ -222,7 +222,7 @@ def _say_spread(metric: str, spread: Spread) -> str:
     return f"{spread.objective} {low}" + (f" to {high}" if len(spread.scores) > 1 else "")
 
 
-def _notes(comparison: ComparisonResult, pairs: Sequence[PairVerdict]) -> list[str]:
+def _notes(comparison: ComparisonResult, pairs: Sequence[PairVerdict], known: Mapping[str, Rows]) -> list[str]:
     metric = comparison.primary_metric
     notes = [f"Primary metric: {describe_metric(metric)} on {set_of(metric)}. All other metrics are descriptive."]
     notes.append(
@@ -246,7 +246,14 @@ def _notes(comparison: ComparisonResult, pairs: Sequence[PairVerdict]) -> list[s
     ]
     without_rows = [pair for pair in pairs if pair.difference is not None and not pair.num_rows]
     if without_rows:
-        notes.append("Intervals are over replicates alone: what single test rows got is not known for this metric.")
+        notes.append(f"Intervals are over replicates alone: {_say_no_rows(comparison, known)}.")
     elif rows := max((pair.num_rows for pair in pairs if pair.difference is not None), default=0):
         notes.append(f"Intervals are over replicates and {rows:,} test rows together.")
     return notes
+
+
+def _say_no_rows(comparison: ComparisonResult, rows: Mapping[str, Rows]) -> str:
+    numbers = [rows[trial.run][0] for trial in _replicates(comparison) if trial.run in rows]
+    if any(not np.array_equal(number_N, numbers[0]) for number_N in numbers):
+        return "replicates were judged on different test rows (some could not be read, or the set changed)"
+    return "what single test rows got is not known for this metric"

@@ -45,7 +45,10 @@ def test_rows_that_do_not_belong_are_not_used(fault):
         del rows["clip-1"]
     else:
         rows["clip-1"] = (numbers + 1, values) if fault == "other rows" else (numbers, 1 - values)
-    assert find_verdict(comparison(CLEAR), rows).pairs[0].num_rows == 0
+    verdict = find_verdict(comparison(CLEAR), rows)
+    assert verdict.pairs[0].num_rows == 0
+    said = "judged on different test rows" if fault == "other rows" else "what single test rows got is not known"
+    assert any(note.startswith("Intervals are over replicates alone") and said in note for note in verdict.notes)
 
 
 def test_three_objectives_are_corrected_over_all_pairs():
