@@ -5,6 +5,7 @@ layouts have none: what they ask follows from their own files (``data/labelled``
 """
 
 import re
+from collections import Counter
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -46,8 +47,8 @@ class TargetSpec(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "TargetSpec":
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes holds one class twice; every class must stand there once")
+        if twins := [label for label, number in Counter(self.classes).items() if number > 1]:
+            raise ValueError(f"classes holds one class twice ({twins[0]!r}); every class must stand there once")
         for template in self.templates:
             if PLACEHOLDER not in template:
                 raise ValueError(f"template {template!r} has no {PLACEHOLDER} for the class to stand in")
@@ -90,8 +91,12 @@ def load_targets(data: bytes, source: str = TARGETS_FILE) -> dict[str, TargetSpe
     try:
         return _TargetsFile.model_validate_json(data).targets
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}"
-            for fault in error.errors(include_url=False, include_input=False)
-        )
-        raise EvaluationError(f"{source} does not describe evaluation targets: {faults}") from error
+        raise EvaluationError(f"{source} does not describe evaluation targets: {say_faults(error)}") from error
+
+
+def say_faults(error: ValidationError) -> str:
+    """All that is wrong with a target, in one line."""
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc'])) or 'as a whole'}: {fault['msg']}"
+        for fault in error.errors(include_url=False, include_input=False)
+    )

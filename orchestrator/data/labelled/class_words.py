@@ -4,8 +4,10 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from orchestrator.data.labelled.set_folder import SetFolder
-from orchestrator.spec.targets import PLACEHOLDER, TargetSpec
+from orchestrator.spec.targets import PLACEHOLDER, TargetSpec, say_faults
 from orchestrator.wordnet.table import load_imagenet_wnids, load_noun_table
 
 NAMES_FILE = "classnames.txt"
@@ -21,15 +23,31 @@ def class_target(folder: SetFolder, classes: Sequence[str], names: Mapping[str, 
     Args:
         names: what prompts call classes, where that is not the class.
 
-    Raises DatasetError for a file that is absent or names no class of the set.
+    Raises DatasetError for a file that is absent or names no class of the set, and as ``make_target``.
     """
     kept = _chosen(folder, classes, names)
-    return TargetSpec(
-        classes=tuple(kept),
-        named_in_captions=True,
-        templates=read_templates(folder),
-        names={label: names[label] for label in kept if names.get(label, label) != label},
-    )
+    return make_target(folder, kept, {label: names[label] for label in kept if names.get(label, label) != label})
+
+
+def make_target(
+    folder: SetFolder, classes: Sequence[str], names: Mapping[str, str] | None = None, *, multi_label: bool = False
+) -> TargetSpec:
+    """The target that asks for ``classes``; raises DatasetError for fewer than two of them, or twins."""
+    templates = read_templates(folder)
+    try:
+        return TargetSpec(
+            classes=tuple(classes),
+            multi_label=multi_label,
+            named_in_captions=True,
+            templates=templates,
+            names=dict(names or {}),
+        )
+    except ValidationError as error:
+        shown = ", ".join(map(repr, classes[:3])) + (", ..." if len(classes) > 3 else "")
+        raise folder.error(
+            f"it cannot ask for its classes ({shown}): {say_faults(error)}; wanted two or more of different names, in "
+            f"the files of the set and in evaluation.layouts (only_classes)"
+        ) from error
 
 
 def read_templates(folder: SetFolder) -> tuple[str, ...]:
@@ -74,11 +92,14 @@ def name_folders(folder: SetFolder, classes: Sequence[str]) -> dict[str, str]:
 
 def distinct(names: Sequence[str]) -> list[str]:
     """A class for each name, in order; of equal names (ImageNet has two cranes) the later ones are numbered."""
-    classes: list[str] = []
+    classes: dict[str, None] = {}
     for name in names:
-        number = names[: len(classes)].count(name) + 1
-        classes.append(name if number == 1 else f"{name} ({number})")
-    return classes
+        label, number = name, 1
+        while label in classes:  # a numbered one may itself be another's name
+            number += 1
+            label = f"{name} ({number})"
+        classes[label] = None
+    return list(classes)
 
 
 def _words_of(label: str) -> str:

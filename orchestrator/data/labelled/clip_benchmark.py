@@ -87,6 +87,6 @@ def _target(folder: SetFolder, classes: Sequence[str], names: Sequence[str], mul
 
 def _part(folder: SetFolder, split: str, labels: LabelReader) -> ShardRows:
     count = folder.read_lines(None, f"{split}/nshards.txt")
-    if count is None or not count[0].isdigit():
+    if not count or not count[0].isdigit():
         raise folder.error(f"there is no {split}/nshards.txt with the number of its shards")
     return ShardRows(folder.store.child(split), labels, spread=True, num_shards=int(count[0]))

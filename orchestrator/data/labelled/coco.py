@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from typing import Any
 
-from orchestrator.data.labelled.class_words import read_templates
+from orchestrator.data.labelled.class_words import make_target
 from orchestrator.data.labelled.file_rows import FileRows, LabelledFile
 from orchestrator.data.labelled.labelled_set import LabelledSet
 from orchestrator.data.labelled.set_folder import SetFolder
@@ -59,8 +59,8 @@ def _read_part(folder: SetFolder, split: str) -> tuple[FileRows, TargetSpec | No
     try:
         files = _to_files(described, captions or {}, instances)
         target = None if instances is None else _to_target(folder, instances)
-    except (KeyError, TypeError) as error:
-        raise folder.error(f"the annotations of {split} lack {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise folder.misread(f"annotations/*_{split}.json", error) from error
     if not files:
         raise folder.error(f"the annotations of {split} name no image")
     place = folder.find_images(files[0].path, (f"{split}/", f"images/{split}/", "images/", ""))
@@ -92,9 +92,4 @@ def _to_files(
 
 def _to_target(folder: SetFolder, instances: dict[str, Any]) -> TargetSpec:
     categories = sorted(instances["categories"], key=lambda category: category["id"])
-    return TargetSpec(
-        classes=tuple(category["name"] for category in categories),
-        multi_label=True,
-        named_in_captions=True,
-        templates=read_templates(folder),
-    )
+    return make_target(folder, [category["name"] for category in categories], multi_label=True)

@@ -41,8 +41,8 @@ def open_set(folder: SetFolder) -> LabelledSet:
     try:
         found = _read_table(folder) if name == _TABLE else _read_json(folder, name)
         images = [image for image in found if image.split == split]
-    except (KeyError, TypeError, ValueError) as error:
-        raise folder.error(f"{name} lacks {error} or does not read") from error
+    except (AttributeError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise folder.misread(name, error) from error
     if not images:
         raise folder.error(f"{name} has no image of split {split!r}")
     place = folder.find_images(images[0].path, _FOLDERS)

@@ -33,6 +33,11 @@ class SetFolder:
         """``fault`` as an error about this set."""
         return DatasetError(f"evaluation.sets: {self.uri}: {fault}")
 
+    def misread(self, name: str, error: Exception) -> DatasetError:
+        """What reading ``name`` failed with, as an error about this set."""
+        fault = f"lacks {error}" if isinstance(error, KeyError) else f"is not of its layout's form: {error}"
+        return self.error(f"{name} {fault}; docs/evaluation.md says what each layout holds")
+
     def read_lines(self, location: str | None, default: str) -> list[str] | None:
         """The lines of a text file, empty ones left out; none where no file is named and ``default`` is absent."""
         folder, _, name = join_uri(self.uri, location or default).rpartition("/")

@@ -1,6 +1,7 @@
 """Each layout of labelled images, as its publishers lay it out, gives each row once, with labels and captions."""
 
 import io
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from layout_files import WNIDS, picture, put, write_clip_benchmark, write_coco, 
 from orchestrator.data.evaluation_set import EvaluationRow
 from orchestrator.data.index import save_index
 from orchestrator.data.indexing import index_dataset
+from orchestrator.data.labelled.class_words import distinct
 from orchestrator.data.labelled.labelled_set import LabelledSet, RowRequest
 from orchestrator.data.labelled.recognise import open_labelled_set
 from orchestrator.errors import DatasetError, EvaluationError
@@ -291,4 +293,81 @@ def test_a_coco_folder_without_its_images_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "val2017").iterdir():
         path.unlink()
     with pytest.raises(DatasetError, match=r"no image where its annotations put the first: val2017/000000000006\.jpg"):
+        opened(tmp_path)
+
+
+ONE_CLASS = r"cannot ask for its classes \('cat'\): classes: .* at least 2 items .*; wanted two or more"
+
+
+def test_public_sets_of_one_class_are_named(tmp_path: Path) -> None:
+    put(tmp_path / "folder/val/cat/0.png", picture(0))
+    with pytest.raises(DatasetError, match=ONE_CLASS):
+        opened(tmp_path / "folder")
+    put(tmp_path / "folder/val/dog/1.png", picture(1))
+    put(tmp_path / "folder/few.txt", "cat\n")
+    with pytest.raises(DatasetError, match=ONE_CLASS):
+        opened(tmp_path / "folder", only_classes="few.txt")
+    write_clip_benchmark(tmp_path / "shards", "test", [b"0"])
+    put(tmp_path / "shards/classnames.txt", "cat\n")
+    with pytest.raises(DatasetError, match=ONE_CLASS):
+        opened(tmp_path / "shards")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["cat"], ONE_CLASS),
+        (["cat", "cat"], r"holds one class twice \('cat'\)"),
+        (["cat", None], r"classes\.1: .*string"),
+    ],
+)
+def test_coco_categories_that_cannot_be_told_apart_are_named(tmp_path: Path, names: list[Any], said: str) -> None:
+    write_coco(tmp_path)
+    categories = [{"id": number, "name": name} for number, name in enumerate(names)]
+    path = tmp_path / "annotations/instances_val2017.json"
+    put(path, {**json.loads(path.read_text()), "annotations": [], "categories": categories})
+    with pytest.raises(DatasetError, match=said):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "said"), [({"caption": None}, "is not of its layout's form: .*NoneType"), ({}, "lacks 'caption'")]
+)
+def test_coco_captions_of_another_form_are_named(tmp_path: Path, annotation: dict[str, Any], said: str) -> None:
+    write_coco(tmp_path)
+    path = tmp_path / "annotations/captions_val2017.json"
+    put(path, {**json.loads(path.read_text()), "annotations": [{"image_id": 100, **annotation}]})
+    with pytest.raises(DatasetError, match=rf"annotations/\*_val2017\.json {said}"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "flickr_annotations_30k.csv",
+            f'raw,split,filename\n"{"x" * 140_000}",test,1.jpg',
+            "field larger than .*131072",
+        ),
+        ("dataset_flickr30k.json", {"images": {"a": 1}}, "is not of its layout's form: 'str' object"),
+        ("dataset_flickr30k.json", {}, "lacks 'images'"),
+    ],
+)
+def test_karpathy_annotations_of_another_form_are_named(tmp_path: Path, name: str, content: Any, said: str) -> None:
+    put(tmp_path / "images/1.jpg", picture(1))
+    put(tmp_path / name, content)
+    with pytest.raises(DatasetError, match=said):
+        opened(tmp_path)
+
+
+def test_names_are_numbered_until_no_other_class_has_them() -> None:
+    assert distinct(["crane (2)", "crane", "crane", "crane"]) == ["crane (2)", "crane", "crane (3)", "crane (4)"]
+    assert distinct(["crane", "crane", "crane (2)"]) == ["crane", "crane (2)", "crane (2) (2)"]
+
+
+def test_an_empty_number_of_shards_is_named(tmp_path: Path) -> None:
+    write_clip_benchmark(tmp_path, "test", [b"0", b"1"])
+    put(tmp_path / "classnames.txt", "a\nb\n")
+    put(tmp_path / "test/nshards.txt", "\n")
+    with pytest.raises(DatasetError, match=r"no test/nshards\.txt with the number of its shards"):
         opened(tmp_path)
