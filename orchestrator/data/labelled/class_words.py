@@ -63,7 +63,7 @@ def read_templates(folder: SetFolder) -> tuple[str, ...]:
 
 def read_names(folder: SetFolder) -> list[str] | None:
     """The lines of the user's or the set's file of class names; none: there is no such file."""
-    return folder.read_lines(folder.options.class_names, NAMES_FILE)
+    return folder.read_lines(folder.options.class_names, NAMES_FILE, by_place=True)
 
 
 def name_folders(folder: SetFolder, classes: Sequence[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from typing import Any
 
 from orchestrator.data.labelled.class_words import make_target
-from orchestrator.data.labelled.file_rows import FileRows, LabelledFile
+from orchestrator.data.labelled.file_rows import FileRows, LabelledFile, drop_empty_captions
 from orchestrator.data.labelled.labelled_set import LabelledSet
 from orchestrator.data.labelled.set_folder import SetFolder
 from orchestrator.spec.targets import TargetSpec
@@ -63,9 +63,9 @@ def _read_part(folder: SetFolder, split: str) -> tuple[FileRows, TargetSpec | No
         raise folder.misread(f"annotations/*_{split}.json", error) from error
     if not files:
         raise folder.error(f"the annotations of {split} name no image")
-    place = folder.find_images(files[0].path, (f"{split}/", f"images/{split}/", "images/", ""))
+    place = folder.find_images([file.path for file in files], (f"{split}/", f"images/{split}/", "images/", ""))
     placed = [LabelledFile(f"{place}{file.path}", file.targets, file.captions) for file in files]
-    return FileRows(folder.store, placed), target
+    return FileRows(folder.store, drop_empty_captions(folder.store, placed)), target
 
 
 def _to_files(

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import logging
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from orchestrator.data.evaluation_set import EvaluationRow, Label, own_numbers, say_left_out
@@ -20,6 +21,8 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 _MAX_PIXELS: int = ShardsSpec.model_fields["max_image_pixels"].default
 _THREADS, _FILES_AHEAD = 8, 32
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class LabelledFile:
@@ -28,6 +31,15 @@ class LabelledFile:
     path: str
     targets: dict[str, Label] = field(default_factory=dict)
     captions: tuple[str, ...] = ()
+
+
+def drop_empty_captions(store: Store, files: Sequence[LabelledFile]) -> list[LabelledFile]:
+    """The files without captions that say nothing (as of shards): each would be a right answer of all such images."""
+    kept = [replace(file, captions=tuple(caption for caption in file.captions if caption)) for file in files]
+    num_empty = sum(len(file.captions) for file in files) - sum(len(file.captions) for file in kept)
+    if num_empty:
+        logger.warning("%s: %d empty captions left out", store.uri, num_empty)
+    return kept
 
 
 @dataclass(frozen=True)

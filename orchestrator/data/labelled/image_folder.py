@@ -43,7 +43,12 @@ def _list_images(folder: SetFolder, split: str) -> list[str]:
     """Images that lie in a class's folder of a part, neither above nor below."""
     depth = 3 if split else 2
     paths = (info.path for info in folder.store.list(split))
-    return [path for path in paths if path.lower().endswith(IMAGE_ENDINGS) and len(path.split("/")) == depth]
+    return [path for path in paths if path.lower().endswith(IMAGE_ENDINGS) and _is_of_a_class(path.split("/"), depth)]
+
+
+def _is_of_a_class(parts: Sequence[str], depth: int) -> bool:
+    """Hidden folders are no classes, nor hidden files images: editors and file managers leave them."""
+    return len(parts) == depth and not any(part.startswith(".") for part in parts[-2:])
 
 
 def _class_of(path: str) -> str:

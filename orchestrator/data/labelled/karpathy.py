@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from orchestrator.data.labelled.file_rows import FileRows, LabelledFile
+from orchestrator.data.labelled.file_rows import FileRows, LabelledFile, drop_empty_captions
 from orchestrator.data.labelled.labelled_set import LabelledSet
 from orchestrator.data.labelled.set_folder import SetFolder
 
@@ -45,9 +45,9 @@ def open_set(folder: SetFolder) -> LabelledSet:
         raise folder.misread(name, error) from error
     if not images:
         raise folder.error(f"{name} has no image of split {split!r}")
-    place = folder.find_images(images[0].path, _FOLDERS)
+    place = folder.find_images([image.path for image in images], _FOLDERS)
     files = [LabelledFile(f"{place}{image.path}", captions=image.captions) for image in images]
-    return LabelledSet(folder.uri, "karpathy", {}, FileRows(folder.store, files))
+    return LabelledSet(folder.uri, "karpathy", {}, FileRows(folder.store, drop_empty_captions(folder.store, files)))
 
 
 def _read_json(folder: SetFolder, name: str) -> Iterator[_Image]:
@@ -58,6 +58,6 @@ def _read_json(folder: SetFolder, name: str) -> Iterator[_Image]:
 
 
 def _read_table(folder: SetFolder) -> Iterator[_Image]:
-    for row in csv.DictReader(io.StringIO(folder.store.read_bytes(_TABLE).decode("utf-8"))):
+    for row in csv.DictReader(io.StringIO(folder.store.read_bytes(_TABLE).decode("utf-8-sig"))):
         captions = tuple(caption.strip() for caption in json.loads(row["raw"]))
         yield _Image(row["filename"], row["split"], captions)

@@ -11,6 +11,8 @@ from orchestrator.spec.evaluation import LayoutSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.storage.store import ObjectNotFoundError, Store, open_store
 
+_IMAGES_TRIED = 16  # a request for each folder they may lie in: enough to tell missing images from a wrong folder
+
 
 @dataclass(frozen=True)
 class SetFolder:
@@ -38,18 +40,31 @@ class SetFolder:
         fault = f"lacks {error}" if isinstance(error, KeyError) else f"is not of its layout's form: {error}"
         return self.error(f"{name} {fault}; docs/evaluation.md says what each layout holds")
 
-    def read_lines(self, location: str | None, default: str) -> list[str] | None:
-        """The lines of a text file, empty ones left out; none where no file is named and ``default`` is absent."""
+    def read_lines(self, location: str | None, default: str, *, by_place: bool = False) -> list[str] | None:
+        """The lines of a text file, empty ones left out; none where no file is named and ``default`` is absent.
+
+        Args:
+            by_place: lines are known by their place, so that one that is left out would move all behind it.
+
+        Raises DatasetError for what is not UTF-8, for a named file that is absent, and, ``by_place``, for an empty line
+        before the last one that is not.
+        """
         folder, _, name = join_uri(self.uri, location or default).rpartition("/")
         try:
-            content = open_store(folder, self.s3).read_bytes(name).decode("utf-8")
+            content = open_store(folder, self.s3).read_bytes(name).decode("utf-8-sig")
         except ObjectNotFoundError as error:
             if location is None:
                 return None
             raise self.error(f"there is no {folder}/{name}, which evaluation.layouts names") from error
         except UnicodeDecodeError as error:
             raise self.error(f"{folder}/{name} is not UTF-8: {error}") from error
-        return [line.strip() for line in content.splitlines() if line.strip()]
+        lines = [line.strip() for line in content.rstrip().split("\n")]  # splitlines would split within a name, too
+        if by_place and "" in lines:
+            raise self.error(
+                f"line {lines.index('') + 1} of {folder}/{name} is empty, and a line's place says which class it "
+                f"names; write a name into it, or take it out"
+            )
+        return [line for line in lines if line]
 
     def read_json(self, path: str) -> dict[str, Any]:
         """The object in a JSON file."""
@@ -61,11 +76,17 @@ class SetFolder:
             raise self.error(f"{path} is not a JSON object")
         return content
 
-    def find_images(self, name: str, folders: Sequence[str]) -> str:
-        """Which of ``folders`` (each with a slash behind it, or empty) the image ``name`` lies in."""
-        for folder in folders:
-            if self.has(f"{folder}{name}"):
-                return folder
+    def find_images(self, names: Sequence[str], folders: Sequence[str]) -> str:
+        """Which of ``folders`` (each with a slash behind it, or empty) the images ``names`` lie in.
+
+        Some may be missing: the first that is there tells, of the first and others in even distances.
+        """
+        tried = names[:: -(-len(names) // _IMAGES_TRIED)]
+        for name in tried:
+            for folder in folders:
+                if self.has(f"{folder}{name}"):
+                    return folder
         raise self.error(
-            f"no image where its annotations put the first: {', '.join(f'{one}{name}' for one in folders)}"
+            f"no image where its annotations put the first: {', '.join(f'{one}{names[0]}' for one in folders)}; nor is "
+            f"any of {len(tried) - 1} others there"
         )

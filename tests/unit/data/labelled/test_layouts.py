@@ -365,9 +365,61 @@ def test_names_are_numbered_until_no_other_class_has_them() -> None:
     assert distinct(["crane", "crane", "crane (2)"]) == ["crane", "crane (2)", "crane (2) (2)"]
 
 
+def test_lines_of_class_names_keep_their_places(tmp_path: Path) -> None:
+    write_clip_benchmark(tmp_path, "test", [b"0", b"1"])
+    names = tmp_path / "classnames.txt"
+    put(names, "\ufeffzero\r\none\u2028and a half\x85\r\n two \n\n\n")
+    assert opened(tmp_path).targets["class"].classes == ("zero", "one\u2028and a half", "two")
+    for content, line in (("zero\n\ntwo\nthree\n", 2), ("\nzero\none\n", 1), ("zero\none\n \t\nthree", 3)):
+        put(names, content)
+        with pytest.raises(DatasetError, match=rf"line {line} of .*/classnames\.txt is empty"):
+            opened(tmp_path)
+    put(names, "a\nb\n")
+    put(tmp_path / "zeroshot_classification_templates.txt", "a {c}\n\nthe {c}\n")  # of templates no place counts
+    assert opened(tmp_path).targets["class"].templates == ("a {}", "the {}")
+
+
 def test_an_empty_number_of_shards_is_named(tmp_path: Path) -> None:
     write_clip_benchmark(tmp_path, "test", [b"0", b"1"])
     put(tmp_path / "classnames.txt", "a\nb\n")
     put(tmp_path / "test/nshards.txt", "\n")
     with pytest.raises(DatasetError, match=r"no test/nshards\.txt with the number of its shards"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize("below", ["val/", ""])
+def test_hidden_folders_are_no_classes_and_hidden_files_no_images(tmp_path: Path, below: str) -> None:
+    for number, name in enumerate(("cat/a.png", "dog/b.png", ".ipynb_checkpoints/b.png", "cat/._a.png")):
+        put(tmp_path / below / name, picture(number))
+    found = opened(tmp_path)
+    assert found.targets["class"].classes == ("cat", "dog")
+    assert reds(rows_of(found)) == [0, 1]
+
+
+def test_empty_captions_are_left_out_and_counted(tmp_path: Path, caplog: Any) -> None:
+    write_coco(tmp_path / "coco")
+    captions = [{"image_id": 100, "caption": " \n"}, {"image_id": 100, "caption": "a"}, {"image_id": 99, "caption": ""}]
+    path = tmp_path / "coco/annotations/captions_val2017.json"
+    put(path, {**json.loads(path.read_text()), "annotations": captions})
+    with caplog.at_level("WARNING", logger="orchestrator"):
+        rows = rows_of(opened(tmp_path / "coco"))
+    assert [row.captions for row in rows] == [()] * 6 + [("a",)]
+    assert "/coco: 2 empty captions left out" in caplog.text
+    write_flickr(tmp_path / "flickr")
+    image = {"filename": "1.jpg", "split": "test", "sentences": [{"raw": " "}, {"raw": "b"}]}
+    put(tmp_path / "flickr/dataset_flickr30k.json", {"images": [image]})
+    assert [row.captions for row in rows_of(opened(tmp_path / "flickr"))] == [("b",)]
+
+
+def test_karpathys_table_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    write_flickr(tmp_path, table=True)
+    table = tmp_path / "flickr_annotations_30k.csv"
+    put(table, b"\xef\xbb\xbf" + table.read_bytes())
+    assert reds(rows_of(opened(tmp_path))) == [1, 3]
+
+
+def test_a_missing_first_image_does_not_hide_the_others(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    for number in (6, 5):  # the first two rows
+        (tmp_path / f"val2017/{number:012d}.jpg").unlink()
+    assert reds(rows_of(opened(tmp_path))) == [4, 3, 2, 1, 0]
