@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from orchestrator.errors import TrackingError
 from orchestrator.evaluation.results import ProbeResult, probe_name
 from orchestrator.storage.store import ObjectNotFoundError, Store
 
@@ -87,12 +88,11 @@ def write_predictions(
 
 
 def read_nearest(store: Store, step: int, weights: Literal["raw", "ema"]) -> NearestRows:
-    """What ``write_predictions`` kept of it for the run's own evaluation; none where that left none."""
-    try:
-        content = store.read_bytes(nearest_file(step, weights))
-    except ObjectNotFoundError:
-        return {}
-    columns = pq.read_table(io.BytesIO(content)).to_pydict()
+    """What ``write_predictions`` kept of it for the run's own evaluation; none where that left none.
+
+    Raises TrackingError for a damaged file.
+    """
+    columns = _read_table(store, nearest_file(step, weights), _NEAREST_SCHEMA).to_pydict()
     found: NearestRows = {}
     for set_name, probe, row, nearest, caption in zip(*(columns[name] for name in _NEAREST_SCHEMA.names), strict=True):
         found.setdefault((set_name, probe), {})[row] = (nearest, caption)
@@ -100,14 +100,13 @@ def read_nearest(store: Store, step: int, weights: Literal["raw", "ema"]) -> Nea
 
 
 def read_predictions(store: Store, step: int, weights: Literal["raw", "ema"]) -> list[TargetPredictions]:
-    """What ``write_predictions`` kept for the run's own evaluation; none where it left none."""
-    try:
-        content = store.read_bytes(predictions_file(step, weights))
-    except ObjectNotFoundError:
-        return []
-    table = pq.read_table(io.BytesIO(content))
+    """What ``write_predictions`` kept for the run's own evaluation; none where it left none.
+
+    Raises TrackingError for a damaged file.
+    """
+    table = _read_table(store, predictions_file(step, weights), _SCHEMA)
     keys = list(zip(*(table[name].to_pylist() for name in _SCHEMA.names[:4]), strict=True))
-    bounds = [0, *(i for i in range(1, len(keys)) if keys[i] != keys[i - 1]), len(keys)]
+    bounds = [*(i for i in range(len(keys)) if i == 0 or keys[i] != keys[i - 1]), len(keys)]
     columns = [table[name].to_numpy() for name in _SCHEMA.names[4:]]
     return [TargetPredictions(*keys[low], *(column[low:high] for column in columns)) for low, high in pairwise(bounds)]
 
@@ -146,6 +145,23 @@ def _write(store: Store, path: str, parts: Sequence[pa.Table]) -> None:
         buffer = io.BytesIO()
         pq.write_table(pa.concat_tables(parts).unify_dictionaries(), buffer, compression="zstd")
         store.write_bytes(path, buffer.getvalue())
+
+
+def _read_table(store: Store, path: str, schema: pa.Schema) -> pa.Table:
+    """Without rows where there is no such file; raises TrackingError for one that is damaged."""
+    try:
+        content = store.read_bytes(path)
+    except ObjectNotFoundError:
+        return schema.empty_table()
+    try:
+        table = pq.read_table(io.BytesIO(content)).select(schema.names).cast(schema)
+        table.validate(full=True)  # columns of one length, names in their dictionaries
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise TrackingError(
+            f"{store.uri}/{path} is damaged: {' '.join(str(error).split())}; wanted the Parquet file that the run "
+            f"wrote: copy it again, or remove it"
+        ) from error
+    return table
 
 
 def _to_nearest_table(result: ProbeResult) -> pa.Table:

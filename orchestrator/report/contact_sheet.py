@@ -15,7 +15,7 @@ from PIL import Image
 
 from orchestrator.data.concepts import open_finder, open_labeller, open_vocabulary
 from orchestrator.data.evaluation_set import EvaluationRow
-from orchestrator.data.labelled.labelled_set import RowRequest
+from orchestrator.data.labelled.labelled_set import LabelledSet, RowRequest
 from orchestrator.errors import EvaluationError
 from orchestrator.evaluation.metric_words import set_of
 from orchestrator.evaluation.predictions import NearestRows, TargetPredictions
@@ -124,7 +124,7 @@ def make_contact_sheet(metric: str, plan: Plan, predictions: Predictions, neares
         plan: of a run that was judged on the set; says where it is, and which vocabulary its classes are told apart by.
 
     Raises:
-        EvaluationError: no target that all predict, or a set that is not where the plan says.
+        EvaluationError: no target that all predict, or a set that the plan does not name or that asks for others since.
         StorageAccessError, ShardReadError, ShardDamagedError: the set cannot be read.
     """
     judged = _find_judged(metric, predictions)
@@ -136,7 +136,7 @@ def make_contact_sheet(metric: str, plan: Plan, predictions: Predictions, neares
     }
     found = [of_rows for of_probe in near.values() for of_rows in of_probe.values()]
     others = [of_rows[number][0] for of_rows in found for number in numbers if number in of_rows]
-    rows, classes = _read(metric, plan, judged.target, [*numbers, *others])
+    rows, classes = _read(metric, plan, judged, [*numbers, *others])
     concepts_of = _concept_finder(plan)
     images = [
         SheetImage(
@@ -176,11 +176,31 @@ def _find_judged(metric: str, predictions: Predictions) -> _Judged:
     return _Judged(*chosen, first.row_N, first.label_N, stacked)
 
 
-def _read(metric: str, plan: Plan, target: str, numbers: list[int]) -> tuple[dict[int, EvaluationRow], Sequence[str]]:
+def _read(
+    metric: str, plan: Plan, judged: _Judged, numbers: list[int]
+) -> tuple[dict[int, EvaluationRow], Sequence[str]]:
     """Rows by their number, and the target's classes."""
     found = open_set(plan, set_of(metric))
+    classes = _classes_of(found, judged)
     request = RowRequest(_IMAGE_SIZE, only=frozenset(numbers), caption_fields=plan.evaluation.caption_fields)
-    return {row.index: row for row in found.read(request)}, found.targets[target].classes
+    return {row.index: row for row in found.read(request)}, classes
+
+
+def _classes_of(found: LabelledSet, judged: _Judged) -> Sequence[str]:
+    """Of the target; raises EvaluationError where the set has changed so that predictions name others."""
+    if judged.target not in found.targets:
+        raise EvaluationError(
+            f"{found.uri} asks for {', '.join(found.targets) or 'no target'}, where the runs predicted "
+            f"{judged.target!r}; put the set back as it was judged"
+        )
+    classes = found.targets[judged.target].classes
+    num_named = 1 + max(int(place.max()) for place in (judged.label_N, *judged.predicted.values()))
+    if num_named > len(classes):
+        raise EvaluationError(
+            f"target {judged.target!r} of {found.uri} has {len(classes)} classes, where the runs predicted {num_named} "
+            f"or more; put the set back as it was judged"
+        )
+    return classes
 
 
 def _neighbours(
@@ -190,10 +210,10 @@ def _neighbours(
     for objective, of_probe in near.items():
         caption = picture = ""
         for nearest, place in (of_probe[probe][number] for probe in of_probe if number in of_probe[probe]):
-            if nearest in rows and place >= 0:
-                caption = rows[nearest].captions[place]
-            elif nearest in rows:
+            if nearest in rows and place < 0:
                 picture = _to_picture(rows[nearest].image, _THUMBNAIL_SIZE)
+            elif nearest in rows and place < len(rows[nearest].captions):  # else its captions are others by now
+                caption = rows[nearest].captions[place]
         if caption or picture:
             yield Neighbour(objective, caption, caption in rows[number].captions, picture)
 

@@ -1,12 +1,17 @@
 """What each row got, as it is kept beside a run."""
 
+import io
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.errors import TrackingError
 from orchestrator.evaluation.bootstrap import Estimate
 from orchestrator.evaluation.predictions import (
+    nearest_file,
     predictions_file,
     read_nearest,
     read_predictions,
@@ -79,6 +84,25 @@ def test_the_same_predictions_are_the_same_bytes(tmp_path):
         write_predictions(store, 1, "raw", RESULTS)
     first, second = (store.read_bytes(predictions_file(1, "raw")) for store in stores)
     assert first == second
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "of other columns"])
+def test_a_damaged_file_is_named(tmp_path, damage):
+    store = open_store(str(tmp_path))
+    write_predictions(store, 1, "raw", [replace(RESULTS[0], nearest=Nearest([1], [4], [-1]))])
+    for file, read in ((predictions_file(1, "raw"), read_predictions), (nearest_file(1, "raw"), read_nearest)):
+        content = bytearray(store.read_bytes(file))
+        if damage == "truncated":
+            content = content[: len(content) // 2]
+        elif damage == "flipped":
+            content[4:40] = bytes(36)
+        else:
+            buffer = io.BytesIO()
+            pq.write_table(pa.table({"row": [1]}), buffer)
+            content = buffer.getvalue()
+        store.write_bytes(file, bytes(content))
+        with pytest.raises(TrackingError, match=rf"{file} is damaged: .*wanted the Parquet file that the run wrote"):
+            read(store, 1, "raw")
 
 
 def test_without_one_label_a_row_there_is_no_file(tmp_path):

@@ -14,15 +14,17 @@ from comparisons import METRIC, comparison, trial
 from orchestrator.cli.main import app
 from orchestrator.errors import RunNotFoundError, TrackingError
 from orchestrator.evaluation.comparison import COMPARISON_FILE, ObjectiveEntry
+from orchestrator.evaluation.predictions import nearest_file, predictions_file
 from orchestrator.evaluation.verdict import find_verdict
 from orchestrator.report.charts import draw_cost, draw_curves
-from orchestrator.report.contents import Contents, read_contents
+from orchestrator.report.contents import Contents, read_contents, read_verdict
 from orchestrator.report.page import render_page
 from orchestrator.report.tables import score_table
 from orchestrator.report.write import REPORT_FILE, write_report
 from orchestrator.spec.cluster import S3Spec
+from orchestrator.spec.plan import PLAN_FILE
 from orchestrator.storage.store import open_store
-from report_example import KNOWN_SHAPES
+from report_example import KNOWN_SHAPES, write_example
 
 HOSTILE = '<script>alert("1")</script>{{ 7 * 7 }}'
 
@@ -157,6 +159,63 @@ def test_metrics_are_sorted_by_their_numbers(example: str) -> None:
     found = score_table(contents.comparison, replicates)
     names = [row.metric for row in (*found.main, *found.rest)]
     assert [name for name in names if name in recalls] == recalls[::-1]
+
+
+@pytest.mark.parametrize("change", ["target gone", "fewer classes"])
+def test_a_set_that_asks_for_something_else_costs_the_pictures_alone(tmp_path: Path, change: str) -> None:
+    uri = write_example(tmp_path)
+    asked = tmp_path / "scenes/eval/targets.json"
+    content = json.loads(asked.read_text())
+    sheet = read_contents(uri, S3Spec()).sheet
+    assert sheet is not None
+    own = content["targets"].pop(sheet.target)
+    said = rf"asks for .*, where the runs predicted '{sheet.target}'"
+    if change == "fewer classes":
+        content["targets"][sheet.target] = {**own, "classes": own["classes"][:2], "names": {}, "hypernyms": {}}
+        said = rf"'{sheet.target}' of .*/eval has 2 classes, where the runs predicted \d+ or more"
+    asked.write_text(json.dumps(content))
+    contents, _ = write_report(uri, S3Spec())
+    assert contents.sheet is None
+    assert re.search(said, contents.without_sheet)
+    assert contents.verdict.pairs[0].num_rows == 40
+    assert "No pictures: " in Text((tmp_path / "comparison" / REPORT_FILE).read_text())
+
+
+def test_a_caption_that_a_set_has_no_more_is_not_shown(tmp_path: Path) -> None:
+    uri = write_example(tmp_path)
+    for number in range(3):
+        plan = tmp_path / f"example-catlip-{number}/{PLAN_FILE}"
+        content = json.loads(plan.read_text())
+        content["evaluation"]["caption_fields"] = []
+        plan.write_text(json.dumps(content))
+    sheet = read_contents(uri, S3Spec()).sheet
+    assert sheet is not None
+    assert {one.caption for image in sheet.images for one in image.neighbours} == {""}
+
+
+def test_damaged_predictions_cost_their_pairs_the_rows(tmp_path: Path) -> None:
+    uri = write_example(tmp_path)
+    file = tmp_path / "example-catlip-1" / predictions_file(600, "raw")
+    file.write_bytes(file.read_bytes()[:400])
+    contents, _ = write_report(uri, S3Spec())
+    damaged = f"{file} is damaged: "
+    assert contents.without_sheet.startswith(damaged)
+    (note,) = (note for note in contents.verdict.notes if damaged in note)
+    assert note in Text((tmp_path / "comparison" / REPORT_FILE).read_text())
+    num_rows = {frozenset((pair.ahead, pair.behind)): pair.num_rows for pair in contents.verdict.pairs}
+    assert [number for pair, number in num_rows.items() if "catlip" in pair] == [0, 0]
+    assert num_rows[frozenset(("clip", "siglip"))] == 40
+    assert all(pair.difference is not None for pair in contents.verdict.pairs)
+    assert read_verdict(uri, S3Spec())[1] == contents.verdict
+
+
+def test_damaged_neighbours_cost_the_pictures_alone(tmp_path: Path) -> None:
+    uri = write_example(tmp_path)
+    file = tmp_path / "example-clip-0" / nearest_file(600, "raw")
+    file.write_bytes(b"no table")
+    contents = read_contents(uri, S3Spec())
+    assert contents.without_sheet.startswith(f"{file} is damaged: ")
+    assert all(pair.num_rows == 40 for pair in contents.verdict.pairs)
 
 
 def test_a_comparison_that_goes_on_has_a_page(page_file: Path) -> None:
