@@ -36,6 +36,7 @@ def compare(
     """Show runs side by side: one line a score, one column a run. A comparison shows its verdict, means and spread, and
     stands for its finished replicates.
     """
+    from orchestrator.evaluation.results import finite_or_null
     from orchestrator.report.contents import read_verdict
     from orchestrator.runs.compare_runs import is_comparison, read_runs
     from orchestrator.spec.load import load_cluster
@@ -46,7 +47,7 @@ def compare(
     rows = read_runs(uris, place)
     if json:
         documents = [*(_comparison_document(*one) for one in found), *(_document(row) for row in rows)]
-        typer.echo(json_format.dumps(documents, indent=2))
+        typer.echo(json_format.dumps(finite_or_null(documents), indent=2, allow_nan=False))
         return
     for result, verdict in found:
         print_objectives(result)

@@ -4,14 +4,23 @@ The records hold numbers and places only; what follows from them (intervals, ver
 that a report of an old comparison gains from better statistics.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from orchestrator.spec.section import Section
 
 COMPARISON_FILE = "comparison.json"
 """Its name, in the comparison's folder."""
+
+
+def _without_null(scores: Any) -> Any:
+    return {name: value for name, value in scores.items() if value is not None} if isinstance(scores, dict) else scores
+
+
+Scores = Annotated[dict[str, float], BeforeValidator(_without_null)]
+"""By full metric name, such as ``eval/scenes-eval/linear_probe/shape/accuracy``. A file may hold null for one that was
+not finite, which is then not there."""
 
 TrialStatus = Literal["waiting", "running", "finished", "stopped", "failed"]
 
@@ -26,8 +35,7 @@ class CurvePoint(Section):
     """Seconds in steps and in waiting for data, evaluation and start-up left out."""
     flops: float
     """Training FLOPs of all workers."""
-    scores: dict[str, float]
-    """By full metric name, such as ``eval/scenes-eval/linear_probe/shape/accuracy``."""
+    scores: Scores
     schedule_ended: bool
     """Whether the learning rate had decayed to its end there; other points are drawn as in mid-schedule."""
 
@@ -72,8 +80,8 @@ class TrialResult(Section):
     step: int = 0
     """That its weights have seen."""
     cost: TrialCost = TrialCost()
-    scores: dict[str, float] = Field(default_factory=dict)
-    """At its end, by full metric name."""
+    scores: Scores = Field(default_factory=dict)
+    """At its end."""
     curve: tuple[CurvePoint, ...] = ()
     duplicate_caption_fraction: float | None = None
     """Mean share of captions of a global batch that another image of it has, too; none: it reads no captions."""

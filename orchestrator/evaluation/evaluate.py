@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from orchestrator.errors import EvaluationError
 from orchestrator.evaluation.answers import Work, answer_retrieval, answer_synset_rows, answer_zero_shot, image_probes
 from orchestrator.evaluation.exchange import share_work
 from orchestrator.evaluation.features import FeatureSet, extract_features, extract_text_features
@@ -69,8 +70,8 @@ def evaluate(
     there is one. What does not apply is in the results, with the reason.
 
     Raises:
-        EvaluationError: a set without rows, a label that is no class, features that are not finite, parts too small, a
-            target to fine-tune on that no set has.
+        EvaluationError: a set without rows, a label that is no class, features that are not finite, parts too small
+            or without a class, a target to fine-tune on that no set has.
     """
     check_fine_tune_targets(sets, spec.fine_tune)
     encode: Encoder | None = None
@@ -103,16 +104,32 @@ def _prepare_zero_shot(judged: JudgedModel, encode: Encoder | None, question: Qu
     if encode is not None and EMBEDDING in question.rows.features:
         if not target.templates:
             return partial(question.result, "zero_shot", EMBEDDING, reason="the target has no prompt templates")
+        _check_judged(question)
         return partial(answer_zero_shot, question, class_embeddings(encode, target))
     if judged.match_synsets is not None:
         rows = judged.match_synsets(target.concepts)
         if not rows.is_matched_K.any():
             reason = "no class of the target is near a concept of the vocabulary"
             return partial(question.result, "zero_shot", SYNSET_ROWS, reason=reason)
+        _check_judged(question)
         bias_K = rows.bias_K.masked_fill(~rows.is_matched_K, -torch.inf)  # then a random row is never the answer
         return partial(answer_synset_rows, question, rows.weight_KF, bias_K, int((~rows.is_matched_K).sum()))
     reason = "the objective has neither a text tower nor a classifier of concepts"
     return partial(question.result, "zero_shot", EMBEDDING, reason=reason)
+
+
+def _check_judged(question: Question) -> None:
+    """Refuse rows that no score comes of; before any rank goes its own way, so that all of them raise it."""
+    if not len(question.labels):
+        raise EvaluationError(
+            f"no row of the judged part of evaluation set {question.set_name!r} is left ({question.num_left_out} rows "
+            f"of the set were left out, see the log); wanted one at least: repair it, or raise evaluation.max_samples"
+        )
+    if not question.labels.any() and question.target.multi_label:
+        raise EvaluationError(
+            f"none of the {len(question.labels)} judged rows of evaluation set {question.set_name!r} carries a class "
+            f"of target {question.target_name!r}; wanted one at least: label them, or raise evaluation.max_samples"
+        )
 
 
 def _prepare_head(judged: JudgedModel, question: Question, spec: FineTuneSpec) -> HeadStart | None:

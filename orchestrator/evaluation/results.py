@@ -1,6 +1,7 @@
 """What a probe found: one record per evaluation set, probe, target and feature, its metric names and its JSON."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -143,4 +144,17 @@ def _accuracies(result: ProbeResult) -> Iterator[tuple[str, float]]:
 def results_to_json(results: Sequence[ProbeResult]) -> str:
     """The results and their summary as a JSON document, the same text for the same results."""
     document = {"results": [result.to_dict() for result in results], "summary": summarise(results)}
-    return json.dumps(document, indent=2, sort_keys=True) + "\n"
+    return json.dumps(finite_or_null(document), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def finite_or_null(value: Any) -> Any:
+    """A document with null for numbers that are not finite, which JSON has not, though Python would write them."""
+    match value:
+        case dict():
+            return {key: finite_or_null(one) for key, one in value.items()}
+        case list() | tuple():
+            return [finite_or_null(one) for one in value]
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value

@@ -1,6 +1,7 @@
 """What is known of a comparison while it runs: trials report from threads of their own, the file stays current."""
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -255,7 +256,17 @@ class TrialMeter:
 
 
 def scores_of(results: Sequence[ProbeResult], phase: Phase) -> dict[str, float]:
-    """Scores by full metric name; of a search trial only those of validation rows, so that no test row chooses."""
+    """Scores by full metric name; of a search trial only those of validation rows, so that no test row chooses.
+
+    Those that are not finite are left out: nothing could be told from them, and JSON does not hold them.
+    """
+    found = _all_scores_of(results, phase)
+    if wrong := [name for name, value in found.items() if not math.isfinite(value)]:
+        logger.warning("%d scores are not finite and left out, such as %s", len(wrong), wrong[0])
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _all_scores_of(results: Sequence[ProbeResult], phase: Phase) -> dict[str, float]:
     if phase != "search":
         return {name: value for result in results for name, value in result.metrics().items()} | summarise(results)
     scores: dict[str, float] = {}

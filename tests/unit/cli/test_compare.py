@@ -104,3 +104,11 @@ def test_a_comparison_shows_its_verdict_means_and_spread(tmp_path: Path, cluster
     words = said.split()
     assert "No verdict: 1 replicate shows a spread only, 3 or more give one; siglip 70.0 %" in " ".join(words)
     assert {"0.5500", "0.0707", "0.8750"} <= set(words)
+
+
+def test_a_score_that_is_not_finite_is_null_in_json(cluster: str, record: Record) -> None:
+    record("ours", "clip-r0", float("nan"))
+    shown = CliRunner().invoke(app, ["compare", "clip-r0", "--cluster", cluster, "--json"])
+    assert shown.exit_code == 0, shown.output
+    assert json.loads(shown.stdout)[0]["scores"].get(METRIC) is None
+    assert "NaN" not in shown.stdout

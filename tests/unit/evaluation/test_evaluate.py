@@ -1,5 +1,5 @@
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -255,3 +255,27 @@ def test_retrieval_says_why_it_does_not_apply() -> None:
     bare = [Batch(one.index, one.image, one.targets, [() for _ in one.captions]) for one in read()]
     found = evaluate(Contrastive(), [EvaluationSet("colors", TARGETS, bare)], spec, 0, 1)
     assert {one.reason for one in found} == {"the set has no captions"}
+
+
+@pytest.mark.parametrize("with_text_tower", [True, False])
+def test_judged_rows_that_no_score_comes_of_are_named(with_text_tower: bool) -> None:
+    """All judged rows are damaged, or carry none of several labels, where the set has a training part of its own."""
+    judged: Any = Contrastive() if with_text_tower else Classifying()
+    if not with_text_tower:
+        judged.match_synsets = lambda names: SynsetRows(torch.zeros(3, 12), torch.zeros(3), torch.ones(3).bool())
+    probes = EvaluationSpec(probes=("zero_shot",))
+
+    def of_training_part(rows: Iterator[Batch]) -> Iterator[Batch]:
+        return (replace(batch, index=batch.index + 5) for batch in rows)
+
+    one = EvaluationSet("colors", {"color": TARGETS["color"]}, of_training_part(read()), 125, first_train_row=5)
+    with pytest.raises(
+        EvaluationError, match=r"no row of the judged part of evaluation set 'colors' is left \(5 rows of the set"
+    ):
+        evaluate(judged, [one], probes, 0, 1)
+    bright = TARGETS["color"].model_copy(update={"multi_label": True})
+    one = EvaluationSet("colors", {"bright": bright}, read(), first_train_row=1)  # row 0 is not bright
+    with pytest.raises(
+        EvaluationError, match=r"none of the 1 judged rows of .*'colors' carries a class of target 'bright'"
+    ):
+        evaluate(judged, [one], probes, 0, 1)

@@ -56,3 +56,13 @@ def test_few_shot_accuracies_have_means_of_their_own() -> None:
     found = ProbeResult("scenes", "few_shot", "shape", POOLED, True, num_classes=4, scores=scores)
     assert summarise([found])["eval/scenes/few_shot/all/mean_accuracy_4_shot"] == 0.5
     assert found.accuracy is None
+
+
+def test_a_number_that_is_not_finite_is_null_in_json() -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    found = replace(result("shape", 0.5), scores={"accuracy": Estimate(float("nan"), 0.0, float("inf"))})
+    document = json.loads(results_to_json([found]), parse_constant=refuse)
+    assert document["results"][0]["scores"]["accuracy"] == {"value": None, "low": 0.0, "high": None}
+    assert set(document["summary"].values()) == {None}

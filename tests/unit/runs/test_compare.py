@@ -446,3 +446,18 @@ def test_a_proposal_that_a_stop_interrupted_is_told_to_the_study_of_a_later_star
     known = proposals._studies["clip"]._ot_study.trials
     told = {one.params["optimizer.learning_rate"]: one.value for one in known if one.value is not None}
     assert told == {rates[0]: 0.5, rates[1]: 0.7}, "each once, at its end; the fourth ended without a score"
+
+
+@pytest.mark.parametrize("phase", ["search", "verdict"])
+def test_scores_that_are_not_finite_are_left_out_and_said(phase: Any, caplog: pytest.LogCaptureFixture) -> None:
+    estimates = {
+        "mean_average_precision": Estimate(math.nan, math.nan, math.nan),
+        "accuracy": Estimate(0.5, 0.25, 0.75),
+    }
+    details = {"validation_quality": math.nan}
+    found = ProbeResult("s", "linear_probe", "shape", POOLED, True, 3, scores=estimates, details=details)
+    with caplog.at_level("WARNING", logger="orchestrator"):
+        scores = scores_of([found], phase)
+    assert all(math.isfinite(value) for value in scores.values())
+    assert ("eval/s/linear_probe/shape/accuracy" in scores) == (phase == "verdict")
+    assert "3 scores are not finite and left out, such as eval/s/linear_probe/shape/" in caplog.text
