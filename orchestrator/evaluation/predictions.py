@@ -79,9 +79,12 @@ def nearest_file(step: int, weights: Literal["raw", "ema"], asked: str = "") -> 
 def write_predictions(
     store: Store, step: int, weights: Literal["raw", "ema"], results: Sequence[ProbeResult], asked: str = ""
 ) -> None:
-    """Keep what the results predict and find nearest; no file is written where none does."""
+    """Keep what the results predict, be it nothing, and what they find nearest, where something does.
+
+    That the first file is there says that these weights are judged.
+    """
     predictions = [_to_table(one) for one in results if one.predictions is not None]
-    _write(store, predictions_file(step, weights, asked), predictions)
+    _write(store, predictions_file(step, weights, asked), [_SCHEMA.empty_table(), *predictions])
     # Neighbours do not depend on the target: those of the first stand for all.
     firsts = {(one.set, one.probe): one for one in reversed(results) if one.nearest is not None}
     _write(store, nearest_file(step, weights, asked), [_to_nearest_table(one) for one in reversed(firsts.values())])

@@ -226,12 +226,11 @@ def _is_judged(plan: Plan, store: Store) -> bool:
     """Whether the last weights were evaluated: else workers start once more for that alone."""
     if not plan.evaluation.sets:
         return True
-    from orchestrator.evaluation.predictions import nearest_file, predictions_file
+    from orchestrator.evaluation.predictions import predictions_file
     from orchestrator.training.judge import judged_weights
 
     weights = judged_weights(plan.evaluation, has_average=plan.ema is not None)
-    kept = [[file(plan.steps, one) for file in (predictions_file, nearest_file)] for one in weights]
-    return all(any(store.stat(file) is not None for file in files) for files in kept)
+    return all(store.stat(predictions_file(plan.steps, one)) is not None for one in weights)
 
 
 def _record_start(plan: Plan, tracker: Tracker) -> dict[str, str]:

@@ -78,6 +78,14 @@ def test_what_is_nearest_comes_back_once_a_probe(tmp_path):
     assert ProbeResult.from_dict(first.to_dict(with_predictions=True)) == first
 
 
+def test_probes_that_predict_nothing_leave_a_file_without_rows(tmp_path):
+    store = open_store(str(tmp_path))
+    write_predictions(store, 3, "raw", [replace(RESULTS[0], predictions=None)])
+    assert store.stat(predictions_file(3, "raw")) is not None
+    assert store.stat(nearest_file(3, "raw")) is None
+    assert read_predictions(store, 3, "raw") == []
+
+
 def test_the_same_predictions_are_the_same_bytes(tmp_path):
     stores = [open_store(str(tmp_path / name)) for name in ("a", "b")]
     for store in stores:

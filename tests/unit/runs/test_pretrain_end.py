@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import RunHeldError, WorkerLostError
-from orchestrator.evaluation.predictions import nearest_file, predictions_file
+from orchestrator.evaluation.predictions import predictions_file, write_predictions
 from orchestrator.runs import pretrain
 from orchestrator.runs.attempts import run_attempts
 from orchestrator.runs.interrupts import StopRequest
@@ -57,7 +57,7 @@ def test_a_run_is_done_once_its_last_weights_are_judged(cluster: ClusterSpec) ->
     assert not pretrain._is_judged(plan, store)
     store.write_bytes(predictions_file(plan.steps, "raw"), b"x")
     assert not pretrain._is_judged(plan, store)
-    store.write_bytes(nearest_file(plan.steps, "ema"), b"x")
+    write_predictions(store, plan.steps, "ema", [])  # of probes that predict nothing
     assert pretrain._is_judged(plan, store)
 
 
