@@ -90,6 +90,11 @@ def write_predictions(
     _write(store, nearest_file(step, weights, asked), [_to_nearest_table(one) for one in reversed(firsts.values())])
 
 
+def is_judged(store: Store, step: int, weights: Sequence[Literal["raw", "ema"]]) -> bool:
+    """Whether the run's own evaluation of all these weights of a step has ended."""
+    return all(store.stat(predictions_file(step, one)) is not None for one in weights)
+
+
 def read_nearest(store: Store, step: int, weights: Literal["raw", "ema"]) -> NearestRows:
     """What ``write_predictions`` kept of it for the run's own evaluation; none where that left none.
 

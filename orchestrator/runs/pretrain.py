@@ -226,11 +226,11 @@ def _is_judged(plan: Plan, store: Store) -> bool:
     """Whether the last weights were evaluated: else workers start once more for that alone."""
     if not plan.evaluation.sets:
         return True
-    from orchestrator.evaluation.predictions import predictions_file
+    from orchestrator.evaluation.predictions import is_judged
     from orchestrator.training.judge import judged_weights
 
     weights = judged_weights(plan.evaluation, has_average=plan.ema is not None)
-    return all(store.stat(predictions_file(plan.steps, one)) is not None for one in weights)
+    return is_judged(store, plan.steps, weights)
 
 
 def _record_start(plan: Plan, tracker: Tracker) -> dict[str, str]:

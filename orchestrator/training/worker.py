@@ -21,7 +21,7 @@ from orchestrator.data.order import BlockLayout
 from orchestrator.data.stream import BlockStream
 from orchestrator.env import setup_logging
 from orchestrator.errors import RunHeldError
-from orchestrator.evaluation.predictions import write_predictions
+from orchestrator.evaluation.predictions import is_judged, write_predictions
 from orchestrator.spec.plan import Plan, load_plan
 from orchestrator.storage.store import open_store
 from orchestrator.tracking import metrics
@@ -142,6 +142,8 @@ class _Run:
         self._agreement = Agreement(plan.checkpoint.every_minutes, plan.log_every_steps, self._device, first_step)
         if not steps:
             return self._finish(plan.steps, stopped=False)
+        if self._is_owed_evaluation(first_step):
+            self._evaluate(first_step)
         with closing(self._stream().blocks(steps.start, steps.stop)) as blocks:
             feed = Feed(self._unpacked(blocks, steps), self._batches.prepare, self._device)
             feed.prefetch()
@@ -192,7 +194,7 @@ class _Run:
             return False  # the end writes its own checkpoint
         if decision.wish is Wish.STOP:
             return True
-        evaluate = _is_multiple(done, plan.evaluation.every_steps) and bool(plan.evaluation.sets)
+        evaluate = self._is_evaluated(done)
         is_planned = _is_multiple(done, plan.checkpoint.every_steps) or done in plan.checkpoint.keep_steps
         if decision.checkpoint or evaluate or is_planned:
             with self._meter.paused():
@@ -200,6 +202,16 @@ class _Run:
                 if evaluate:
                     self._evaluate(done)
         return False
+
+    def _is_evaluated(self, step: int) -> bool:
+        return _is_multiple(step, self._plan.evaluation.every_steps) and bool(self._plan.evaluation.sets)
+
+    def _is_owed_evaluation(self, step: int) -> bool:
+        """Whether the attempt before ended between a checkpoint and the evaluation that goes with it."""
+        if self._restored is None or not self._is_evaluated(step):
+            return False
+        weights = judged_weights(self._plan.evaluation, has_average=self._ema is not None)
+        return bool(from_rank_zero(self._rank == 0 and not is_judged(self._store, step, weights)))
 
     def _finish(self, step: int, stopped: bool) -> WorkerResult:
         if self._restored is not None and self._restored.step == step:

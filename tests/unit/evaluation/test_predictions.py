@@ -80,7 +80,7 @@ def test_what_is_nearest_comes_back_once_a_probe(tmp_path):
 
 def test_probes_that_predict_nothing_leave_a_file_without_rows(tmp_path):
     store = open_store(str(tmp_path))
-    write_predictions(store, 3, "raw", [replace(RESULTS[0], predictions=None)])
+    write_predictions(store, 3, "raw", [result("tags", None)])
     assert store.stat(predictions_file(3, "raw")) is not None
     assert store.stat(nearest_file(3, "raw")) is None
     assert read_predictions(store, 3, "raw") == []
@@ -111,11 +111,6 @@ def test_a_damaged_file_is_named(tmp_path, damage):
         store.write_bytes(file, bytes(content))
         with pytest.raises(TrackingError, match=rf"{file} is damaged: .*wanted the Parquet file that the run wrote"):
             read(store, 1, "raw")
-
-
-def test_without_one_label_a_row_there_is_no_file(tmp_path):
-    write_predictions(open_store(str(tmp_path)), 1, "raw", [result("tags", None)])
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
