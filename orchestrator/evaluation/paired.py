@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 CONFIDENCE = 0.95
 MIN_REPLICATES = 3
 _LEAST_P = 1e-9  # what is smaller is not told apart
+_LEAST_DIFFERENCE = 1e-9  # what is smaller is rounding
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(200)
 
 
@@ -44,6 +45,8 @@ class PairedEstimate:
 def paired_estimate(difference_RN: NDArray[np.float64]) -> PairedEstimate:
     """From differences by replicate and row; with N = 1 (scores alone), rows are taken as they are: a paired t test.
 
+    Scores of a single test row are not meant: nothing there tells how far rows differ.
+
     Raises:
         ValueError: fewer than ``MIN_REPLICATES``.
     """
@@ -51,6 +54,7 @@ def paired_estimate(difference_RN: NDArray[np.float64]) -> PairedEstimate:
     if num_replicates < MIN_REPLICATES:
         raise ValueError(f"{num_replicates} replicates give no interval; wanted {MIN_REPLICATES} or more")
     mean = float(difference_RN.mean())
+    mean = 0.0 if abs(mean) < _LEAST_DIFFERENCE else mean
     deviations = tuple(map(math.sqrt, _variances(difference_RN)))
     reach = _reach(student_quantile(CONFIDENCE, num_replicates - 1), num_replicates, deviations)
     return PairedEstimate(mean, mean - reach, mean + reach, _p_value(mean, num_replicates, deviations))

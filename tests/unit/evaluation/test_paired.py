@@ -50,6 +50,7 @@ def test_rows_that_differ_widen_the_interval():
 def test_no_spread_at_all_is_no_error():
     assert paired_estimate(np.zeros((3, 10))).p_value == 1
     assert paired_estimate(np.ones((3, 10))).p_value == 0
+    assert paired_estimate(np.full((3, 1), 0.1 + 0.2 - 0.3)).p_value == 1  # rounding
     alike = paired_estimate(np.tile(np.arange(4.0), (3, 1)))  # replicates agree, rows do not
     assert 0 < alike.p_value < 0.05
     assert alike.low > 0
