@@ -128,6 +128,11 @@ class ComparisonResult(Section):
     baselines: tuple[TrialResult, ...] = ()
     """Runs that were not trained here (imported weights), as rows without a part in the verdict."""
 
+    @property
+    def replicates(self) -> tuple[TrialResult, ...]:
+        """The trials that count."""
+        return tuple(trial for trial in self.trials if trial.phase == "verdict")
+
     def cooldowns_of(self, replicate: TrialResult) -> tuple[TrialResult, ...]:
         """The runs that were branched off a replicate."""
         return tuple(
@@ -136,9 +141,13 @@ class ComparisonResult(Section):
             if (trial.objective, trial.replicate, trial.phase) == (replicate.objective, replicate.replicate, "cooldown")
         )
 
+    def searched(self, label: str) -> tuple[TrialResult, ...]:
+        """An objective's search trials."""
+        return tuple(trial for trial in self.trials if (trial.objective, trial.phase) == (label, "search"))
+
     def search_s(self, label: str) -> float:
         """Seconds of an objective's search trials, start-up and checkpoints left out."""
-        costs = [trial.cost for trial in self.trials if (trial.objective, trial.phase) == (label, "search")]
+        costs = [trial.cost for trial in self.searched(label)]
         return sum(cost.step_s + cost.data_wait_s + cost.evaluation_s for cost in costs)
 
     def primary_scores(self, label: str) -> list[float]:

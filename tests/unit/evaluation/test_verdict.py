@@ -139,3 +139,71 @@ def test_who_leads_follows_from_the_pairs():
     assert verdict.sentence.startswith("siglip is ahead of clip by 2.0 points (")
     assert ") and of catlip by 12.0 points (" in verdict.sentence
     assert all(pair.difference.mean > 0 for pair in verdict.pairs)
+
+
+BESTS = {"a": [0.70, 0.71, 0.72], "b": [0.60, 0.60, 0.61], "c": [1.0, 0.9, 0.4]}
+
+
+def test_the_best_mean_stands_in_the_sentence_when_others_are_told_apart():
+    sentence = find_verdict(comparison(BESTS), {}).sentence
+    assert sentence.startswith("a is ahead of b by 10.7 points (9.2 to 12.1); no difference could be shown between ")
+    assert (
+        "between c (best mean) and a (−76.5 to 87.8), nor between c and b (−64.9 to 97.6): 95 % intervals" in sentence
+    )
+
+
+def test_too_few_replicates_and_no_score_are_named():
+    made = comparison(BESTS | {"c": [0.95, 0.96]})
+    lost = [trial("c", 2, None, status="failed"), *(trial("z", i, None, status="failed") for i in range(3))]
+    objectives = (*made.objectives, ObjectiveEntry(label="z", tuned=True))
+    made = made.model_copy(update={"trials": (*made.trials, *lost), "objectives": objectives})
+    sentence = find_verdict(made, {}).sentence
+    assert sentence.startswith("a is ahead of b by 10.7 points (9.2 to 12.1): 95 % interval, 3 replicates")
+    assert sentence.endswith("; c (best mean) has too few replicates; z has no score.")
+
+
+def test_what_has_too_few_replicates_does_not_hide_the_others():
+    made = comparison({"a": [0.5, 0.6, 0.55], "b": [0.56, 0.52, 0.58], "c": [0.9]})
+    sentence = find_verdict(made, {}).sentence
+    assert sentence.startswith("No difference could be shown between b and a (−")
+    assert sentence.endswith("; c (best mean) has too few replicates.")
+
+
+def test_of_many_pairs_those_of_the_best_means_are_told():
+    rng = np.random.default_rng(0)
+    made = comparison({f"objective-{i:02d}": list(0.3 + 0.01 * i + 0.02 * rng.random(3)) for i in range(20)})
+    verdict = find_verdict(made, {})
+    assert len(verdict.told) == 6
+    assert all(verdict.spreads[0].objective in (pair.ahead, pair.behind) for pair in verdict.told)
+    assert verdict.sentence.endswith("Holm-corrected over 190 pairs; 184 more pairs are in the report's table.")
+    assert len(verdict.sentence) < 650
+
+
+def test_many_that_have_no_score_are_counted():
+    made = comparison(CLEAR)
+    labels = [f"lost-{i}" for i in range(6)]
+    objectives = (*made.objectives, *(ObjectiveEntry(label=label, tuned=True) for label in labels))
+    sentence = find_verdict(made.model_copy(update={"objectives": objectives}), {}).sentence
+    assert sentence.endswith("; lost-0, lost-1, lost-2 and 3 more have no score.")
+
+
+def test_one_test_row_gives_no_verdict():
+    scores = {"a": [1.0] * 3, "b": [0.0] * 3}
+    verdict = find_verdict(comparison(scores), rows_of(scores, num_rows=1))
+    assert verdict.sentence.startswith("No verdict: one test row is too few to compare by; a 100.0 %")
+    assert verdict.pairs[0].difference is None
+    assert not verdict.pairs[0].is_shown
+    assert verdict.notes[-1] == "No interval: there is one test row, which does not show how far rows differ."
+
+
+def test_rounding_is_no_difference():
+    sentence = find_verdict(comparison({"a": [0.1 + 0.2] * 3, "b": [0.3] * 3}), {}).sentence
+    assert sentence.startswith("No difference could be shown between a and b (0.0 to 0.0): ")
+
+
+def test_failed_search_trials_are_said():
+    made = comparison(CLEAR)
+    searched = [trial("clip", i, None, phase="search", status="failed" if i else "finished") for i in range(8)]
+    verdict = find_verdict(made.model_copy(update={"trials": (*made.trials, *searched)}), {})
+    assert "clip: 7 of 8 search trials failed." in verdict.notes
+    assert not any(note.startswith("catlip") for note in verdict.notes)
