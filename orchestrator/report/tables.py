@@ -5,8 +5,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.evaluation.comparison import ComparisonResult, TrialResult
-from orchestrator.evaluation.metric_words import describe_metric, format_score, is_score
+from orchestrator.evaluation.comparison import ComparisonResult, ObjectiveEntry, TrialResult
+from orchestrator.evaluation.metric_words import (
+    describe_metric,
+    format_difference,
+    format_score,
+    is_score,
+    unit_of_difference,
+)
+from orchestrator.evaluation.objective_pairs import PairVerdict
 from orchestrator.evaluation.results import split_part
 
 _GROUPS = ("all", "named", "unnamed")
@@ -125,13 +132,40 @@ def search_table(comparison: ComparisonResult) -> Table:
     rows = [
         (
             one.label,
-            str(one.num_search_trials) if one.tuned else "untuned",
+            _say_search(comparison, one) if one.tuned else "untuned",
             ", ".join(f"{key} = {value}" for key, value in one.chosen.items()) or MISSING,
             f"{one.prepare_s:,.0f} s",
         )
         for one in comparison.objectives
     ]
     return Table(("objective", "search trials", "chosen", "own preparation"), tuple(rows))
+
+
+def _say_search(comparison: ComparisonResult, one: ObjectiveEntry) -> str:
+    """How many trials its settings were chosen from; those that failed, and those to come, were not judged."""
+    judged = sum(trial.status in ("finished", "stopped") for trial in comparison.searched(one.label))
+    return str(judged) if judged == one.num_search_trials else f"{judged} of {one.num_search_trials} judged"
+
+
+def pair_table(comparison: ComparisonResult, pairs: Sequence[PairVerdict]) -> Table:
+    """Every pair, with its difference and p values."""
+    metric = comparison.primary_metric
+    headings = (
+        "pair", f"{unit_of_difference(metric)} ahead", "95 % interval", "p", "p, Holm", "replicates", "test rows",
+        "shown",
+    )  # fmt: skip
+    return Table(headings, tuple(_pair_row(metric, pair) for pair in pairs))
+
+
+def _pair_row(metric: str, pair: PairVerdict) -> tuple[str, ...]:
+    found = pair.difference
+    judged = [MISSING] * 4
+    if found is not None:
+        mean, low, high = (format_difference(metric, value) for value in (found.mean, found.low, found.high))
+        judged = [mean, f"{low} to {high}", f"{found.p_value:.4f}", f"{pair.p_holm:.4f}"]
+    rows = f"{pair.num_rows:,}" if pair.num_rows else MISSING
+    name = f"{pair.ahead} against {pair.behind}"
+    return name, *judged, str(pair.num_replicates), rows, "yes" if pair.is_shown else "no"
 
 
 def _trial_row(comparison: ComparisonResult, trial: TrialResult) -> tuple[str, ...]:
