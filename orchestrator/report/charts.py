@@ -5,33 +5,23 @@ widths, of which the page shows the one that fits.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import altair as alt
-import vl_convert
 
 from orchestrator.evaluation.comparison import ComparisonResult, TrialResult
 from orchestrator.evaluation.metric_words import format_difference, is_share, unit_of_difference
-from orchestrator.evaluation.verdict import PairVerdict, Spread
+from orchestrator.evaluation.objective_pairs import PairVerdict, Spread
+from orchestrator.report.drawing import INK, MUTED, NARROW, PAPER, Chart, draw, draw_rows, row_names
 
 Row = dict[str, Any]
 
-WIDE, NARROW = 520, 340
-_INK, _MUTED, _LINE, _PAPER = "var(--ink)", "var(--muted)", "var(--line)", "var(--paper)"
 _NUM_COLORS = 8
+_SHAPES = ("circle", "square", "diamond", "triangle-up")
+_MOST_PAIRS = 15
+_MOST_NAMES, _LONGEST_NAME = 8, 16  # that find place at the ends of lines
 _LABEL_GAP = 0.07  # of the height, between labels at the ends of lines
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One chart; what screen readers say of it, and its drawings, widest first."""
-
-    title: str
-    description: str
-    drawings: tuple[str, ...]
-    """SVG, safe to put into a page."""
 
 
 def color_of(comparison: ComparisonResult, label: str) -> str:
@@ -40,29 +30,39 @@ def color_of(comparison: ComparisonResult, label: str) -> str:
     return f"var(--objective-{labels.index(label) % _NUM_COLORS + 1})"
 
 
+def shape_of(comparison: ComparisonResult, label: str) -> str:
+    """The shape of the objective's points: another one where colours begin anew."""
+    labels = [one.label for one in comparison.objectives]
+    return _SHAPES[labels.index(label) // _NUM_COLORS % len(_SHAPES)]
+
+
 def draw_scores(comparison: ComparisonResult, spreads: Sequence[Spread]) -> Chart:
     """Each replicate a dot, their mean a tick."""
     rows = [{"objective": one.objective, "score": score} for one in spreads for score in one.scores]
     means = [{"objective": one.objective, "score": one.mean, "label": _say(comparison, one.mean)} for one in spreads]
     order = [one.objective for one in spreads]
     x = alt.X("score:Q", title=None, axis=_score_axis(comparison), scale=alt.Scale(zero=False, padding=24))
-    y = alt.Y("objective:N", sort=order, title=None, axis=alt.Axis(labelLimit=120, labelColor=_INK, labelFontSize=13))
+    y = alt.Y("objective:N", sort=order, title=None, axis=row_names())
     color = _by_objective(comparison, order)
-    dots = alt.Chart(alt.Data(values=rows)).mark_circle(size=70, opacity=0.55).encode(x=x, y=y, color=color)
+    dots = alt.Chart(alt.Data(values=rows)).mark_point(filled=True, size=70, opacity=0.55)
+    dots = dots.encode(x=x, y=y, color=color, shape=_by_shape(comparison, order))
     ticks = alt.Chart(alt.Data(values=means)).mark_tick(thickness=3, size=26).encode(x=x, y=y, color=color)
-    label = ticks.mark_text(dy=-20, fontWeight=600, color=_INK).encode(x=x, y=y, text="label:N", color=alt.value(_INK))
+    label = ticks.mark_text(dy=-20, fontWeight=600, color=INK).encode(x=x, y=y, text="label:N", color=alt.value(INK))
     description = "; ".join(f"{row['objective']}: {row['label']} on the mean" for row in means)
     layers = alt.layer(dots, ticks, label)
-    return Chart("Scores by replicate", description, _draw(layers, 54 * len(order), WIDE, NARROW))
+    return Chart("Scores by replicate", description, draw_rows(layers, order, 54, above=30))
 
 
-def draw_differences(comparison: ComparisonResult, pairs: Sequence[PairVerdict]) -> Chart | None:
-    """Each pair's difference with its interval, against zero; none where no pair has one."""
+def draw_differences(
+    comparison: ComparisonResult, pairs: Sequence[PairVerdict], told: Sequence[PairVerdict]
+) -> Chart | None:
+    """Each pair's difference with its interval, against zero; of many the told; none where there is none."""
     metric = comparison.primary_metric
     factor = 100 if is_share(metric) else 1
-    rows = [
+    drawn = pairs if len(pairs) <= _MOST_PAIRS else told
+    rows: list[Row] = [
         {
-            "pair": f"{pair.ahead} − {pair.behind}",
+            "pair": f"{pair.ahead}\n− {pair.behind}",
             "mean": factor * found.mean,
             "low": factor * found.low,
             "high": factor * found.high,
@@ -70,7 +70,7 @@ def draw_differences(comparison: ComparisonResult, pairs: Sequence[PairVerdict])
             f"{format_difference(metric, found.high)})",
             "shown": pair.is_shown,
         }
-        for pair in pairs
+        for pair in drawn
         if (found := pair.difference) is not None
     ]
     if not rows:
@@ -78,23 +78,35 @@ def draw_differences(comparison: ComparisonResult, pairs: Sequence[PairVerdict])
     unit = unit_of_difference(metric)
     data = alt.Data(values=rows)
     axis = alt.Axis(title=unit, tickCount=5)
-    y = alt.Y("pair:N", sort=None, title=None, axis=alt.Axis(labelLimit=150, labelColor=_INK, labelFontSize=13))
-    color = alt.condition("datum.shown", alt.value("var(--accent)"), alt.value(_MUTED))
+    y = alt.Y("pair:N", sort=None, title=None, axis=row_names())
+    color = alt.condition("datum.shown", alt.value("var(--accent)"), alt.value(MUTED))
     scale = alt.Scale(padding=12)
-    zero = alt.Chart(alt.Data(values=[{"x": 0}])).mark_rule(color=_MUTED, strokeDash=[3, 3]).encode(x="x:Q")
+    zero = alt.Chart(alt.Data(values=[{"x": 0}])).mark_rule(color=MUTED, strokeDash=[3, 3]).encode(x="x:Q")
     rule = (
         alt.Chart(data)
         .mark_rule(strokeWidth=2.5)
         .encode(x=alt.X("low:Q", axis=axis, scale=scale, title=unit), x2="high:Q", y=y, color=color)
     )
     dot = alt.Chart(data).mark_circle(size=90, opacity=1).encode(x="mean:Q", y=y, color=color)
-    words = alt.Chart(data).encode(x="mean:Q", y=y, text="label:N")
-    halo = words.mark_text(dy=-14, stroke=_PAPER, strokeWidth=5, strokeJoin="round")
-    label = words.mark_text(dy=-14, color=_INK)
-    description = "; ".join(f"{row['pair']}: {row['label']} {unit}" for row in rows)
-    drawings = _draw(alt.layer(zero, rule, dot, halo, label), 54 * len(rows), WIDE, NARROW)
+    words = alt.Chart(alt.Data(values=_align(rows))).encode(x="mean:Q", y=y, text="label:N")
+    align = alt.ExprRef("datum.align")
+    halo = words.mark_text(dy=-14, align=align, stroke=PAPER, strokeWidth=5, strokeJoin="round")
+    label = words.mark_text(dy=-14, align=align, color=INK)
+    description = "; ".join(f"{row['pair']}: {row['label']} {unit}".replace("\n", " ") for row in rows)
+    drawings = draw_rows(alt.layer(zero, rule, dot, halo, label), [row["pair"] for row in rows], 54, above=24)
     title = "Differences, 95 % intervals each (grey: none shown)"
+    title += f"; {len(drawn)} of {len(pairs)} pairs" * (len(drawn) < len(pairs))
     return Chart(title, description, drawings)
+
+
+def _align(rows: Sequence[Row]) -> list[Row]:
+    """Rows whose words stay inside the chart: those near its sides grow inwards."""
+    low, high = (end(0, *(row[key] for row in rows)) for end, key in ((min, "low"), (max, "high")))
+    places = [3 * (row["mean"] - low) / (high - low or 1) for row in rows]
+    return [
+        {**row, "align": "left" if place < 1 else "center" if place <= 2 else "right"}
+        for row, place in zip(rows, places, strict=True)
+    ]
 
 
 def draw_curves(comparison: ComparisonResult, trials: Sequence[TrialResult]) -> list[Chart]:
@@ -133,23 +145,23 @@ def draw_cost(comparison: ComparisonResult, trials: Sequence[TrialResult]) -> Ch
         return None
     parts_in_order = list(dict.fromkeys(row["part"] for row in rows))
     colors = [f"var(--part-{place + 1})" for place in range(len(parts_in_order))]
-    legend = alt.Legend(title=None, orient="top", labelColor=_INK, labelFontSize=12, symbolType="square", columns=2)
+    legend = alt.Legend(title=None, orient="top", labelColor=INK, labelFontSize=12, symbolType="square", columns=2)
     bars = (
         alt.Chart(alt.Data(values=rows))
         .mark_bar(size=22)
         .encode(
             x=alt.X("seconds:Q", title=None, axis=alt.Axis(tickCount=5, format="~s")),
-            y=alt.Y("objective:N", sort=None, title=None, axis=alt.Axis(labelColor=_INK, labelFontSize=13)),
+            y=alt.Y("objective:N", sort=None, title=None, axis=row_names()),
             color=alt.Color("part:N", scale=alt.Scale(domain=parts_in_order, range=colors), sort=None, legend=legend),
             order="place:Q",
         )
     )
     description = "; ".join(f"{row['objective']}, {row['part']}: {row['seconds']:,.0f} s" for row in rows)
-    num_bars = len({row["objective"] for row in rows})
+    names = list(dict.fromkeys(row["objective"] for row in rows))
     return Chart(
         "Seconds of a replicate, by what they went into (search and preparation: once)",
         description,
-        _draw(bars, 44 * num_bars, WIDE, NARROW),
+        draw_rows(bars, names, 44, above=13),
     )
 
 
@@ -163,7 +175,7 @@ def _cooldown_part(comparison: ComparisonResult, replicates: Sequence[TrialResul
 
 def draw_throughput(comparison: ComparisonResult, trials: Sequence[TrialResult]) -> Chart | None:
     """Samples per second in training, of each objective's replicates on the mean."""
-    rows = [
+    rows: list[Row] = [
         {"objective": one.label, "speed": speed, "label": f"{speed:,.0f}"}
         for one in comparison.objectives
         if (own := [_speed(trial) for trial in trials if trial.objective == one.label and _speed(trial)])
@@ -171,14 +183,16 @@ def draw_throughput(comparison: ComparisonResult, trials: Sequence[TrialResult])
     ]
     if not rows:
         return None
+    scale = alt.Scale(domain=[0, 1.2 * max(row["speed"] for row in rows)])  # with room for numbers behind the bars
     base = alt.Chart(alt.Data(values=rows)).encode(
-        x=alt.X("speed:Q", title=None, axis=alt.Axis(tickCount=5, format="~s"), scale=alt.Scale(padding=30)),
-        y=alt.Y("objective:N", sort=None, title=None, axis=alt.Axis(labelColor=_INK, labelFontSize=13)),
+        x=alt.X("speed:Q", title=None, axis=alt.Axis(tickCount=5, format="~s"), scale=scale),
+        y=alt.Y("objective:N", sort=None, title=None, axis=row_names()),
     )
     bars = base.mark_bar(size=22, color="var(--part-1)")
-    label = base.mark_text(align="left", dx=6, color=_INK).encode(text="label:N")
+    label = base.mark_text(align="left", dx=6, color=INK).encode(text="label:N")
     description = "; ".join(f"{row['objective']}: {row['label']}" for row in rows)
-    return Chart("Samples per second", description, _draw(alt.layer(bars, label), 44 * len(rows), WIDE, NARROW))
+    names = [row["objective"] for row in rows]
+    return Chart("Samples per second", description, draw_rows(alt.layer(bars, label), names, 44, above=13))
 
 
 def _speed(trial: TrialResult) -> float:
@@ -218,17 +232,26 @@ def _draw_curve(comparison: ComparisonResult, rows: list[Row], title: str) -> Ch
     )
     thin = alt.Chart(of_trials).mark_line(strokeWidth=1, opacity=0.3).encode(x=x, y=y, color=color, detail="line:N")
     bold = alt.Chart(joined).mark_line(strokeWidth=2.25).encode(x=x, y=y, color=color)
-    fill = alt.condition("datum.ended", color, alt.value(_PAPER))
+    fill = alt.condition("datum.ended", color, alt.value(PAPER))
     points = alt.Chart(alt.Data(values=means)).mark_point(size=46, strokeWidth=1.75, opacity=1)
-    points = points.encode(x=x, y=y, stroke=color, fill=fill)
-    span = max(row["y"] for row in rows) - min(row["y"] for row in rows) or 1.0
-    ends = _spread_labels([max((row for row in means if row["objective"] == one), key=_x) for one in order], span)
-    names = alt.Chart(alt.Data(values=ends)).mark_text(align="left", dx=9, fontWeight=600, fontSize=12)
-    names = names.encode(x=x, y="label_y:Q", text="objective:N", color=color)
+    points = points.encode(x=x, y=y, stroke=color, fill=fill, shape=_by_shape(comparison, order))
+    layers, margin = [thin, bold, points], 0
+    ends = [max((row for row in means if row["objective"] == one), key=_x) for one in order]
+    if not wants_key(comparison):
+        span = max(row["y"] for row in rows) - min(row["y"] for row in rows) or 1.0
+        names = alt.Chart(alt.Data(values=_spread_labels(ends, span)))
+        names = names.mark_text(align="left", dx=9, fontWeight=600, fontSize=12)
+        layers.append(names.encode(x=x, y="label_y:Q", text="objective:N", color=color))
+        margin = 8 + 7 * max(len(one) for one in order)
     description = "; ".join(f"{row['objective']}: {_say(comparison, row['y'])} after {row['x']:,.3g}" for row in ends)
-    margin = 8 + 7 * max(len(one) for one in order)
-    layers = alt.layer(thin, bold, points, names)
-    return Chart(title[0].upper() + title[1:], description, _draw(layers, 210, NARROW, margin=margin))
+    drawings = draw(alt.layer(*layers), 210, NARROW, margin=margin)
+    return Chart(title[0].upper() + title[1:], description, drawings)
+
+
+def wants_key(comparison: ComparisonResult) -> bool:
+    """Whether there are too many names, or too long ones, to stand at the ends of lines."""
+    labels = [one.label for one in comparison.objectives]
+    return len(labels) > _MOST_NAMES or max(map(len, labels)) > _LONGEST_NAME
 
 
 def _spread_labels(ends: list[Row], span: float) -> list[Row]:
@@ -241,43 +264,14 @@ def _spread_labels(ends: list[Row], span: float) -> list[Row]:
     return placed
 
 
-def _draw(chart: Any, height: int, *widths: int, margin: int = 0) -> tuple[str, ...]:
-    """SVG of a chart at each outer width; ``margin`` is kept free at the right."""
-    drawn = []
-    for width in widths:
-        sized = chart.properties(
-            width=width,
-            height=height,
-            autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
-            padding={"left": 2, "right": 8 + margin, "top": 8, "bottom": 2},
-            background="transparent",
-        )
-        styled = (
-            sized.configure(font="inherit")
-            .configure_view(stroke=None, clip=False)
-            .configure_axis(
-                domain=False,
-                ticks=False,
-                gridColor=_LINE,
-                labelColor=_MUTED,
-                titleColor=_MUTED,
-                labelFontSize=12,
-                titleFontSize=12,
-                titleFontWeight="normal",
-                labelPadding=8,
-            )
-            .configure_axisY(gridOpacity=0.6)
-            .configure_text(fontSize=12)
-        )
-        drawn.append(
-            vl_convert.vegalite_to_svg(styled.to_json(), vl_version=".".join(alt.SCHEMA_VERSION[1:].split(".")[:2]))
-        )
-    return tuple(drawn)
-
-
 def _by_objective(comparison: ComparisonResult, order: Sequence[str]) -> alt.Color:
     colors = [color_of(comparison, label) for label in order]
     return alt.Color("objective:N", scale=alt.Scale(domain=list(order), range=colors), legend=None)
+
+
+def _by_shape(comparison: ComparisonResult, order: Sequence[str]) -> alt.Shape:
+    shapes = [shape_of(comparison, label) for label in order]
+    return alt.Shape("objective:N", scale=alt.Scale(domain=list(order), range=shapes), legend=None)
 
 
 def _score_axis(comparison: ComparisonResult) -> alt.Axis:

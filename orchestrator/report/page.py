@@ -7,9 +7,18 @@ from markupsafe import Markup
 
 from orchestrator.evaluation.comparison import ComparisonResult, TrialResult
 from orchestrator.evaluation.metric_words import describe_metric, format_score, set_of
-from orchestrator.report.charts import color_of, draw_cost, draw_curves, draw_differences, draw_scores, draw_throughput
+from orchestrator.report.charts import (
+    color_of,
+    draw_cost,
+    draw_curves,
+    draw_differences,
+    draw_scores,
+    draw_throughput,
+    shape_of,
+    wants_key,
+)
 from orchestrator.report.contents import Contents, plan_text
-from orchestrator.report.tables import ledger_table, say_duplicates, score_table, search_table, trial_table
+from orchestrator.report.tables import ledger_table, pair_table, say_duplicates, score_table, search_table, trial_table
 
 _TEMPLATES = "templates"
 
@@ -33,10 +42,13 @@ def render_page(contents: Contents) -> str:
         metric=describe_metric(comparison.primary_metric),
         set_name=set_of(comparison.primary_metric),
         colors={one.label: color_of(comparison, one.label) for one in comparison.objectives},
+        shapes={one.label: shape_of(comparison, one.label) for one in comparison.objectives},
+        wants_key=wants_key(comparison),
         num_replicates=max((trial.replicate for trial in trials), default=-1) + 1,
         baselines=[(one.objective, _say_baseline(comparison, one)) for one in comparison.baselines],
         scores_chart=draw_scores(comparison, verdict.spreads) if verdict.spreads else None,
-        differences_chart=draw_differences(comparison, verdict.pairs),
+        differences_chart=draw_differences(comparison, verdict.pairs, verdict.told),
+        pairs=pair_table(comparison, verdict.pairs),
         curves=draw_curves(comparison, trials),
         cost_chart=draw_cost(comparison, trials),
         throughput_chart=draw_throughput(comparison, trials),
