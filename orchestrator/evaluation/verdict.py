@@ -45,7 +45,7 @@ def find_verdict(comparison: ComparisonResult, rows: Mapping[str, Rows]) -> Verd
     pairs = judge_pairs(comparison, [spread.objective for spread in spreads], finished, rows)
     told = _pairs_to_tell(spreads, pairs)
     sentence = say_verdict(comparison, spreads, pairs, told)
-    return Verdict(sentence, tuple(say_notes(comparison, pairs)), tuple(spreads), pairs, tuple(told))
+    return Verdict(sentence, tuple(say_notes(comparison, pairs, rows)), tuple(spreads), pairs, tuple(told))
 
 
 def _pairs_to_tell(spreads: Sequence[Spread], pairs: Sequence[PairVerdict]) -> list[PairVerdict]:

@@ -1,7 +1,9 @@
 """What a verdict says: its sentence, and the notes below it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
+
+import numpy as np
 
 from orchestrator.evaluation.comparison import ComparisonResult, TrialResult
 from orchestrator.evaluation.metric_words import (
@@ -11,7 +13,7 @@ from orchestrator.evaluation.metric_words import (
     set_of,
     unit_of_difference,
 )
-from orchestrator.evaluation.objective_pairs import PairVerdict, Spread
+from orchestrator.evaluation.objective_pairs import PairVerdict, Rows, Spread
 from orchestrator.evaluation.paired import CONFIDENCE, MIN_REPLICATES
 
 MOST_TOLD = 6
@@ -127,8 +129,8 @@ def _say_spread(metric: str, spread: Spread) -> str:
     return f"{spread.objective} {low}" + (f" to {high}" if len(spread.scores) > 1 else "")
 
 
-def say_notes(comparison: ComparisonResult, pairs: Sequence[PairVerdict]) -> list[str]:
-    """What a reader must know to weigh the sentence."""
+def say_notes(comparison: ComparisonResult, pairs: Sequence[PairVerdict], rows: Mapping[str, Rows]) -> list[str]:
+    """What a reader must know to weigh the sentence; ``rows``: of the runs whose test rows are known."""
     metric = comparison.primary_metric
     notes = [f"Primary metric: {describe_metric(metric)} on {set_of(metric)}. All other metrics are descriptive."]
     notes.append(
@@ -144,7 +146,7 @@ def say_notes(comparison: ComparisonResult, pairs: Sequence[PairVerdict]) -> lis
         for trial in comparison.replicates
         if trial.status in ("failed", "stopped") or (trial.status == "finished" and metric not in trial.scores)
     ]
-    return [*notes, *_say_rows(pairs)]
+    return [*notes, *_say_rows(comparison, pairs, rows)]
 
 
 def _say_failed_search(comparison: ComparisonResult, label: str) -> str:
@@ -158,12 +160,19 @@ def _say_without_part(trial: TrialResult) -> str:
     return f"{trial.objective}, replicate {trial.replicate}, has no part: {trial.status}{why}."
 
 
-def _say_rows(pairs: Sequence[PairVerdict]) -> list[str]:
+def _say_rows(comparison: ComparisonResult, pairs: Sequence[PairVerdict], known: Mapping[str, Rows]) -> list[str]:
     """What intervals count."""
     if any(pair.num_rows == 1 for pair in pairs):
         return ["No interval: there is one test row, which does not show how far rows differ."]
     judged = [pair for pair in pairs if pair.difference is not None]
     if any(not pair.num_rows for pair in judged):
-        return ["Intervals are over replicates alone: what single test rows got is not known for this metric."]
+        return [f"Intervals are over replicates alone: {_say_no_rows(comparison, known)}."]
     rows = max((pair.num_rows for pair in judged), default=0)
     return [f"Intervals are over replicates and {rows:,} test rows together."] if rows else []
+
+
+def _say_no_rows(comparison: ComparisonResult, known: Mapping[str, Rows]) -> str:
+    numbers = [known[trial.run][0] for trial in comparison.replicates if trial.run in known]
+    if any(not np.array_equal(number_N, numbers[0]) for number_N in numbers):
+        return "replicates were judged on different test rows (some could not be read, or the set changed)"
+    return "what single test rows got is not known for this metric"
