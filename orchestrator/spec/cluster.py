@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from orchestrator.errors import JobFileError
 from orchestrator.spec.cluster_kuberay import KubeRaySpec
 from orchestrator.spec.cluster_slurm import SlurmSpec
 from orchestrator.spec.cluster_submit import SubmitSpec
@@ -15,13 +16,25 @@ class S3Spec(Section):
     """An S3-compatible endpoint. Credentials come from the environment or the instance, never from a file here."""
 
     endpoint: str | None = None
-    """URL of the endpoint; none: AWS."""
+    """URL of the endpoint, without credentials; none: AWS."""
     region: str = "us-east-1"
     """Region of the bucket; most endpoints other than AWS take any."""
     request_timeout_s: float = Field(default=30.0, gt=0)
     """How long one request may take before it is tried again."""
     max_attempts: int = Field(default=10, ge=1)
     """Tries of one request, the first included, before reading or writing fails."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _without_credentials(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None and "@" in endpoint:
+            # No ValueError: what reports those shows the value as it was given.
+            raise JobFileError(
+                f"storage.s3.endpoint (***@{endpoint.rpartition('@')[2]}) carries credentials, which would reach "
+                f"plan.json and every worker; remove them from the URL and set AWS_ACCESS_KEY_ID and "
+                f"AWS_SECRET_ACCESS_KEY in the environment"
+            )
+        return endpoint
 
 
 class CacheSpec(Section):

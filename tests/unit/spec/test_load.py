@@ -238,3 +238,15 @@ def test_locations_join_below_a_root_unless_they_stand_alone(tmp_path: Path) -> 
     assert join_uri("s3://bucket/data", "s3://other/x") == "s3://other/x"
     assert join_uri("file:///data", "/elsewhere/x") == "file:///elsewhere/x"
     assert absolute_uri(str(tmp_path / "a b")) == (tmp_path / "a b").as_uri()
+
+
+@pytest.mark.parametrize("given", ["http://minio:SECRET@host:9000", "http://minio:SE/CR@ET@host:9000", "SECRET@host"])
+def test_credentials_in_an_endpoint_are_refused_and_not_repeated(tmp_path: Path, given: str) -> None:
+    storage = f"{{data: d, runs: r, s3: {{endpoint: '{given}'}}}}"
+    file = tmp_path / "cluster.yaml"
+    file.write_text(f"name: here\nworkers: {{count: 1, accelerator: cpu}}\nstorage: {storage}\n")
+    with pytest.raises(JobFileError, match=r"storage\.s3\.endpoint .*AWS_SECRET_ACCESS_KEY") as caught:
+        load_cluster(str(tmp_path))
+    assert not any(part in str(caught.value) for part in ("minio", "SECRET@", "SE/", "ET@"))
+    file.write_text(file.read_text().replace(given, "http://host:9000"))
+    assert load_cluster(str(tmp_path)).storage.s3.endpoint == "http://host:9000"
