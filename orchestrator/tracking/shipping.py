@@ -44,8 +44,8 @@ class Destination(Protocol):
     def ping(self) -> None:
         """Raises when the destination does not answer."""
 
-    def beat(self, *, revive: bool) -> None:
-        """Say that the run lives; ``revive`` when it was out of reach and may have been taken for dead."""
+    def beat(self) -> None:
+        """Say that the run lives, also where it was taken for dead."""
 
 
 class Delivery:
@@ -162,7 +162,7 @@ class Shipper(threading.Thread):
 
     def _beat(self) -> None:
         if self._heartbeat and time.monotonic() >= self._next_beat_s:
-            self._destination.beat(revive=self._failures > 0)
+            self._destination.beat()
             self._next_beat_s = time.monotonic() + _HEARTBEAT_INTERVAL_S
 
 

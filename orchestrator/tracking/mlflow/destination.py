@@ -103,9 +103,10 @@ class MlflowDestination:
     def ping(self) -> None:
         self._client.get_run(self._run_id)
 
-    def beat(self, *, revive: bool) -> None:
-        self._tag({TAG_HEARTBEAT: _now_s()})
-        if revive:  # another command may have closed the run as dead while the server was away
+    def beat(self) -> None:
+        if self._client.get_run(self._run_id).info.status == RunStatus.RUNNING:
+            self._tag({TAG_HEARTBEAT: _now_s()})
+        else:  # another command took it for dead: the server was away, the machine slept, or its clock is off
             self._set_status(RunStatus.RUNNING, reason="", time_ms=time.time_ns() // 1_000_000)
 
     def ship(self, entries: Sequence[Entry]) -> list[Entry]:

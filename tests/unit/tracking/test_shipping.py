@@ -22,7 +22,6 @@ class MemoryDestination:
         self.refused: set[str] = set()
         self.got: list[Entry] = []
         self.num_beats = 0
-        self.revived = threading.Event()
         self.delivered_20 = threading.Event()
         self.run_id: str | None = None
 
@@ -34,11 +33,9 @@ class MemoryDestination:
         if self.away:
             raise ConnectionError("away")
 
-    def beat(self, *, revive: bool) -> None:
+    def beat(self) -> None:
         self.ping()
         self.num_beats += 1
-        if revive:
-            self.revived.set()
 
     def ship(self, entries: Sequence[Entry]) -> list[Entry]:
         self.ping()
@@ -94,17 +91,6 @@ def test_a_destination_that_is_away_leaves_everything_for_the_next_writer(
     destination.away = False
     assert open_writer(tmp_path, destination).close(timeout_s=20).entries == 0
     assert [entry.fields["step"] for entry in destination.got] == [1]
-
-
-def test_a_run_that_was_out_of_reach_is_revived(tmp_path: Path) -> None:
-    destination = MemoryDestination()
-    destination.away = True
-    tracker = open_writer(tmp_path, destination, owns_run=True)
-    assert tracker.run_id(timeout_s=0.1) is None
-    destination.away = False
-    assert tracker.run_id(timeout_s=30) == "r1"
-    assert destination.revived.wait(timeout=30)
-    tracker.close()
 
 
 def test_a_run_is_alive_while_a_long_journal_is_delivered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

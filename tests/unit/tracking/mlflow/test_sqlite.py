@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from orchestrator.errors import JobFileError, TrackingError
+from orchestrator.tracking import shipping
 from orchestrator.tracking.mlflow.client import check_tracking_uri, connect
 from orchestrator.tracking.mlflow.open import open_tracker, sync_journals
 from orchestrator.tracking.mlflow.runs import close_dead_runs, list_runs
@@ -183,6 +184,27 @@ def test_a_dead_run_is_closed_and_a_restart_revives_it(uri: str, target: Target,
     again = open_tracker(target("dead"), tmp_path, "driver", owns_run=True)
     again.close(timeout_s=60)
     assert the_run(uri, run_id).info.status == "RUNNING"
+
+
+def test_a_live_run_that_was_taken_for_dead_is_set_running_at_the_next_beat(
+    uri: str, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipping, "_HEARTBEAT_INTERVAL_S", 0.2)
+    monkeypatch.setattr(shipping, "_SHIP_INTERVAL_S", 0.2)
+    tracker = open_tracker(target("slept"), tmp_path, "driver", owns_run=True)
+    run_id = tracker.run_id(timeout_s=60)
+    assert run_id is not None
+    client = connect(uri)
+    client.set_tag(run_id, TAG_REASON, "heartbeat stale since then")
+    client.set_terminated(run_id, status=RunStatus.KILLED.value)
+    end_s = time.monotonic() + 30
+    while the_run(uri, run_id).data.tags[TAG_REASON] and time.monotonic() < end_s:
+        time.sleep(0.1)
+    run = the_run(uri, run_id)
+    assert (run.info.status, run.data.tags[TAG_REASON]) == ("RUNNING", "")
+    tracker.finish(RunStatus.FINISHED)
+    tracker.close(timeout_s=60)
+    assert the_run(uri, run_id).info.status == "FINISHED"
 
 
 def test_a_worker_that_comes_first_waits_for_the_owner(uri: str, target: Target, tmp_path: Path) -> None:
