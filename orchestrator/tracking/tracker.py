@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 
@@ -54,16 +55,22 @@ class Unshipped:
     entries: int
     size_bytes: int
     refused: int
-    """Entries that the server refused; they are kept in ``*.refused.jsonl`` beside the journal."""
+    """Entries that the server refused, or a part of them; they are kept in ``*.refused.jsonl`` beside the journal."""
     dropped: int
     """Metric entries that the full journal did not take (see ``journal.py``)."""
     journal: str
 
     def __str__(self) -> str:
-        return (
-            f"{self.entries} entries ({self.size_bytes} bytes) not delivered, {self.refused} refused, "
-            f"{self.dropped} dropped; journal {self.journal}"
-        )
+        parts = []
+        if self.entries:
+            size = f"{self.entries} entries ({self.size_bytes} bytes)"
+            parts.append(f"{size} not delivered, which 'orchestrator runs --sync' does; journal {self.journal}")
+        if self.refused:
+            kept = Path(self.journal).with_suffix(".refused.jsonl")
+            parts.append(f"{self.refused} refused by the server, which no later delivery changes; kept in {kept}")
+        if self.dropped:
+            parts.append(f"{self.dropped} dropped by the full journal {self.journal}, which are lost")
+        return "; ".join(parts) or "all delivered"
 
 
 @dataclass(frozen=True, slots=True)

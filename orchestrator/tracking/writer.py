@@ -108,7 +108,7 @@ class JournalTracker:
             journal=str(self._journal.path),
         )
         if left.entries or left.refused or left.dropped:
-            logger.warning("tracking: %s; 'orchestrator runs --sync' delivers what is left", left)
+            logger.warning("tracking: %s", left)
         return left
 
     def _sample_system(self) -> None:

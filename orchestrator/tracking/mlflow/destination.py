@@ -6,10 +6,10 @@ nothing. Models, inputs and outputs are looked up before they are created.
 
 import json
 import logging
-import re
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
@@ -32,6 +32,7 @@ from orchestrator.redaction import redact
 from orchestrator.tracking import journal
 from orchestrator.tracking.journal import Entry
 from orchestrator.tracking.mlflow.client import connect, ensure_experiment
+from orchestrator.tracking.mlflow.names import accepted_name
 from orchestrator.tracking.mlflow.registry import add_version, find_alias
 from orchestrator.tracking.tracker import (
     TAG_CHECKPOINT,
@@ -49,11 +50,12 @@ logger = logging.getLogger(__name__)
 # Limits of MLflow's API.
 _MOST_METRICS = 1000
 _MOST_PARAM_CHARACTERS = 6000
-_REFUSED_IN_NAMES = re.compile(r"[^/\w.\- :]")  # in those of metrics; folders and targets may have them
 _MOST_DIGEST_CHARACTERS = 36
 
 _CHECKPOINT_URI = "checkpoint_uri"
 _TAG_DELETED = "deleted"
+
+T = TypeVar("T")
 
 
 class MlflowDestination:
@@ -110,37 +112,25 @@ class MlflowDestination:
             self._set_status(RunStatus.RUNNING, reason="", time_ms=time.time_ns() // 1_000_000)
 
     def ship(self, entries: Sequence[Entry]) -> list[Entry]:
-        if entries[0].kind == journal.METRICS:
-            return self._ship_metrics(entries)
-        try:
-            self._ship_one(entries[0])
-        except MlflowException as error:
-            if not _is_refusal(error):
-                raise
-            logger.warning("MLflow refuses: %s", redact(str(error))[:300])
-            return list(entries)
-        return []
+        match entries[0].kind:
+            case journal.METRICS:
+                return _deliver(entries, self._ship_metrics)
+            case journal.PARAMS:
+                return self._ship_params(entries[0])
+            case _:
+                return _deliver(entries, lambda several: self._ship_one(several[0]))
 
-    def _ship_metrics(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Send as one batch; where MLflow refuses it, halve until the wrong entries are alone."""
-        metrics = [metric for entry in entries for metric in _metrics(entry)]
-        try:
-            self._log_metrics(metrics)
-        except MlflowException as error:
-            if not _is_refusal(error):
-                raise
-            if len(entries) == 1:
-                logger.warning("MLflow refuses: %s", redact(str(error))[:300])
-                return list(entries)
-            half = len(entries) // 2
-            return self._ship_metrics(entries[:half]) + self._ship_metrics(entries[half:])
-        return []
+    def _ship_metrics(self, entries: Sequence[Entry]) -> None:
+        self._log_metrics([metric for entry in entries for metric in _metrics(entry)])
+
+    def _ship_params(self, entry: Entry) -> list[Entry]:
+        """Returns the entry with the refused values alone."""
+        refused = _deliver(list(entry.fields["values"].items()), self._log_params)
+        return [replace(entry, fields={"values": dict(refused)})] if refused else []
 
     def _ship_one(self, entry: Entry) -> None:
         fields = entry.fields
         match entry.kind:
-            case journal.PARAMS:
-                self._log_params(fields["values"])
             case journal.TAGS:
                 self._tag(fields["values"])
             case journal.TEXT:
@@ -170,16 +160,17 @@ class MlflowDestination:
             batch = metrics[start : start + _MOST_METRICS]
             self._client.log_batch(self._run_id, metrics=batch, synchronous=True)
 
-    def _log_params(self, values: dict[str, str]) -> None:
+    def _log_params(self, values: Sequence[tuple[str, str]]) -> None:
         """MLflow never changes a parameter: what a resume changed becomes a tag."""
         known = self._client.get_run(self._run_id).data.params
-        values = {name: value[:_MOST_PARAM_CHARACTERS] for name, value in values.items()}
-        new = [Param(name, value) for name, value in values.items() if name not in known]
+        params = [Param(accepted_name(name), value[:_MOST_PARAM_CHARACTERS]) for name, value in values]
+        new = [param for param in params if param.key not in known]
         self._client.log_batch(self._run_id, params=new, synchronous=True)
-        self._tag({f"changed.{name}": value for name, value in values.items() if known.get(name, value) != value})
+        changed = (param for param in params if known.get(param.key, param.value) != param.value)
+        self._tag({f"changed.{param.key}": param.value for param in changed})
 
     def _tag(self, tags: dict[str, str]) -> None:
-        batch = [RunTag(name, value) for name, value in tags.items()]
+        batch = [RunTag(accepted_name(name), value) for name, value in tags.items()]
         self._client.log_batch(self._run_id, tags=batch, synchronous=True)
 
     def _set_status(self, status: RunStatus, reason: str, time_ms: int) -> None:
@@ -241,10 +232,25 @@ class MlflowDestination:
                 return models
 
 
+def _deliver(items: Sequence[T], send: Callable[[Sequence[T]], None]) -> list[T]:
+    """Send as one batch; where MLflow refuses it, halve until the wrong items are alone, and return those."""
+    try:
+        send(items)
+    except MlflowException as error:
+        if not _is_refusal(error):
+            raise
+        if len(items) == 1:
+            logger.warning("MLflow refuses: %s", redact(str(error))[:300])
+            return list(items)
+        half = len(items) // 2
+        return _deliver(items[:half], send) + _deliver(items[half:], send)
+    return []
+
+
 def _metrics(entry: Entry, **linked: str) -> list[Metric]:
     fields: dict[str, Any] = entry.fields
     return [
-        Metric(_REFUSED_IN_NAMES.sub("-", name), value, entry.time_ms, fields["step"], **linked)
+        Metric(accepted_name(name), value, entry.time_ms, fields["step"], **linked)
         for name, value in fields["values"].items()
     ]
 

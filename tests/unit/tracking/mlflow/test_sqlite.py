@@ -1,5 +1,6 @@
 """A run's whole record in the embedded default: MLflow over a SQLite file."""
 
+import json
 import logging
 import pickle
 import time
@@ -12,6 +13,7 @@ from mlflow.entities import Run
 
 from orchestrator.errors import JobFileError, TrackingError
 from orchestrator.tracking import shipping
+from orchestrator.tracking.mlflow import destination
 from orchestrator.tracking.mlflow.client import check_tracking_uri, connect
 from orchestrator.tracking.mlflow.open import open_tracker, sync_journals
 from orchestrator.tracking.mlflow.runs import close_dead_runs, list_runs
@@ -94,6 +96,40 @@ def test_a_name_that_mlflow_refuses_loses_neither_its_value_nor_its_neighbours(
     assert the_run(uri, run_id).data.metrics == {"heldout/loss": 1.0, "ledger/lang-en -new-/missing": 7.0}
 
 
+def test_parameters_with_a_user_s_own_keys_are_recorded(uri: str, target: Target, tmp_path: Path) -> None:
+    values = {"layouts.s3://bucket/val.split": "a", "caption_weights.caption#1": 2.0, "x" * 300: 1, "seed": 0}
+    tracker = open_tracker(target("keys"), tmp_path, "driver", owns_run=True)
+    tracker.log_params(values)
+    tracker.log_params(values | {"caption_weights.caption#1": 3.0})
+    run_id = tracker.run_id(timeout_s=60)
+    left = tracker.close(timeout_s=60)
+    assert (left.entries, left.refused) == (0, 0)
+    run = the_run(uri, run_id)
+    (long,) = (name for name in run.data.params if name.startswith("x"))
+    assert run.data.params == {
+        "layouts.s3:/bucket/val.split": "a",
+        "caption_weights.caption-1": "2.0",
+        long: "1",
+        "seed": "0",
+    }
+    assert run.data.tags["changed.caption_weights.caption-1"] == "3.0"
+
+
+def test_a_refused_parameter_is_put_aside_alone(
+    uri: str, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(destination, "accepted_name", lambda name: name)
+    tracker = open_tracker(target("refused"), tmp_path, "driver", owns_run=True)
+    tracker.log_params({"a": 1, "b": 2, "c#": 3, "d": 4, "e": 5})
+    run_id = tracker.run_id(timeout_s=60)
+    left = tracker.close(timeout_s=60)
+    assert (left.entries, left.refused) == (0, 1)
+    assert sorted(the_run(uri, run_id).data.params) == ["a", "b", "d", "e"]
+    assert json.loads((tmp_path / "driver.refused.jsonl").read_text())["values"] == {"c#": "3"}
+    assert "1 refused by the server" in caplog.text
+    assert "--sync" not in caplog.text
+
+
 def test_a_resumed_run_goes_on_in_the_same_record(uri: str, target: Target, tmp_path: Path) -> None:
     first = open_tracker(target("resumed"), tmp_path, "driver", owns_run=True)
     first.log_params({"workers": 2, "seed": 0})
@@ -160,7 +196,7 @@ def test_a_version_is_registered_once_and_its_alias_moves(uri: str, target: Targ
 def test_a_wrong_metric_is_put_aside_and_its_neighbours_arrive(uri: str, target: Target, tmp_path: Path) -> None:
     tracker = open_tracker(target("wrong"), tmp_path, "driver", owns_run=True)
     for step in range(9):
-        tracker.log_metrics({"train/" + "x" * 300: 0.0} if step == 4 else {"train/loss": 0.0}, step)
+        tracker.log_metrics({"train/loss": 0.0}, "four" if step == 4 else step)  # type: ignore[arg-type]
     run_id = tracker.run_id(timeout_s=60)
     left = tracker.close(timeout_s=60)
     assert (left.entries, left.refused) == (0, 1)
