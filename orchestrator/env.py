@@ -1,12 +1,16 @@
 """The process environment: what must be set before Ray, DeepSpeed and MLflow are imported, and which names we read.
 
-Owns variable names and quiet logs. Holds no setting of a job or a cluster.
+Owns variable names, quiet logs and the user's own folder. Holds no setting of a job or a cluster.
 """
 
 import logging
 import os
 import socket
+import stat
 import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 
 from orchestrator.redaction import RedactingFormatter
 
@@ -47,6 +51,28 @@ def setup_logging(level: int = logging.INFO, rank: int | None = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     root.propagate = False
+
+
+def state_folder() -> Path | None:
+    """What this user's commands keep between calls; None: no home, or one that cannot be written."""
+    try:
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        folder = Path(state) / "vl-orchestrator"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: a user without an entry has no home
+        return None
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
+
+
+def temporary_state_folder() -> Path:
+    """Its place where there is none: the same for all commands of this user, as long as the machine lives."""
+    folder = Path(tempfile.gettempdir()) / f"vl-orchestrator-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    made = folder.lstat()
+    if stat.S_ISDIR(made.st_mode) and made.st_uid == os.getuid():
+        return folder
+    return Path(tempfile.mkdtemp(prefix="vl-orchestrator-"))  # somebody else was there first
 
 
 def holder_name() -> str:

@@ -6,7 +6,6 @@ Owns consoles, progress displays and the log file of a command. Decides nothing 
 import logging
 import os
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -24,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from orchestrator.env import setup_logging
+from orchestrator.env import setup_logging, state_folder, temporary_state_folder
 from orchestrator.errors import Interrupted, OrchestratorError
 from orchestrator.redaction import RedactingFormatter, redact
 from orchestrator.runs.progress import OnProgress, Progress
@@ -168,12 +167,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def _new_log_file() -> Path:
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    folder = Path(state) / "vl-orchestrator"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="vl-orchestrator-"))
+    folder = state_folder() or temporary_state_folder()
     for old in sorted(folder.glob("*.log"))[:-_MOST_LOG_FILES]:
         old.unlink(missing_ok=True)
     return folder / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"

@@ -3,11 +3,12 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 from orchestrator.env import apply_quiet_env
-from orchestrator.errors import PlanError
+from orchestrator.errors import OrchestratorError, PlanError
 from orchestrator.evaluation.predictions import write_predictions
 from orchestrator.evaluation.results import ProbeResult
 from orchestrator.runs.folder import open_run, tracking_folder
@@ -27,6 +28,7 @@ from orchestrator.spec.plan import Plan
 from orchestrator.spec.resolve_workers import resolve_judges
 from orchestrator.storage.store import Store
 from orchestrator.tracking.mlflow.open import open_tracker
+from orchestrator.tracking.tracker import RunTarget
 from orchestrator.training.checkpoint_folders import CheckpointChoice, StoredCheckpoint, find_checkpoint_of
 from orchestrator.training.judge import judge_checkpoint, judged_weights
 from orchestrator.training.reports import Weights
@@ -64,14 +66,31 @@ def evaluate_run(
     if vocabulary is not None:
         plan = plan.model_copy(update={"evaluation_vocabulary": vocabulary})
     stored = find_checkpoint_of(store, checkpoint)
+    target, folder = run_target(plan, key), tracking_folder(run_uri, key)
     logger.info("judging %s (%s weights)", stored.record.uri, weights)
     results = judge(plan, store, stored, weights)
     write_predictions(store, stored.record.step, weights, results, "" if is_own else _asked(plan))
-    tracker = open_tracker(run_target(plan, key), tracking_folder(run_uri, key), "evaluate", owns_run=False)
-    digests = evaluation_digests(plan.evaluation, plan.evaluation_uris, plan.s3)
+    _record(target, folder, plan, stored, results, weights)
+    return results
+
+
+def _record(
+    target: RunTarget,
+    folder: Path,
+    plan: Plan,
+    stored: StoredCheckpoint,
+    results: Sequence[ProbeResult],
+    weights: Weights,
+) -> None:
+    """Hand the scores to MLflow. What goes wrong is said: hours of judging must not be lost for a record."""
+    try:
+        digests = evaluation_digests(plan.evaluation, plan.evaluation_uris, plan.s3)
+        tracker = open_tracker(target, folder, "evaluate", owns_run=False)
+    except (OrchestratorError, OSError) as error:
+        logger.warning("the scores of %s are not in MLflow: %s", stored.record.uri, error)
+        return
     record_evaluation(tracker, digests, stored.record.uri, stored.record.step, results, weights)
     tracker.close()
-    return results
 
 
 def _asked(plan: Plan) -> str:

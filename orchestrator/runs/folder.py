@@ -10,16 +10,19 @@ tracking/            journal of what MLflow gets (below the user's state folder 
 """
 
 import json
-import os
+import logging
 import secrets
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from orchestrator.env import state_folder, temporary_state_folder
 from orchestrator.errors import RunConflictError, RunNotFoundError
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.plan import PLAN_FILE, Plan, load_plan
 from orchestrator.spec.plan_differences import compare_plans
 from orchestrator.storage.store import ObjectNotFoundError, Store, open_store
+
+logger = logging.getLogger(__name__)
 
 KEY_FILE = "run.json"
 
@@ -71,15 +74,18 @@ def open_run(run_uri: str, s3: S3Spec) -> tuple[Store, Plan, str]:
 
 
 def tracking_folder(run_uri: str, key: str) -> Path:
-    """The local folder of the run's journal; made when missing."""
+    """The local folder of the run's journal, which makes it when missing."""
     parts = urlsplit(run_uri)
     if parts.scheme in ("", "file"):
-        folder = Path(unquote(parts.path)) / "tracking"
-    else:
-        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        folder = Path(state) / "vl-orchestrator" / "tracking" / key
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+        return Path(unquote(parts.path)) / "tracking"
+    if (state := state_folder()) is None:
+        state = temporary_state_folder()
+        logger.warning(
+            "no home folder that can be written: the journal of what MLflow gets lies in %s; what a server that is "
+            "away has not got when this machine goes is lost (set XDG_STATE_HOME to a folder that stays)",
+            state,
+        )
+    return state / "tracking" / key
 
 
 def _read(store: Store, path: str) -> bytes | None:

@@ -1,10 +1,10 @@
 """Delivers what runs recorded while MLflow was away: the journals of a cluster's runs on this machine."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from orchestrator.env import state_folder, temporary_state_folder
 from orchestrator.errors import TrackingError
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.tracking.mlflow.open import sync_journals
@@ -26,5 +26,4 @@ def _tracking_folders(runs_uri: str) -> list[Path]:
     parts = urlsplit(runs_uri)
     if parts.scheme in ("", "file"):
         return sorted(Path(unquote(parts.path)).glob("*/tracking"))
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return sorted(Path(state, "vl-orchestrator", "tracking").glob("*"))
+    return sorted((state_folder() or temporary_state_folder()).glob("tracking/*"))

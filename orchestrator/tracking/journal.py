@@ -43,6 +43,7 @@ DAMAGED = "damaged"  # a line that does not parse
 CAP_BYTES = 256 * 2**20
 _RESTART_BYTES = 8 * 2**20  # a delivered file of this size starts again from empty
 _KEEP_EVERY = 10
+_LOCK_INTERVAL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,8 @@ class Entry:
 class Journal:
     """One writer's journal. Raises TrackingError where it cannot be written, or has a live writer already."""
 
-    def __init__(self, path: Path, cap_bytes: int = CAP_BYTES) -> None:
+    def __init__(self, path: Path, cap_bytes: int = CAP_BYTES, patience_s: float = 0.0) -> None:
+        """``patience_s``: how long to wait for another writer to end."""
         self.path = path
         self.dropped = 0
         self.refused = 0
@@ -75,13 +77,13 @@ class Journal:
             raise TrackingError(
                 f"journal {path} cannot be written: {error}; a run needs a local folder for its records"
             ) from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(self._fd, patience_s):
             os.close(self._fd)
+            waited = f" and was not given up within {patience_s:g} s" if patience_s else ""
             raise TrackingError(
-                f"journal {path} is in use by another process: a run has one writer, and delivers its own journal"
-            ) from None
+                f"journal {path} is in use by another process{waited}: a run has one writer, and delivers its own "
+                f"journal; try again when the other command has ended"
+            )
         self._size = _cut_torn_line(self._fd)
         self._shipped = self._load_offset()
 
@@ -179,6 +181,19 @@ class Journal:
             return 0
         # Beyond the end: the file was emptied, and the process died before it could say so.
         return offset if offset <= self._size else 0
+
+
+def _lock(fd: int, patience_s: float) -> bool:
+    """Whether this process has the file for itself, within ``patience_s``."""
+    deadline_s = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline_s:
+                return False
+            time.sleep(_LOCK_INTERVAL_S)
 
 
 def _parse(line: bytes, end: int) -> Entry:

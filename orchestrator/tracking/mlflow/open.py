@@ -24,6 +24,7 @@ from orchestrator.tracking.writer import JournalTracker
 logger = logging.getLogger(__name__)
 
 _TARGET_SUFFIX = ".target.json"
+_LOCK_PATIENCE_S = 60.0  # an evaluation that ends, or ``runs --sync``, holds a journal while it delivers
 
 
 def open_tracker(
@@ -41,10 +42,10 @@ def open_tracker(
     The driver opens with ``owns_run=True``: it creates the run or sets it RUNNING again, keeps its heartbeat, and
     finishes it. Rank 0 and later evaluations join with ``owns_run=False``. Needs no server: what is recorded waits
     in the journal; ``on_metrics`` is handed every metric as it comes. Raises JobFileError for credentials in the
-    tracking URI, TrackingError when another live process holds this writer's journal.
+    tracking URI, TrackingError when another process holds this writer's journal for longer than a minute.
     """
     check_tracking_uri(target.tracking_uri)
-    journal = Journal(folder / f"{writer}.jsonl", cap_bytes)
+    journal = Journal(folder / f"{writer}.jsonl", cap_bytes, _LOCK_PATIENCE_S)
     record = {**dataclasses.asdict(target), "owns_run": owns_run}
     pending = folder / f"{writer}{_TARGET_SUFFIX}.new"
     pending.write_text(redact(json.dumps(record, indent=1)))

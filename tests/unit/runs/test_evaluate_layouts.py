@@ -9,6 +9,7 @@ from layout_files import write_coco, write_flickr, write_folders
 from orchestrator.errors import DatasetError
 from orchestrator.evaluation.results import ProbeResult
 from orchestrator.evaluation.verdict import find_verdict
+from orchestrator.runs import evaluate
 from orchestrator.runs.baselines import judge_baselines, start_baseline
 from orchestrator.runs.check import check_job
 from orchestrator.runs.comparison_record import ComparisonRecord, start_result
@@ -24,6 +25,8 @@ from orchestrator.spec.job import EvaluateSpec
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare
 from orchestrator.spec.targets import TargetSpec
 from orchestrator.storage.store import open_store
+from orchestrator.tracking.journal import Journal
+from orchestrator.tracking.mlflow import open as mlflow_open
 from orchestrator.training.judge import judge_checkpoint
 
 SETS = ["public/imagenet", "public/coco", "public/flickr"]
@@ -86,6 +89,26 @@ def test_a_folder_of_no_layout_is_named_before_anything_is_judged(cluster: Clust
     evaluation = EvaluationSpec(sets=("public/notes",))
     with pytest.raises(DatasetError, match=r"public/notes: no layout of labelled images fits"):
         evaluate_run(imported, cluster, evaluation=evaluation)
+
+
+@pytest.mark.parametrize("holder", ["another command", "nobody, but the folder takes nothing"])
+def test_scores_are_returned_when_the_journal_cannot_be_had(
+    cluster: ClusterSpec,
+    imported: str,
+    holder: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(mlflow_open, "_LOCK_PATIENCE_S", 0.0)
+    (tmp_path / "file").write_text("")
+    folder = tmp_path if holder == "another command" else tmp_path / "file"
+    monkeypatch.setattr(evaluate, "tracking_folder", lambda uri, key: folder)
+    held = Journal(tmp_path / "evaluate.jsonl")
+    one = EvaluationSpec(sets=tuple(SETS[:1]), probes=("zero_shot",))
+    assert evaluate_run(imported, cluster, evaluation=one)
+    held.close()
+    assert "are not in MLflow: journal" in caplog.text
 
 
 def test_what_is_judged_later_leaves_the_run_s_own_predictions(cluster: ClusterSpec, imported: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ from mlflow.entities import Run
 
 from orchestrator.errors import JobFileError, TrackingError
 from orchestrator.tracking import shipping
+from orchestrator.tracking.journal import Journal
 from orchestrator.tracking.mlflow import destination
+from orchestrator.tracking.mlflow import open as mlflow_open
 from orchestrator.tracking.mlflow.client import check_tracking_uri, connect
 from orchestrator.tracking.mlflow.open import open_tracker, sync_journals
 from orchestrator.tracking.mlflow.runs import close_dead_runs, list_runs
@@ -241,6 +244,18 @@ def test_a_live_run_that_was_taken_for_dead_is_set_running_at_the_next_beat(
     tracker.finish(RunStatus.FINISHED)
     tracker.close(timeout_s=60)
     assert the_run(uri, run_id).info.status == "FINISHED"
+
+
+def test_a_writer_waits_for_the_command_that_holds_its_journal(
+    uri: str, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_open, "_LOCK_PATIENCE_S", 0.3)
+    held = Journal(tmp_path / "evaluate.jsonl")
+    with pytest.raises(TrackingError, match=r"in use by another process and was not given up within 0\.3 s"):
+        open_tracker(target("waits"), tmp_path, "evaluate", owns_run=False)
+    monkeypatch.setattr(mlflow_open, "_LOCK_PATIENCE_S", 60.0)
+    threading.Timer(0.3, held.close).start()
+    open_tracker(target("waits"), tmp_path, "evaluate", owns_run=False).close(timeout_s=0.1)
 
 
 def test_a_worker_that_comes_first_waits_for_the_owner(uri: str, target: Target, tmp_path: Path) -> None:
