@@ -11,7 +11,7 @@ from orchestrator.errors import DatasetError
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.facts import FinderFacts, VocabularyFacts
 from orchestrator.spec.objective import ConceptMode
-from orchestrator.storage.store import ObjectNotFoundError, open_store
+from orchestrator.storage.store import ObjectNotFoundError, open_object
 from orchestrator.wordnet.captions import MAX_CAPTION_CHARACTERS
 from orchestrator.wordnet.finder import Finder, build_finder
 from orchestrator.wordnet.table import read_noun_table
@@ -100,8 +100,8 @@ def open_labeller(
 
 def open_vocabulary(facts: VocabularyFacts, s3: S3Spec) -> Vocabulary:
     """The vocabulary that a plan names."""
-    folder, _, name = facts.uri.rpartition("/")
-    return Vocabulary.from_bytes(open_store(folder, s3).read_bytes(name))
+    store, name = open_object(facts.uri, s3)
+    return Vocabulary.from_bytes(store.read_bytes(name))
 
 
 @lru_cache(maxsize=4)
@@ -123,8 +123,8 @@ def open_finder(finder: FinderFacts, s3: S3Spec) -> Finder:
 
 
 def _read(uri: str, s3: S3Spec, key: str, advice: str) -> bytes:
-    folder, _, name = uri.rpartition("/")
+    store, name = open_object(uri, s3)
     try:
-        return open_store(folder, s3).read_bytes(name)
+        return store.read_bytes(name)
     except ObjectNotFoundError as error:
         raise DatasetError(f"{key}: {uri} does not exist; {advice}") from error

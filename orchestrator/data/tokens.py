@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from orchestrator.errors import ModelSourceError
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.facts import TokenizerFacts
-from orchestrator.storage.store import ObjectNotFoundError, open_store
+from orchestrator.spec.load import local_path
+from orchestrator.storage.store import ObjectNotFoundError, open_object
 
 logger = logging.getLogger(__name__)
 
@@ -168,16 +168,16 @@ def save_tokenizer(tokenizer: CaptionTokenizer, context: int, folder: Path) -> N
 
 
 def _read_text(uri: str, s3: S3Spec) -> str:
-    folder, _, name = uri.rpartition("/")
     try:
-        return open_store(folder, s3).read_bytes(name).decode(errors="replace")
+        store, name = open_object(uri, s3)
+        return store.read_bytes(name).decode(errors="replace")
     except ObjectNotFoundError as error:
         raise ModelSourceError(f"the tokenizer {uri} is gone; run the job again to train it anew") from error
 
 
 def _local_path(source: str) -> str:
     if source.startswith("file://"):
-        return unquote(urlparse(source).path)
+        return str(local_path(source))
     if "://" in source:
         raise ModelSourceError(
             f"text.tokenizer {source}: a Hugging Face tokenizer is read from a local folder or by its hub name; "

@@ -35,7 +35,7 @@ from orchestrator.spec.load import join_uri
 from orchestrator.spec.objective import CatlipSpec
 from orchestrator.spec.resolve_annotations import annotation_folders
 from orchestrator.spec.selection import SelectionSpec
-from orchestrator.storage.store import Store, check_store, open_store
+from orchestrator.storage.store import Store, check_store, open_object, open_store
 
 
 def read_facts(job: PretrainSpec, cluster: ClusterSpec) -> Facts:
@@ -215,8 +215,7 @@ def _list_opener(cluster: ClusterSpec) -> OpenList:
     """A list of samples lies where data does: a URI, or a path below the cluster's ``storage.data``."""
 
     def open_list(location: str) -> tuple[Store, str]:
-        folder, _, name = join_uri(cluster.storage.data, location).rpartition("/")
-        return open_store(folder, cluster.storage.s3), name
+        return open_object(join_uri(cluster.storage.data, location), cluster.storage.s3)
 
     return open_list
 

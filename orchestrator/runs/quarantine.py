@@ -22,7 +22,7 @@ from orchestrator.errors import DatasetError, PlanError
 from orchestrator.runs.folder import open_run
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.selection import SHARD_KEY
-from orchestrator.storage.store import Store, open_store
+from orchestrator.storage.store import Store, open_object, open_store
 
 _SHARDS_AT_ONCE = 8
 _COLUMNS = ("shard", "index", "epoch", "reason")
@@ -56,8 +56,7 @@ def write_quarantine_list(run_uri: str, cluster: ClusterSpec, destination: str, 
     """
     if not destination.endswith(".parquet"):
         raise PlanError(f"{destination}: lists of samples are written as .parquet; name such a file")
-    folder, _, name = destination.rpartition("/")
-    place = open_store(folder or ("/" if destination.startswith("/") else "."), cluster.storage.s3)
+    place, name = open_object(destination, cluster.storage.s3)
     store, plan, _ = open_run(run_uri, cluster.storage.s3)
     left, sources = read_quarantine(store), list[_Source]()
     for uri in dict.fromkeys(source.shards.uri for source in plan.data.sources):

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from orchestrator.env import state_folder, temporary_state_folder
 from orchestrator.errors import TrackingError
 from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.load import local_path
 from orchestrator.tracking.mlflow.open import sync_journals
 
 
@@ -23,7 +23,6 @@ def sync_runs(cluster: ClusterSpec) -> Iterator[str]:
 
 def _tracking_folders(runs_uri: str) -> list[Path]:
     """Where ``runs/folder.py`` keeps journals on this machine."""
-    parts = urlsplit(runs_uri)
-    if parts.scheme in ("", "file"):
-        return sorted(Path(unquote(parts.path)).glob("*/tracking"))
+    if runs_uri.startswith("file://"):
+        return sorted(local_path(runs_uri).glob("*/tracking"))
     return sorted((state_folder() or temporary_state_folder()).glob("tracking/*"))

@@ -21,7 +21,7 @@ from orchestrator.spec.facts import FinderFacts, ShardsFacts, VocabularyFacts
 from orchestrator.spec.job import PretrainSpec, ShardsSpec
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.objective import CatlipSpec, ConceptsSpec
-from orchestrator.storage.store import open_store
+from orchestrator.storage.store import open_object, open_store
 from orchestrator.wordnet.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -81,8 +81,8 @@ def _find_vocabulary(
         return None
     if job.objective.vocabulary is not None:
         uri = join_uri(cluster.storage.data, job.objective.vocabulary)
-        folder, _, name = uri.rpartition("/")
-        vocabulary = Vocabulary.from_bytes(open_store(folder, cluster.storage.s3).read_bytes(name))
+        store, name = open_object(uri, cluster.storage.s3)
+        vocabulary = Vocabulary.from_bytes(store.read_bytes(name))
         _check_data(vocabulary, uri, job.objective, train)
         return uri, _labeller(vocabulary, job, job.objective, cluster)
     for place in _vocabulary_places(job, job.objective, cluster, train):

@@ -8,10 +8,11 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrator.errors import JobFileError
+from orchestrator.errors import JobFileError, StorageAccessError
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
 from orchestrator.spec.installed import find_installed, installed_names
@@ -22,6 +23,7 @@ from orchestrator.spec.yaml_file import parse_yaml, read_yaml, shown
 
 _UNION_TAGS = ("kind", "name")
 _MAY_BE_SECRET = frozenset({"environment", "secrets"})
+_PLAIN_IN_PATHS = "/!$&'()*+,;=:@"  # RFC 3986; RUN@STEP and the name of a run keep their form
 
 S = TypeVar("S")
 
@@ -64,14 +66,37 @@ def absolute_uri(location: str) -> str:
     """``location`` with a scheme: URIs as they are, paths as absolute ``file://`` URIs."""
     if "://" in location:
         return location
-    return Path(location).expanduser().absolute().as_uri()
+    return f"file://{_quoted(str(Path(location).expanduser().absolute()))}"
 
 
 def join_uri(root: str, location: str) -> str:
-    """``location`` below ``root`` when it is relative, else on its own."""
+    """``location``, a path or URI as the user writes it, below ``root`` when it is relative, else on its own."""
     if "://" in location or location.startswith(("/", "~")):
         return absolute_uri(location)
-    return f"{root.rstrip('/')}/{location.strip('/')}"
+    path = location.strip("/")
+    return f"{root.rstrip('/')}/{_quoted(path) if root.startswith('file://') else path}"
+
+
+def local_path(uri: str) -> Path:
+    """The path of a ``file://`` URI.
+
+    Raises:
+        StorageAccessError: it names a host, or has a '?' or '#', behind which nothing belongs to the path.
+    """
+    parts = urlsplit(uri)
+    if parts.netloc not in ("", "localhost"):
+        raise StorageAccessError(f"{uri!r} names the host {parts.netloc!r}; wanted file:///path, of this machine")
+    if "?" in uri or "#" in uri:
+        raise StorageAccessError(
+            f"{uri!r} has a '?' or '#', which end the path of a URI; write %3F or %23 for them (and %25 for '%'), or "
+            f"the plain path without file://"
+        )
+    return Path(unquote(parts.path))
+
+
+def _quoted(path: str) -> str:
+    """As it stands in a URI: ``%``, ``#`` and ``?`` would name another folder there."""
+    return quote(path, safe=_PLAIN_IN_PATHS)
 
 
 def _apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

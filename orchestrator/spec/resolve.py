@@ -13,7 +13,7 @@ from orchestrator.spec.annotation import AnnotationPlan
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import Facts, MachineFacts
 from orchestrator.spec.job import PretrainSpec, ShardsSpec, SyntheticSpec
-from orchestrator.spec.load import join_uri
+from orchestrator.spec.load import join_uri, local_path
 from orchestrator.spec.objective import CatlipSpec
 from orchestrator.spec.placement import Placement, check_memory, place_workers
 from orchestrator.spec.plan import (
@@ -114,17 +114,27 @@ def resolve_tracking_uri(cluster: ClusterSpec) -> str:
     """Where runs of a cluster are recorded.
 
     Raises:
-        PlanError: the runs folder is a bucket, which holds no database, and no server is named.
+        PlanError: the runs folder is a bucket, which holds no database, and no server is named; or a SQLite file's path
+            that its library reads as another.
+        StorageAccessError: the runs folder is no URI of a folder.
     """
-    if cluster.tracking.uri is not None:
-        return cluster.tracking.uri
+    uri = cluster.tracking.uri or _embedded_database(cluster)
+    if uri.startswith("sqlite:") and ("?" in uri or unquote(uri) != uri):
+        key = "storage.runs" if cluster.tracking.uri is None else "tracking.uri"
+        raise PlanError(
+            f"{key}: {uri} has a '?' or a '%' with two digits, which SQLite's library reads as the end of the path or "
+            f"as another character; set tracking.uri in the cluster file to a file whose path has neither"
+        )
+    return uri
+
+
+def _embedded_database(cluster: ClusterSpec) -> str:
     if not cluster.storage.runs.startswith("file://"):
         raise PlanError(
             f"storage.runs is {cluster.storage.runs}, which cannot hold MLflow's database; "
             f"set tracking.uri in the cluster file to a tracking server or a sqlite file"
         )
-    folder = unquote(cluster.storage.runs.removeprefix("file://")).rstrip("/")
-    return f"sqlite:///{folder}/mlflow.db"
+    return f"sqlite:///{local_path(cluster.storage.runs) / 'mlflow.db'}"
 
 
 def _resolve_sources(job: PretrainSpec, cluster: ClusterSpec, facts: Facts) -> tuple[SourcePlan, ...]:

@@ -10,10 +10,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from orchestrator.errors import StorageAccessError
 from orchestrator.spec.cluster import CacheSpec, S3Spec
+from orchestrator.spec.load import local_path
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
@@ -127,7 +128,7 @@ def open_store(uri: str, s3: S3Spec | None = None, cache: CacheSpec | None = Non
 
     ``cache``: where ranges of a bucket's objects are kept; a folder needs none.
 
-    Raises StorageAccessError for any other scheme and for a bucket without a name.
+    Raises StorageAccessError for any other scheme, for a bucket without a name and for a URI with a '?' or '#'.
     """
     parts = urlsplit(uri)
     if parts.scheme == "s3":
@@ -145,11 +146,18 @@ def open_store(uri: str, s3: S3Spec | None = None, cache: CacheSpec | None = Non
         from orchestrator.storage.range_cache import RangeCache
 
         return CachedS3Store(place, s3 or S3Spec(), RangeCache(cache.folder, cache.max_bytes))
-    if parts.scheme not in ("", "file") or (parts.scheme == "file" and parts.netloc not in ("", "localhost")):
+    if parts.scheme not in ("", "file"):
         raise StorageAccessError(f"{uri!r} is no storage known here; wanted a path, file:///path or s3://bucket/prefix")
     from orchestrator.storage.local import LocalStore
 
-    return LocalStore(str(Path(unquote(parts.path) if parts.scheme else uri).expanduser().absolute()))
+    return LocalStore(str((local_path(uri) if parts.scheme else Path(uri).expanduser()).absolute()))
+
+
+def open_object(uri: str, s3: S3Spec) -> tuple[Store, str]:
+    """The store of the folder that an object lies in, and the object's name there; ``uri`` as for ``open_store``."""
+    place = str(local_path(uri)) if uri.startswith("file://") else uri
+    folder, _, name = place.rpartition("/")
+    return open_store(folder or ("/" if place.startswith("/") else "."), s3), name
 
 
 def check_store(store: Store, write: bool) -> None:

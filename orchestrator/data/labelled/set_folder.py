@@ -9,7 +9,7 @@ from orchestrator.errors import DatasetError
 from orchestrator.spec.cluster import S3Spec
 from orchestrator.spec.evaluation import LayoutSpec
 from orchestrator.spec.load import join_uri
-from orchestrator.storage.store import ObjectNotFoundError, Store, open_store
+from orchestrator.storage.store import ObjectNotFoundError, Store, open_object
 
 _IMAGES_TRIED = 16  # a request for each folder they may lie in: enough to tell missing images from a wrong folder
 
@@ -49,19 +49,20 @@ class SetFolder:
         Raises DatasetError for what is not UTF-8, for a named file that is absent, and, ``by_place``, for an empty line
         before the last one that is not.
         """
-        folder, _, name = join_uri(self.uri, location or default).rpartition("/")
+        uri = join_uri(self.uri, location or default)
+        store, name = open_object(uri, self.s3)
         try:
-            content = open_store(folder, self.s3).read_bytes(name).decode("utf-8-sig")
+            content = store.read_bytes(name).decode("utf-8-sig")
         except ObjectNotFoundError as error:
             if location is None:
                 return None
-            raise self.error(f"there is no {folder}/{name}, which evaluation.layouts names") from error
+            raise self.error(f"there is no {uri}, which evaluation.layouts names") from error
         except UnicodeDecodeError as error:
-            raise self.error(f"{folder}/{name} is not UTF-8: {error}") from error
+            raise self.error(f"{uri} is not UTF-8: {error}") from error
         lines = [line.strip() for line in content.rstrip().split("\n")]  # splitlines would split within a name, too
         if by_place and "" in lines:
             raise self.error(
-                f"line {lines.index('') + 1} of {folder}/{name} is empty, and a line's place says which class it "
+                f"line {lines.index('') + 1} of {uri} is empty, and a line's place says which class it "
                 f"names; write a name into it, or take it out"
             )
         return [line for line in lines if line]

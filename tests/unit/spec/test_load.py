@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import JobFileError
+from orchestrator.errors import JobFileError, StorageAccessError
 from orchestrator.spec.job import PretrainSpec
-from orchestrator.spec.load import absolute_uri, join_uri, load_cluster, load_job
+from orchestrator.spec.load import absolute_uri, join_uri, load_cluster, load_job, local_path
 from orchestrator.spec.yaml_file import MAX_FILE_BYTES
 
 JOB = """\
@@ -250,3 +250,29 @@ def test_credentials_in_an_endpoint_are_refused_and_not_repeated(tmp_path: Path,
     assert not any(part in str(caught.value) for part in ("minio", "SECRET@", "SE/", "ET@"))
     file.write_text(file.read_text().replace(given, "http://host:9000"))
     assert load_cluster(str(tmp_path)).storage.s3.endpoint == "http://host:9000"
+
+
+@pytest.mark.parametrize("name", ["set#2", "set?x", "a%20b", "100%", "with space", "ünï", "clip@100", "a:b"])
+def test_a_folder_keeps_its_name_on_the_way_to_a_uri_and_back(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name / "train"
+    root = absolute_uri(str(tmp_path))
+    assert local_path(join_uri(root, f"{name}/train")) == folder
+    assert local_path(join_uri(root, str(folder))) == folder
+    assert local_path(join_uri(absolute_uri(str(tmp_path / name)), "train/")) == folder
+    assert join_uri(root, folder.as_uri()) == folder.as_uri()
+    assert join_uri("s3://bucket/data", name) == f"s3://bucket/data/{name}"
+
+
+def test_the_step_behind_a_run_stays_to_be_read() -> None:
+    assert join_uri("file:///runs", "clip@100").endswith("/clip@100")
+    assert absolute_uri("runs/clip@100").endswith("/clip@100")
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [("file:///srv/set#2", "%23"), ("file:///srv/set?", "%3F"), ("file://host/a", "names the host 'host'")],
+)
+def test_a_file_uri_that_names_another_folder_than_it_seems_to_is_refused(uri: str, said: str) -> None:
+    with pytest.raises(StorageAccessError, match=said) as caught:
+        local_path(uri)
+    assert uri in str(caught.value)

@@ -200,3 +200,26 @@ def test_the_embedded_database_lies_in_the_runs_folder_whatever_its_name(cluster
         {**cluster_document, "storage": {"data": "file:///d", "runs": "file:///my%20runs/"}}
     )
     assert resolve_tracking_uri(cluster) == "sqlite:////my runs/mlflow.db"
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"storage": {"data": "file:///d", "runs": "file:///a%3Fb"}}, "storage.runs: sqlite:////a?b/mlflow.db"),
+        ({"storage": {"data": "file:///d", "runs": "file:///a%2520b"}}, "storage.runs: sqlite:////a%20b/mlflow.db"),
+        ({"tracking": {"uri": "sqlite:////a?b/mlflow.db"}}, "tracking.uri: sqlite:////a?b/mlflow.db"),
+        ({"tracking": {"uri": "sqlite:////a%20b/mlflow.db"}}, "tracking.uri: sqlite:////a%20b/mlflow.db"),
+    ],
+)
+def test_a_database_that_would_be_looked_for_in_another_folder_is_refused(
+    cluster_document: dict[str, Any], sections: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(PlanError) as caught:
+        resolve_tracking_uri(ClusterSpec.model_validate({**cluster_document, **sections}))
+    assert said in str(caught.value)
+
+
+def test_a_database_in_a_folder_of_another_odd_name_is_taken(cluster_document: dict[str, Any]) -> None:
+    storage = {"data": "file:///d", "runs": "file:///100%25%20of%23it"}
+    cluster = ClusterSpec.model_validate({**cluster_document, "storage": storage})
+    assert resolve_tracking_uri(cluster) == "sqlite:////100% of#it/mlflow.db"

@@ -11,7 +11,15 @@ import pytest
 
 from orchestrator.errors import StorageAccessError
 from orchestrator.spec.cluster import S3Spec
-from orchestrator.storage.store import ObjectChangedError, ObjectNotFoundError, Store, check_store, open_store
+from orchestrator.spec.load import absolute_uri, join_uri
+from orchestrator.storage.store import (
+    ObjectChangedError,
+    ObjectNotFoundError,
+    Store,
+    check_store,
+    open_object,
+    open_store,
+)
 
 
 @pytest.fixture
@@ -29,7 +37,35 @@ def test_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.Monk
     assert open_store("runs/a").uri == str(tmp_path / "runs/a")
 
 
-@pytest.mark.parametrize("uri", ["gs://bucket/a", "s3://", "file://host/a", "s3://bucket/a#1", "s3://bucket/a?b"])
+@pytest.mark.parametrize("name", ["set#2", "set?x", "a%20b", "100%", "with space", "ünï"])
+def test_a_folder_or_file_of_any_name_is_the_one_that_is_meant(tmp_path: Path, name: str) -> None:
+    root = absolute_uri(str(tmp_path))
+    open_store(join_uri(root, f"{name}/train")).write_bytes(name, b"1")
+    assert (tmp_path / name / "train" / name).read_bytes() == b"1"
+    for uri in (join_uri(root, f"{name}/train/{name}"), f"{tmp_path}/{name}/train/{name}"):
+        store, path = open_object(uri, S3Spec())
+        assert store.read_bytes(path) == b"1"
+
+
+def test_an_object_is_found_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for uri, folder in (("list.npy", str(tmp_path)), ("/list.npy", "/"), ("s3://b/a/list.npy", "s3://b/a")):
+        store, path = open_object(uri, S3Spec())
+        assert (store.uri, path) == (folder, "list.npy")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "gs://bucket/a",
+        "s3://",
+        "file://host/a",
+        "file:///srv/a#1",
+        "file:///srv/a?b",
+        "s3://bucket/a#1",
+        "s3://bucket/a?b",
+    ],
+)
 def test_unknown_uri_is_refused_by_name(uri: str) -> None:
     with pytest.raises(StorageAccessError, match=re.escape(uri)):
         open_store(uri)
