@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from orchestrator.spec.job import BudgetSpec, Name, PretrainSpec, SeedSpec, TrainingSpec
+from orchestrator.spec.job import BudgetSpec, Experiment, Name, PretrainSpec, SeedSpec, TrainingSpec
 from orchestrator.spec.objective import CatlipSpec, ObjectiveSection, ObjectiveSpec, SiglipSpec
 from orchestrator.spec.search import DomainSpec, SearchSpec
 from orchestrator.spec.section import Section
@@ -73,8 +73,8 @@ class CompareSpec(Section):
     kind: Literal["compare"]
     name: Name
     """The comparison's name; running the same name again goes on with it. Its runs are called after it."""
-    experiment: str = "vl-orchestrator"
-    """MLflow experiment that holds its runs."""
+    experiment: Experiment = "vl-orchestrator"
+    """MLflow experiment that holds its runs; a name of 1 to 200 characters."""
     mode: Mode
     """``controlled``: the same towers, data, augmentation, batch and schedule for all, so that only loss, head,
     learning rate and betas differ; ``recipe``: each objective as its paper has it."""
@@ -254,7 +254,7 @@ def _build_corners(training: TrainingSpec, entry: ObjectiveEntrySpec) -> Iterato
                 entry.objective,
                 settings,
                 name="trial",
-                experiment="",
+                experiment="trial",
                 seed=SeedSpec(),
                 budget=BudgetSpec(steps=1),
             )

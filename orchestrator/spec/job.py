@@ -17,6 +17,7 @@ from orchestrator.spec.section import Section
 from orchestrator.spec.selection import SelectionSpec
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Experiment = Annotated[str, Field(min_length=1, max_length=200)]  # MLflow takes 500; beside SQLite it names a folder
 
 
 class SeedSpec(Section):
@@ -253,8 +254,8 @@ class PretrainSpec(TrainingSpec):
     kind: Literal["pretrain"]
     name: Name
     """The run's name; running the same name again goes on with the same run."""
-    experiment: str = "vl-orchestrator"
-    """MLflow experiment that holds the run."""
+    experiment: Experiment = "vl-orchestrator"
+    """MLflow experiment that holds the run; a name of 1 to 200 characters."""
     seed: SeedSpec = SeedSpec()
     objective: ObjectiveSpec
     budget: BudgetSpec

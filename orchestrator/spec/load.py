@@ -179,7 +179,10 @@ def _explain(detail: Any, path: tuple[Any, ...]) -> str:
         near = difflib.get_close_matches(str(given), choices, n=1, cutoff=0.4)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         return f"{where}: {shown(given)} is none of {', '.join(choices)}{hint}"
-    return f"{where}: {_message(detail)} (given: {_given(detail['input'], path)})"
+    said = f"{where}: {_message(detail)} (given: {_given(detail['input'], path)})"
+    if detail["type"] == "finite_number" and (meaning := _meaning(detail["loc"])):
+        return f"{said}; what the key takes: {meaning}"  # such as the value that turns it off
+    return said
 
 
 def _given(value: Any, path: Sequence[Any]) -> str:
@@ -208,6 +211,18 @@ def _written_path(detail: Any, document: dict[str, Any]) -> tuple[tuple[Any, ...
 
 def _sibling_keys(location: tuple[Any, ...]) -> list[str]:
     """Keys that are valid beside the one at ``location``."""
+    fields = (field for section in _sections_at(location) for field in section.model_fields.items())
+    return sorted({field.alias or name for name, field in fields})
+
+
+def _meaning(location: tuple[Any, ...]) -> str | None:
+    """The docstring of the key at ``location``."""
+    fields = (section.model_fields.get(str(location[-1])) for section in _sections_at(location))
+    return next((field.description for field in fields if field is not None), None)
+
+
+def _sections_at(location: tuple[Any, ...]) -> list[type[Section]]:
+    """What the section that holds the key at ``location`` may be."""
     sections: list[type[Section]] = [PretrainSpec, EvaluateSpec, PrepareSpec, CompareSpec, ClusterSpec]
     for part in location[:-1]:
         by_tag = [section for section in sections if _tag(section) == part]
@@ -215,7 +230,7 @@ def _sibling_keys(location: tuple[Any, ...]) -> list[str]:
         installed = find_installed(str(part)) if not by_tag and not children else None
         # Else it is the name of a form, a key of the user's own, or a number.
         sections = by_tag or children or ([installed] if installed else sections)
-    return sorted({field.alias or name for section in sections for name, field in section.model_fields.items()})
+    return sections
 
 
 def _tag(section: type[Section]) -> Any:

@@ -24,7 +24,7 @@ class GuardSpec(Section):
     norm_factor: float | None = Field(default=None, gt=1)
     """A gradient norm of more than this many times the running median is a spike; none: norms are not watched."""
     loss_factor: float | None = Field(default=None, gt=1)
-    """The same for the loss."""
+    """The same for the loss; none: it is not watched."""
     window: int = Field(default=100, ge=2, le=10_000)
     """Steps whose median counts; before as many were taken, nothing is a spike."""
     on_spike: Literal["skip", "warn"] = "skip"
@@ -34,7 +34,7 @@ class GuardSpec(Section):
 class OptimizerSpec(Section):
     """AdamW; norms, biases and scalars are never decayed."""
 
-    learning_rate: float = Field(gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(gt=0)
     """The peak, after the warm-up."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
     """Decay of the first and the second moment (the CLIP paper's for vision transformers)."""
@@ -59,7 +59,7 @@ class ScheduleSpec(Section):
     """``wsd``: warm-up, stable, linear decay."""
     warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
     """The share of the budget, at its start, over which the rate rises from zero."""
-    decay_fraction: float = Field(default=0.2, gt=0, le=1)
+    decay_fraction: float = Field(default=0.2, ge=1e-6, le=1)
     """``wsd`` only: the share of the budget, at its end, over which the rate falls."""
     final_fraction: float = Field(default=0.0, ge=0, le=1)
     """Where the rate ends, as a share of its peak."""

@@ -10,16 +10,16 @@ SHARD_KEY = "key"
 """The name that every sample answers to: its key in a tar shard, else the column of that name."""
 
 ListLocation = Annotated[str, Field(pattern=r"\.(npy|parquet)$")]
-Value = str | bool | int | Annotated[float, Field(allow_inf_nan=False)]
+Value = str | bool | int | float
 Kind = Literal["text", "numbers", "true/false"]
 
 
 class PredicateSpec(Section):
     """What a metadata column must say of a sample: a range of numbers, or one of some values."""
 
-    min: float | None = Field(default=None, allow_inf_nan=False)
+    min: float | None = None
     """Least number that is kept; none: no lower end."""
-    max: float | None = Field(default=None, allow_inf_nan=False)
+    max: float | None = None
     """Greatest number that is kept; none: no upper end."""
     one_of: tuple[Value, ...] | None = None
     """The values that are kept: all text, all numbers or all true/false; instead of a range."""

@@ -47,6 +47,35 @@ def test_a_job_loads_with_its_defaults(job_file: Path) -> None:
     assert (job.batch.global_size, job.text.context, job.zero_stage) == (256, 77, 1)
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optimizer.gradient_clip=.inf", "finite number (given: inf); what the key takes: Greatest norm of the whole "),
+        ("optimizer.gradient_clip=inf", "0 turns clipping off"),
+        ("optimizer.eps=.inf", "optimizer.eps: Input should be a finite number"),
+        ("optimizer.weight_decay=.nan", "optimizer.weight_decay: Input should be a finite number (given: nan)"),
+        ("optimizer.guard.norm_factor=.inf", "none: norms are not watched"),
+        ("optimizer.guard.loss_factor=.inf", "none: it is not watched"),
+        ("checkpoint.every_minutes=.inf", "none: by steps only"),
+        ("objective.max_scale=.inf", "objective.max_scale: Input should be a finite number"),
+        ("budget={epochs: .inf}", "budget.epochs: Input should be a finite number"),
+        ("data.train=[{uri: a, weight: .inf}]", "data.train[0].weight: Input should be a finite number"),
+    ],
+)
+def test_infinity_is_refused_with_what_the_key_takes_instead(job_file: Path, override: str, said: str) -> None:
+    assert said in refusal(job_file, override)
+
+
+def test_a_decay_too_short_to_be_divided_by_is_refused(job_file: Path) -> None:
+    said = refusal(job_file, "schedule={kind: wsd, decay_fraction: 1.0e-17}")
+    assert "schedule.decay_fraction: Input should be greater than or equal to 0.000001" in said
+
+
+@pytest.mark.parametrize("name", ["''", "x" * 201])
+def test_an_experiment_that_mlflow_would_refuse_for_ever_is_refused_at_once(job_file: Path, name: str) -> None:
+    assert "experiment: String should have at" in refusal(job_file, f"experiment={name}")
+
+
 def test_overrides_are_applied_in_order_and_read_as_yaml(job_file: Path) -> None:
     job = load_job(str(job_file), ["batch.global_size=64", "batch.global_size=128", "ema.decay=0.99", "workers=null"])
     assert isinstance(job, PretrainSpec)
