@@ -20,8 +20,10 @@ def report(
     from orchestrator.report.write import write_report
     from orchestrator.runs.page import record_page
     from orchestrator.spec.load import load_cluster
+    from orchestrator.storage.destination import local_destination
 
     place = load_cluster(cluster)
+    local_destination(output)  # before the page is drawn
     folder = run_uri(comparison, place)
     with terminal.show_activity(f"writing the report of {comparison}"):
         contents, page = write_report(folder, place.storage.s3, output)

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from orchestrator.data.scenes.sample import SPLITS, random_stream, sample_scene
 from orchestrator.data.scenes.scene import TAN_HALF_VIEW, Scene
 from orchestrator.data.scenes.targets import TARGETS
 from orchestrator.errors import DatasetError, WorkerLostError
+from orchestrator.storage.destination import explaining_writes
 
 JPEG_QUALITY = 90
 MAX_SAMPLES_PER_SHARD = 10_000  # four digits of the key
@@ -89,14 +91,14 @@ def write_scenes(
     all) after each shard. The same arguments give the same bytes.
 
     Raises DatasetError for counts or sizes out of range and for a folder that already holds something,
-    WorkerLostError when a rendering process dies. Either way nothing is left behind.
+    StorageAccessError for one that cannot be written, WorkerLostError when a rendering process dies. Whichever way,
+    nothing is left behind.
     """
     num_samples = {"train": num_train, "val": num_eval // 4, "eval": num_eval}
     num_processes = (os.cpu_count() or 1) if num_processes is None else num_processes
     _check_request(num_samples, seed, image_size, samples_per_shard, num_processes)
-    target = _empty_target(dest)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as staging:
-        folder = Path(staging) / target.name
+    target = Path(dest).absolute()
+    with explaining_writes(target), _appearing(dest) as folder:
         shards = [
             shard
             for split in SPLITS
@@ -107,7 +109,6 @@ def write_scenes(
         _write_shards(shards, num_processes, progress)
         described = {name: item.describe() for name, item in TARGETS.items()}
         (folder / "eval" / "targets.json").write_bytes(_json_bytes({"targets": described}))
-        folder.replace(target)
     num_shards = {split: sum(shard.split == split for shard in shards) for split in SPLITS}
     num_bytes = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     return ScenesSummary(str(target), num_samples, num_shards, num_bytes)
@@ -127,6 +128,16 @@ def _check_request(
     ):
         if not low <= value <= high:
             raise DatasetError(f"scenes: {what} is {value}, expected {low} to {high}.")
+
+
+@contextmanager
+def _appearing(dest: str) -> Iterator[Path]:
+    """A folder that becomes ``dest`` at the end."""
+    target = _empty_target(dest)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as staging:
+        folder = Path(staging) / target.name
+        yield folder
+        folder.replace(target)
 
 
 def _empty_target(dest: str) -> Path:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
+from orchestrator.errors import StorageAccessError
 
 HEAVY = ("torch", "ray", "mlflow", "pyarrow", "transformers", "boto3", "deepspeed", "numpy")
 COMMANDS = (
@@ -83,6 +84,13 @@ def test_a_job_of_another_kind_is_refused_by_a_command_that_prepares(environment
     done = orchestrator(environment, "label", "concepts", "jobs/smoke/clip-scenes.yaml")
     assert done.returncode == 2
     assert "kind is 'pretrain'; orchestrator label concepts runs jobs of kind 'prepare'" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["render jobs/synthetic.yaml --cluster cluster/kuberay", "report x"])
+def test_a_page_or_manifest_is_written_to_no_bucket(command: str) -> None:
+    done = CliRunner().invoke(app, [*command.split(), "--output", "s3://bucket/x"])
+    assert isinstance(done.exception, StorageAccessError)
+    assert "s3://bucket/x is a URI" in str(done.exception)
 
 
 def test_debug_shows_the_traceback_and_the_log_file_has_it_anyway(tmp_path: Path, environment: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ from corenet_layout import Vit, shake
 from foreign import IMAGE_SIZE, NUM_LAYERS, PATCH, WIDTH, save_clip, small_clip
 from imported import features_here, features_in_open_clip, features_in_transformers, run_uri, weights_of
 from orchestrator.data.tokens import CaptionTokenizer
-from orchestrator.errors import ModelSourceError, RunConflictError
+from orchestrator.errors import ModelSourceError, RunConflictError, StorageAccessError
 from orchestrator.models.layouts.open_clip import to_open_clip
 from orchestrator.models.source import HEAD_FILE
 from orchestrator.runs.export import export_run
@@ -86,6 +86,25 @@ def test_a_name_that_is_taken_is_refused(cluster: ClusterSpec, clip_folder: Path
     import_weights(str(clip_folder), "taken", cluster)
     with pytest.raises(RunConflictError, match="run 'taken' is there already"):
         import_weights(str(clip_folder), "taken", cluster)
+
+
+def test_a_destination_that_no_export_can_have_is_refused_and_left_alone(
+    tmp_path: Path, cluster: ClusterSpec, clip_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    import_weights(str(clip_folder), "nowhere-to-go", cluster)
+    (tmp_path / "file").write_text("keep")
+    for destination, said in (
+        ("s3://bucket/export", "s3://bucket/export is a URI"),
+        ("file", "Not a directory"),
+        ("file/export", "File exists"),
+        ("/proc/nowhere/export", "/proc/nowhere"),
+        (".", "is not empty"),
+    ):
+        with pytest.raises(StorageAccessError, match=said):
+            export_run(run_uri(cluster, "nowhere-to-go"), destination, cluster)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "keep"
 
 
 def test_a_vision_tower_alone_is_refused_as_a_finished_model(

@@ -17,7 +17,7 @@ from PIL import Image
 from orchestrator.data.scenes.contact_sheet import write_contact_sheet
 from orchestrator.data.scenes.targets import TARGETS
 from orchestrator.data.scenes.write import ScenesSummary, write_scenes
-from orchestrator.errors import DatasetError
+from orchestrator.errors import DatasetError, StorageAccessError
 
 TRAIN_MEMBERS = ["jpg", "txt"]
 EVAL_MEMBERS = ["jpg", "txt", "json", "depth.npy", "normal.npy", "mask.png"]
@@ -145,6 +145,12 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="not an empty folder"):
         write_scenes(str(tmp_path), 4, 4, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("keep")
+    with pytest.raises(StorageAccessError, match=r"file/new cannot be written \(.*File exists\)"):
+        write_scenes(str(tmp_path / "file" / "new"), 4, 4, 0)
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
