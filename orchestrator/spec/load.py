@@ -5,6 +5,7 @@ Owns what job and cluster files say; ``yaml_file.py`` parses them. Does not look
 """
 
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,7 +60,7 @@ def load_cluster(path: str) -> ClusterSpec:
 def cluster_file(path: str) -> Path:
     """``cluster.yaml`` of a cluster folder, or that file itself."""
     file = Path(path)
-    return file / "cluster.yaml" if file.is_dir() or not file.suffix else file
+    return file / "cluster.yaml" if os.path.isdir(file) or not file.suffix else file  # Path.is_dir raises on refusal
 
 
 def absolute_uri(location: str) -> str:

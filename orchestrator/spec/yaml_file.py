@@ -3,7 +3,9 @@
 Owns reading YAML. Does not know what a job or a cluster is.
 """
 
+import contextlib
 import difflib
+import os
 import reprlib
 from pathlib import Path
 from typing import Any
@@ -96,7 +98,10 @@ def read_yaml(file: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise JobFileError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     except OSError as error:
-        raise JobFileError(f"{file}: cannot be read ({error.strerror}); {_near_files(file)}") from error
+        hint = "check its path and rights"
+        with contextlib.suppress(OSError):  # the folder may not be listed either
+            hint = _near_files(file)
+        raise JobFileError(f"{file}: cannot be read ({error.strerror}); {hint}") from error
     document = parse_yaml(text, str(file))
     if not isinstance(document, dict):
         raise JobFileError(f"{file}: holds {type(document).__name__}; wanted keys and values at the top")
@@ -128,4 +133,4 @@ def _is_yaml(file: Path) -> bool:
 
 
 def _is_cluster_folder(folder: Path) -> bool:
-    return (folder / "cluster.yaml").is_file()
+    return os.path.isfile(folder / "cluster.yaml")  # Path.is_file raises where the folder may not be searched

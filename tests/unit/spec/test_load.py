@@ -224,6 +224,16 @@ def test_a_missing_file_names_its_nearest_neighbour(job_file: Path) -> None:
     assert f"did you mean {job_file}?" in message
 
 
+def test_a_place_that_may_not_even_be_looked_at_is_refused_by_name(tmp_path: Path) -> None:
+    closed = str(tmp_path / ("x" * 300))  # refused to root too, whom no rights stop
+    with pytest.raises(
+        JobFileError, match=r"job\.yaml: cannot be read \(File name too long\); check its path and rights"
+    ):
+        load_job(f"{closed}/job.yaml")
+    with pytest.raises(JobFileError, match=r"cluster\.yaml: cannot be read \(File name too long\)"):
+        load_cluster(closed)
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
