@@ -92,12 +92,12 @@ def local_path(uri: str) -> Path:
             f"{uri!r} has a '?' or '#', which end the path of a URI; write %3F or %23 for them (and %25 for '%'), or "
             f"the plain path without file://"
         )
-    return Path(unquote(parts.path))
+    return Path(unquote(parts.path, errors="surrogateescape"))  # as Python has a name that is no UTF-8
 
 
 def _quoted(path: str) -> str:
     """As it stands in a URI: ``%``, ``#`` and ``?`` would name another folder there."""
-    return quote(path, safe=_PLAIN_IN_PATHS)
+    return quote(os.fsencode(path), safe=_PLAIN_IN_PATHS)
 
 
 def _apply_overrides(document: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Reading job and cluster files: what is wrong is said with file, path, value and the nearest valid choice."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -300,6 +301,10 @@ def test_a_folder_keeps_its_name_on_the_way_to_a_uri_and_back(tmp_path: Path, na
     assert local_path(join_uri(absolute_uri(str(tmp_path / name)), "train/")) == folder
     assert join_uri(root, folder.as_uri()) == folder.as_uri()
     assert join_uri("s3://bucket/data", name) == f"s3://bucket/data/{name}"
+
+
+def test_a_folder_whose_name_is_no_utf8_keeps_it_in_a_uri() -> None:
+    assert local_path(join_uri("file:///data", os.fsdecode(b"\xff#"))) == Path(os.fsdecode(b"/data/\xff#"))
 
 
 def test_the_step_behind_a_run_stays_to_be_read() -> None:
