@@ -13,11 +13,11 @@ import json
 import logging
 import secrets
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from orchestrator.env import state_folder, temporary_state_folder
 from orchestrator.errors import RunConflictError, RunNotFoundError
 from orchestrator.spec.cluster import S3Spec
+from orchestrator.spec.load import local_path
 from orchestrator.spec.plan import PLAN_FILE, Plan, load_plan
 from orchestrator.spec.plan_differences import compare_plans
 from orchestrator.storage.store import ObjectNotFoundError, Store, open_store
@@ -75,9 +75,8 @@ def open_run(run_uri: str, s3: S3Spec) -> tuple[Store, Plan, str]:
 
 def tracking_folder(run_uri: str, key: str) -> Path:
     """The local folder of the run's journal, which makes it when missing."""
-    parts = urlsplit(run_uri)
-    if parts.scheme in ("", "file"):
-        return Path(unquote(parts.path)) / "tracking"
+    if run_uri.startswith("file://"):
+        return local_path(run_uri) / "tracking"
     if (state := state_folder()) is None:
         state = temporary_state_folder()
         logger.warning(
