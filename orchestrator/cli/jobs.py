@@ -65,8 +65,10 @@ def plan(
 
         if prepare:
             with terminal.show_progress() as on_progress:
-                prepare_compare_facts(spec, place, on_progress)
-        comparison = resolve_compare(spec, place, read_compare_facts(spec, place))
+                asked = prepare_compare_facts(spec, place, on_progress).facts
+        else:
+            asked = read_compare_facts(spec, place)
+        comparison = resolve_compare(spec, place, asked)
         document = comparison.model_dump_json(indent=2)
         sections = [*describe_compare(comparison), *_describe_quota(spec, place, cluster)]
     else:
@@ -74,8 +76,10 @@ def plan(
 
         if prepare:
             with terminal.show_progress() as on_progress:
-                prepare_facts(spec, place, on_progress)
-        resolved = resolve_plan(spec, place, read_facts(spec, place))
+                facts = prepare_facts(spec, place, on_progress)
+        else:
+            facts = read_facts(spec, place)
+        resolved = resolve_plan(spec, place, facts)
         capacity = estimate_capacity(resolved, place)
         document = dumps({**resolved.model_dump(mode="json"), "capacity": capacity.to_dict()}, indent=2)
         sections = [*describe_plan(resolved), *describe_capacity(resolved, capacity)]
