@@ -17,6 +17,7 @@ from typing import Any, Literal
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPModel, SiglipModel
+from transformers.utils.logging import disable_progress_bar
 
 from orchestrator.errors import ModelSourceError
 from orchestrator.models.layouts import corenet, open_clip
@@ -78,6 +79,7 @@ def _wrong_format(variant: str, format: ExportFormat) -> str:
 
 
 def _write_hugging_face(export: Export, model: ModelPlan, destination: Path) -> None:
+    disable_progress_bar()  # of a local write, a line for each file, also where nobody looks at a terminal
     export.model.save_pretrained(destination)
     _write_beside(export.head, model, destination)
 

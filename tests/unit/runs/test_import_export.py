@@ -25,12 +25,18 @@ from orchestrator.wordnet.vocabulary import Vocabulary
 
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
 def test_a_hugging_face_model_goes_in_and_out_bit_for_bit_and_sees_the_same(
-    tmp_path: Path, cluster: ClusterSpec, tokenizer: CaptionTokenizer, activation: str
+    tmp_path: Path,
+    cluster: ClusterSpec,
+    tokenizer: CaptionTokenizer,
+    activation: str,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     model = small_clip(tokenizer, activation)
     made = import_weights(str(save_clip(model, tokenizer, tmp_path / "foreign")), f"in-{activation}", cluster)
     assert made.plan.model.variant == {"gelu": "clip", "quick_gelu": "openai"}[activation]
+    capfd.readouterr()
     export_run(run_uri(cluster, f"in-{activation}"), str(tmp_path / "export"), cluster)
+    assert "Writing model shards" not in capfd.readouterr().err
     back = CLIPModel.from_pretrained(tmp_path / "export")
     assert back.config.vision_config.hidden_act == activation
     for name, tensor in model.state_dict().items():
