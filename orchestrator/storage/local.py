@@ -40,9 +40,9 @@ class LocalStore(Store):
     def read_range(self, path: str, offset: int, length: int, etag: str = "") -> bytes:
         with self._explained(path), open(self._file(path), "rb", buffering=0) as file:
             file.seek(offset)
-            data = bytearray()
-            while part := file.read(length - len(data)):
-                data += part
+            parts: list[bytes] = []
+            while part := file.read(length - sum(map(len, parts))):
+                parts.append(part)
             # Asked after reading: a file that is overwritten meanwhile is noticed too.
             status = os.fstat(file.fileno())
             if etag and etag not in (_etag(status), _version(status)):
@@ -50,7 +50,7 @@ class LocalStore(Store):
                     f"{self.uri}/{path} is no longer version {etag}; files that are copied to several nodes must keep "
                     f"their times (rsync -a, cp -p)"
                 )
-            return bytes(data)
+            return b"".join(parts)  # of a single part, as it mostly is, itself
 
     def open_input(self, path: str) -> "NativeFile":
         import pyarrow
