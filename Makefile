@@ -1,4 +1,4 @@
-# Everything sets itself up: `make demo` and `make test` work on a machine with Python 3.11, pip, make and git.
+# Everything sets itself up: `make demo` and `make test` work on a machine with Python 3.11 to 3.13, pip, make and git.
 
 PYTHON ?= python3
 # The interpreter behind a version manager's shim: pyenv's locks its folder after each `pip install`, and fails where that lock was left behind.
