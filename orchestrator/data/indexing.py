@@ -15,9 +15,7 @@ every byte anyway.
 
 import logging
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
@@ -36,6 +34,7 @@ from orchestrator.data.shard_table import ShardTable
 from orchestrator.data.stats import StatsDamagedError, read_successes, stats_path
 from orchestrator.data.webdataset import scan_tar
 from orchestrator.errors import ShardReadError, StorageAccessError
+from orchestrator.storage.ahead import map_ahead
 from orchestrator.storage.store import ObjectInfo, Store
 
 T = TypeVar("T")
@@ -207,18 +206,11 @@ def scan_shards(
 
 def _in_threads(make: Callable[[ObjectInfo], T], shards: Sequence[ObjectInfo], progress: OnShard | None) -> Iterator[T]:
     """The rows in order, few of them at a time: who takes them keeps them in columns."""
-    ahead: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(_SCAN_THREADS) as pool:
-        try:
-            for done in range(len(shards)):
-                begun = done + len(ahead)
-                ahead += [pool.submit(make, info) for info in shards[begun : done + _SCANS_AHEAD]]
-                yield ahead.popleft().result()
-                if progress is not None:
-                    progress(done + 1, len(shards))
-        finally:
-            for future in ahead:
-                future.cancel()
+    rows = map_ahead(make, shards, threads=_SCAN_THREADS, ahead=_SCANS_AHEAD)
+    for done, row in enumerate(rows, 1):
+        yield row
+        if progress is not None:
+            progress(done, len(shards))
 
 
 def _count(store: Store, info: ObjectInfo, path: str | None, meter: ReadMeter) -> ShardRow | None:

@@ -1,8 +1,7 @@
 """Reading shards of either format, by the ending of their names."""
 
-from collections import deque
 from collections.abc import Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import chain
 
 from orchestrator.data.parquet import read_parquet_chunk
@@ -10,6 +9,7 @@ from orchestrator.data.sample import RawSample
 from orchestrator.data.shard import ShardRow
 from orchestrator.data.webdataset import read_tar_chunk
 from orchestrator.errors import DatasetError
+from orchestrator.storage.ahead import map_ahead
 from orchestrator.storage.store import Store
 
 _CHUNKS_AHEAD = 4  # ranged reads wait on the storage, not on a core
@@ -37,10 +37,6 @@ def read_chunk(store: Store, shard: ShardRow, chunk: int, fields: Collection[str
 
 def read_shard(store: Store, shard: ShardRow, fields: Collection[str] | None = None) -> Iterator[RawSample]:
     """All samples of a shard in order; a few chunks are read ahead. Arguments and errors as of ``read_chunk``."""
-    ahead: deque[Future[list[RawSample]]] = deque()
-    with ThreadPoolExecutor(_CHUNKS_AHEAD) as pool:
-        for chunk in chain(range(shard.num_chunks), [None] * _CHUNKS_AHEAD):
-            if chunk is not None:
-                ahead.append(pool.submit(read_chunk, store, shard, chunk, fields))
-            if ahead and (chunk is None or len(ahead) > _CHUNKS_AHEAD):
-                yield from ahead.popleft().result()
+    read = partial(read_chunk, store, shard, fields=fields)
+    chunks = range(shard.num_chunks)
+    yield from chain.from_iterable(map_ahead(read, chunks, threads=_CHUNKS_AHEAD, ahead=_CHUNKS_AHEAD))

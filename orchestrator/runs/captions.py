@@ -14,9 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from orchestrator.data.captions import read_captions
 from orchestrator.data.index import DatasetIndex, load_index
 from orchestrator.data.readers import read_chunk
 from orchestrator.data.sample import RawSample
+from orchestrator.data.shard import ShardRow
 from orchestrator.data.tokens import CaptionTokenizer, load_tokenizer, read_trained_tokenizer, train_tokenizer
 from orchestrator.errors import DatasetError
 from orchestrator.runs.progress import OnProgress, Progress
@@ -31,6 +30,7 @@ from orchestrator.spec.cluster import ClusterSpec, S3Spec
 from orchestrator.spec.facts import ShardsFacts, TokenizerFacts
 from orchestrator.spec.job import PretrainSpec, ShardsSpec
 from orchestrator.spec.load import join_uri
+from orchestrator.storage.ahead import map_ahead
 from orchestrator.storage.store import ObjectNotFoundError, Store, open_store
 
 MOST_SAMPLES = 2_000_000
@@ -221,11 +221,9 @@ def _require_index(store: Store) -> DatasetIndex:
 
 def _read_samples(store: Store, index: DatasetIndex, fields: Sequence[str]) -> Iterator[RawSample]:
     """All samples in order; a few chunks are read ahead at once."""
-    shards = [shard for shard in index.shards for _ in range(shard.num_chunks)]
-    chunks = [chunk for shard in index.shards for chunk in range(shard.num_chunks)]
-    read = partial(read_chunk, store, fields=fields)
-    with ThreadPoolExecutor(_READ_THREADS) as pool:
-        for start in range(0, len(chunks), _READ_THREADS):
-            group = slice(start, start + _READ_THREADS)
-            for samples in pool.map(read, shards[group], chunks[group]):
-                yield from samples
+
+    def read(chunk: tuple[ShardRow, int]) -> list[RawSample]:
+        return read_chunk(store, *chunk, fields)
+
+    chunks = ((shard, number) for shard in index.shards for number in range(shard.num_chunks))
+    yield from chain.from_iterable(map_ahead(read, chunks, threads=_READ_THREADS, ahead=2 * _READ_THREADS))

@@ -3,11 +3,9 @@
 import hashlib
 import json
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import chain
 
 from orchestrator.data.evaluation_set import EvaluationRow, Label, own_numbers, say_left_out
 from orchestrator.data.image import center_image
@@ -15,6 +13,7 @@ from orchestrator.data.labelled.labelled_set import RowRequest
 from orchestrator.data.retry import retried
 from orchestrator.data.sample import BadSampleError
 from orchestrator.spec.job import ShardsSpec
+from orchestrator.storage.ahead import map_ahead
 from orchestrator.storage.store import ObjectNotFoundError, Store
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
@@ -81,17 +80,9 @@ class FileRows:
 
     def _contents(self, numbers: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
         """(number, content) in order; none: the file is gone."""
-        ahead: deque[tuple[int, Future[bytes | None]]] = deque()
-        with ThreadPoolExecutor(_THREADS) as pool:
-            try:
-                for number in chain(numbers, [None] * _FILES_AHEAD):
-                    if number is not None:
-                        ahead.append((number, pool.submit(self._read, self.files[number].path)))
-                    if ahead and (number is None or len(ahead) > _FILES_AHEAD):
-                        first, content = ahead.popleft()
-                        yield first, content.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+        paths = (self.files[number].path for number in numbers)
+        contents = map_ahead(self._read, paths, threads=_THREADS, ahead=_FILES_AHEAD)
+        return zip(numbers, contents, strict=True)
 
     def _read(self, path: str) -> bytes | None:
         try:
