@@ -62,6 +62,12 @@ def _read_files(init: InitSpec, variant: str, wants_rows: bool) -> InitialSource
     beside = None if model.folder is None else model.folder / VOCABULARY_FILE
     is_there = wants_rows and beside is not None and beside.is_file()
     vocabulary = Vocabulary.from_bytes(beside.read_bytes()) if is_there and beside else None
+    num_rows = len(model.state.get("classifier.weight", ()))
+    if vocabulary is not None and num_rows not in (0, len(vocabulary)):
+        raise ModelSourceError(
+            f"init.from {init.from_}: its classifier has {num_rows:,} rows, its {VOCABULARY_FILE} {len(vocabulary):,} "
+            f"concepts; put the file there that says what the rows are, or set init.towers: [vision]"
+        )
     return InitialSource(init.from_, model.state, model.variant, model.objective, vocabulary)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import CLIPModel
 
 from foreign import CONTEXT, IMAGE_SIZE, save_clip, save_siglip, small_clip, small_tokenizer
@@ -170,6 +171,18 @@ def test_a_classifier_of_another_wordnet_starts_fresh(tmp_path: Path, caplog: py
     fresh, state = build("catlip").state_dict(), started(build("catlip"), run, "catlip", ours)
     assert torch.equal(state["classifier.weight"], fresh["classifier.weight"])
     assert "of the nouns of WordNet 3.1-0123456789ab" in caplog.text
+
+
+def test_concepts_that_are_not_a_classifiers_rows_are_refused(tmp_path: Path, clip: tuple[str, CLIPModel]) -> None:
+    facts = save_vocabulary(tmp_path / "export", (*CONCEPTS, 1503061))
+    clip[1].vision_model.save_pretrained(tmp_path / "export")
+    head = {name: build("catlip").state_dict()[name] for name in ("classifier.weight", "classifier.bias")}
+    save_file(head, tmp_path / "export" / "head.safetensors")
+    own = save_vocabulary(tmp_path / "own", CONCEPTS)
+    for ours in (facts, own):
+        with pytest.raises(ModelSourceError, match=r"classifier has 5 rows, its concepts\.parquet 6 concepts"):
+            started(build("catlip"), str(tmp_path / "export"), "catlip", ours)
+    started(build("catlip"), str(tmp_path / "export"), "catlip", own, towers=["vision"])
 
 
 @pytest.mark.parametrize("towers", [None, ["vision"]])
