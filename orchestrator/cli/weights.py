@@ -96,6 +96,12 @@ def import_weights(
             "beside the weights."
         ),
     ] = None,
+    noun_table: Annotated[
+        str | None, typer.Option(help="WordNet that a classifier's concepts were counted with; none: the packaged one.")
+    ] = None,
+    tagger: Annotated[
+        str | None, typer.Option(help="Tagger that they were counted with; of concepts of mode 'nouns' alone.")
+    ] = None,
     evaluate_on: SetsOption = None,
 ) -> None:
     """Make a run of weights from open_clip, OpenAI, Hugging Face or corenet; no pickle is executed."""
@@ -111,6 +117,8 @@ def import_weights(
             variant=variant,
             tokenizer=tokenizer,
             vocabulary=vocabulary,
+            noun_table=noun_table,
+            tagger=tagger,
             evaluation_sets=evaluate_on or (),
         )
     model = made.plan.model

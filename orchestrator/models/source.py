@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -18,11 +18,12 @@ from orchestrator.errors import ModelSourceError
 from orchestrator.models.layouts.corenet import WEIGHTS_FILE as CORENET_FILE
 from orchestrator.models.layouts.corenet import from_corenet, is_corenet
 from orchestrator.models.layouts.hugging_face import from_hugging_face, is_hugging_face
+from orchestrator.models.layouts.hugging_face_config import hugging_face_activation, hugging_face_pooling
 from orchestrator.models.layouts.open_clip import CONFIG_FILE, WEIGHTS_FILE, from_open_clip, is_open_clip
 from orchestrator.models.layouts.open_clip_config import check_open_clip_config
 from orchestrator.models.layouts.open_clip_siglip import from_open_clip_siglip, is_open_clip_siglip
 from orchestrator.models.sizes import find_preset, has_siglip_towers
-from orchestrator.models.weight_files import read_tensors
+from orchestrator.models.weight_files import INDEX_SUFFIX, read_tensors
 from orchestrator.spec.presets import CLIP_PIXELS, VARIANTS
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ HEAD_FILE, VOCABULARY_FILE = "head.safetensors", "concepts.parquet"
 PROCESSOR_FILE = "preprocessor_config.json"
 _OPEN_CLIP_FILES = (WEIGHTS_FILE, "open_clip_pytorch_model.bin", "open_clip_pytorch_model.safetensors")
 _HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
+_SHARDED_FILES = tuple(f"{name}{INDEX_SUFFIX}" for name in _HUGGING_FACE_FILES)
 _POSITIONS = "embeddings.position_embedding.weight"
 _MOST_NAMES = 8  # shown in a message
 
@@ -49,9 +51,8 @@ class SourceModel:
     context: int | None
     folder: Path | None
     """Where its tokenizer and vocabulary may lie."""
-    pools_at_greatest_id: bool = False
-    """Captions are pooled at their greatest token id, which must be the end token."""
-
+    pooled_at: int | Literal["greatest"] | None = None
+    """The token id at which captions are pooled, or their greatest one; none: the files do not say."""
     canonical_captions: bool = False
     """Captions lose case and punctuation before they become tokens, as open_clip's configuration says."""
 
@@ -103,7 +104,7 @@ def read_model(source: str, variant: str | None = None) -> SourceModel:
         num_tokens=None if tokens is None else len(tokens),
         context=None if positions is None else len(positions),
         folder=files.folder,
-        pools_at_greatest_id="model_cfg" in files.config and text_config.get("pool_type", "argmax") == "argmax",
+        pooled_at=None if has_siglip_towers(state) else _pooled_at(files.config),
         canonical_captions=text_config.get("tokenizer_kwargs", {}).get("clean") == "canonicalize",
     )
 
@@ -121,7 +122,7 @@ def _read_files(source: str) -> _Files:
     folder = path if path.is_dir() else _download(source)
     for config_file, weight_files in (
         (CONFIG_FILE, _OPEN_CLIP_FILES),
-        ("config.json", _HUGGING_FACE_FILES),
+        ("config.json", (*_HUGGING_FACE_FILES, *_SHARDED_FILES)),
         (PROCESSOR_FILE, (CORENET_FILE,)),
     ):
         found = next((folder / name for name in weight_files if (folder / name).is_file()), None)
@@ -175,7 +176,7 @@ def _to_our_names(source: str, files: _Files) -> tuple[dict[str, Tensor], list[s
 
 
 def _find_variant(source: str, files: _Files, given: str | None, is_siglip: bool) -> str:
-    found = _recorded_variant(files, is_siglip)
+    found = _recorded_variant(source, files, is_siglip)
     if found is not None and given is not None and found != given:
         raise ModelSourceError(f"{source}: its files say variant '{found}', but '{given}' is asked for")
     variant = found or given or ("siglip" if is_siglip else "clip")
@@ -185,7 +186,7 @@ def _find_variant(source: str, files: _Files, given: str | None, is_siglip: bool
     return variant
 
 
-def _recorded_variant(files: _Files, is_siglip: bool) -> str | None:
+def _recorded_variant(source: str, files: _Files, is_siglip: bool) -> str | None:
     if is_corenet(files.tensors):
         return "corenet"
     if "input_resolution" in files.tensors:  # beside the weights in OpenAI's archives alone
@@ -196,11 +197,16 @@ def _recorded_variant(files: _Files, is_siglip: bool) -> str | None:
     if "model_cfg" in files.config:
         return "openai" if files.config["model_cfg"].get("quick_gelu") else "clip"
     if files.config:
-        vision = files.config.get("vision_config", files.config)
-        default = "gelu_pytorch_tanh" if is_siglip else "quick_gelu"  # of transformers' classes
-        activation = vision.get("hidden_act", default)
-        return next((name for name, v in VARIANTS.items() if v.activation == activation), None)
+        activation = hugging_face_activation(source, files.config, is_siglip)
+        return next(name for name, variant in VARIANTS.items() if variant.activation == activation)
     return None
+
+
+def _pooled_at(config: Mapping[str, Any]) -> int | Literal["greatest"] | None:
+    if "model_cfg" in config:
+        text = config["model_cfg"].get("text_cfg", {})
+        return "greatest" if text.get("pool_type", "argmax") == "argmax" else text.get("eos_id")
+    return hugging_face_pooling(config) if "text_config" in config else None
 
 
 def _check_pixels(source: str, config: Mapping[str, Any], variant: str) -> None:

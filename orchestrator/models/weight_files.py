@@ -5,6 +5,7 @@ and, for TorchScript archives (which it refuses), a reader of our own build tens
 other name. The code of a TorchScript archive is never looked at.
 """
 
+import json
 import pickle
 import warnings
 import zipfile
@@ -25,6 +26,9 @@ _WRAPPERS = ("state_dict", "model_state_dict")
 _PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put before every name."""
 
+INDEX_SUFFIX = ".index.json"
+"""Of what `transformers` writes beside weights that it spreads over several files."""
+
 _STORAGES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -37,11 +41,13 @@ _STORAGES = {
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """All tensors of a file, by name, on the CPU and as they are kept.
+    """All tensors of a file, by name, on the CPU and as they are kept; ``*.index.json``: of all files that it names.
 
     Raises:
         ModelSourceError: not readable as weights, or it holds something that only executing it would give.
     """
+    if file.name.endswith(INDEX_SUFFIX):
+        return _read_sharded(file)
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
@@ -57,6 +63,20 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     except (OSError, RuntimeError, SafetensorError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ModelSourceError(f"{file}: not readable as weights ({_first_line(error)})") from error
     return _named_tensors(content, file)
+
+
+def _read_sharded(index: Path) -> dict[str, Tensor]:
+    try:
+        place_of: dict[str, str] = json.loads(index.read_text())["weight_map"]
+        files = sorted({str(name) for name in place_of.values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelSourceError(f"{index}: not an index of weights ({_first_line(error)})") from error
+    if absent := [name for name in files if Path(name).name != name or not (index.parent / name).is_file()]:
+        raise ModelSourceError(f"{index} names {len(files)} files beside it, of which {absent[0]} is not there")
+    tensors = {name: tensor for file in files for name, tensor in read_tensors(index.parent / file).items()}
+    if missing := [name for name in place_of if name not in tensors]:
+        raise ModelSourceError(f"{index} names {missing[0]}, which is not in {place_of[missing[0]]}")
+    return tensors
 
 
 def _named_tensors(content: Any, file: Path) -> dict[str, Tensor]:

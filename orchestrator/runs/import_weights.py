@@ -5,13 +5,15 @@ true of the model and says nothing of training: its data is synthetic, its budge
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
 
+from orchestrator.data.concepts import open_finder
 from orchestrator.data.tokens import CaptionTokenizer, load_tokenizer
 from orchestrator.env import apply_quiet_env
 from orchestrator.errors import ModelSourceError
@@ -21,16 +23,16 @@ from orchestrator.runs.captions import tokenizer_facts
 from orchestrator.runs.concept_counts import is_counts_file, read_counted_vocabulary
 from orchestrator.runs.made import check_free, write_made_run
 from orchestrator.runs.prepare import machine_facts
-from orchestrator.runs.vocabulary import finder_facts, vocabulary_facts
+from orchestrator.runs.vocabulary import vocabulary_facts
 from orchestrator.spec.cluster import ClusterSpec
-from orchestrator.spec.facts import Facts, TokenizerFacts
+from orchestrator.spec.facts import Facts, FinderFacts, TokenizerFacts
 from orchestrator.spec.job import PretrainSpec
-from orchestrator.spec.load import join_uri
-from orchestrator.spec.objective import CatlipSpec
+from orchestrator.spec.load import absolute_uri, join_uri
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.resolve import resolve_plan
 from orchestrator.storage.store import Store, open_store
 from orchestrator.training.parts import block_format, build_plan_objective
+from orchestrator.wordnet.finder import mode_of
 from orchestrator.wordnet.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,8 @@ def import_weights(
     variant: str | None = None,
     tokenizer: str | None = None,
     vocabulary: str | None = None,
+    noun_table: str | None = None,
+    tagger: str | None = None,
     evaluation_sets: Sequence[str] = (),
 ) -> ImportedRun:
     """Make run ``name`` of the weights at ``source`` (models/source.py).
@@ -65,6 +69,8 @@ def import_weights(
         tokenizer: folder or hub name; none: beside the weights, or OpenAI's for a vocabulary of that size.
         vocabulary: ``concepts.parquet`` of a classifier's rows, or what ``concept_counts.py`` reads; none: beside the
             weights.
+        noun_table: URI or path of the WordNet that its concepts were counted with; none: the packaged one.
+        tagger: the same of the tagger, of concepts of mode ``nouns``.
         evaluation_sets: what ``orchestrator evaluate`` judges it on.
 
     Raises:
@@ -76,18 +82,20 @@ def import_weights(
     store = open_store(run_uri, cluster.storage.s3)
     check_free(store, name)
     model = read_model(source, variant)
-    job, facts = _describe(model, name, cluster, evaluation_sets), Facts(machine=machine_facts(cluster))
-    if not isinstance(job.objective, CatlipSpec):
+    if model.objective != "catlip":
+        job = _describe(model, name, cluster, evaluation_sets)
         found = _find_tokenizer(model, tokenizer, cluster)
         checked = _check_tokens(model, tokenizer_facts(f"{run_uri}/{TOKENIZER_FILE}", found))
         store.write_bytes(TOKENIZER_FILE, found.json.encode())
-        facts = facts.model_copy(update={"tokenizer": checked})
+        facts = Facts(machine=machine_facts(cluster), tokenizer=checked)
     else:
         content = _find_vocabulary(model, vocabulary)
+        concepts = Vocabulary.from_bytes(content)
+        finder = _find_finder(model, concepts, noun_table, tagger, cluster)
+        job = _describe(model, name, cluster, evaluation_sets, finder.model_dump())
         store.write_bytes(VOCABULARY_FILE, content)
-        finder = finder_facts(job.objective, cluster)
-        found_facts = vocabulary_facts(f"{run_uri}/{VOCABULARY_FILE}", Vocabulary.from_bytes(content), finder)
-        facts = facts.model_copy(update={"vocabulary": found_facts})
+        found_facts = vocabulary_facts(f"{run_uri}/{VOCABULARY_FILE}", concepts, finder)
+        facts = Facts(machine=machine_facts(cluster), vocabulary=found_facts)
     plan = resolve_plan(job, cluster, facts).model_copy(update={"origin": f"imported from {source}"})
     return ImportedRun(plan, _write(store, plan, model))
 
@@ -100,11 +108,17 @@ def _write(store: Store, plan: Plan, model: SourceModel) -> str:
     return write_made_run(store, plan, 0, state, shapes, weights.items()).uri
 
 
-def _describe(model: SourceModel, name: str, cluster: ClusterSpec, evaluation_sets: Sequence[str]) -> PretrainSpec:
+def _describe(
+    model: SourceModel,
+    name: str,
+    cluster: ClusterSpec,
+    evaluation_sets: Sequence[str],
+    concepts: Mapping[str, Any] = MappingProxyType({}),
+) -> PretrainSpec:
     document: dict[str, Any] = {
         "kind": "pretrain",
         "name": name,
-        "objective": _objective_of(model),
+        "objective": {**_objective_of(model), **concepts},
         "data": {"kind": "synthetic"},
         "model": {"preset": model.preset, "variant": model.variant, "image_size": model.image_size},
         "batch": {"global_size": cluster.workers.count},
@@ -156,10 +170,13 @@ def _check_tokens(model: SourceModel, facts: TokenizerFacts) -> TokenizerFacts:
             f"{model.uri} has {model.num_tokens:,} token rows, its tokenizer {facts.vocabulary_size:,} tokens; "
             f"name the tokenizer that it was trained with in --tokenizer"
         )
-    if model.pools_at_greatest_id and facts.end_id != facts.vocabulary_size - 1:
+    pooled_at = facts.vocabulary_size - 1 if model.pooled_at == "greatest" else model.pooled_at
+    if pooled_at not in (None, facts.end_id):
+        where = "their greatest token id" if model.pooled_at == "greatest" else f"token id {pooled_at}"
         raise ModelSourceError(
-            f"{model.uri} pools captions at their greatest token id, but the end token of its tokenizer is "
-            f"{facts.end_id} of {facts.vocabulary_size}; towers here pool at the end token"
+            f"{model.uri} pools captions at {where}, but the end token of its tokenizer is {facts.end_id} of "
+            f"{facts.vocabulary_size:,}; towers here pool at the end token. Name the tokenizer that it was trained "
+            f"with in --tokenizer"
         )
     return facts.model_copy(update={"vocabulary_size": model.num_tokens})
 
@@ -175,3 +192,21 @@ def _find_vocabulary(model: SourceModel, given: str | None) -> bytes:
     if is_counts_file(file):
         return read_counted_vocabulary(file, len(model.state["classifier.weight"]))
     return file.read_bytes()
+
+
+def _find_finder(
+    model: SourceModel, vocabulary: Vocabulary, noun_table: str | None, tagger: str | None, cluster: ClusterSpec
+) -> FinderFacts:
+    """What finds the concepts of a classifier in captions as when they were counted."""
+    mode = mode_of(vocabulary.finder)
+    if (mode == "nouns") != (tagger is not None):
+        advice = "name its tagger in --tagger" if tagger is None else "leave --tagger out"
+        raise ModelSourceError(f"{model.uri}: its concepts were counted by mode '{mode}'; {advice}")
+    table, tagger = (None if place is None else absolute_uri(place) for place in (noun_table, tagger))
+    finder = FinderFacts(mode=mode, noun_table=table, tagger=tagger)
+    if (version := open_finder(finder, cluster.storage.s3).version) != vocabulary.finder:
+        raise ModelSourceError(
+            f"{model.uri}: its concepts were counted with '{vocabulary.finder}' (mode, noun table, tagger), these are "
+            f"'{version}'; name what they were counted with in --noun-table and --tagger"
+        )
+    return finder

@@ -32,3 +32,8 @@ def build_finder(mode: ConceptMode, table: NounTable | None = None, tagger: Tagg
         assert tagger is not None, "a job that asks for nouns names a tagger"
         return NounFinder(table or load_noun_table(), tagger)
     return packaged_finder() if table is None else ConceptFinder(table)
+
+
+def mode_of(version: str) -> ConceptMode:
+    """The mode of the finder that says this of itself."""
+    return "nouns" if version.startswith("nouns-") else "corenet"

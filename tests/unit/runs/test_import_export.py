@@ -19,8 +19,23 @@ from orchestrator.models.source import HEAD_FILE
 from orchestrator.runs.export import export_run
 from orchestrator.runs.import_weights import import_weights
 from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.facts import FinderFacts
 from orchestrator.wordnet.captions import packaged_finder
+from orchestrator.wordnet.finder import build_finder
+from orchestrator.wordnet.tagger import Tagger
 from orchestrator.wordnet.vocabulary import Vocabulary
+from tagger_file import tagger_file
+
+
+def save_catlip(folder: Path, clip_folder: Path, finder: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    """A vision tower of `transformers`, the classifier beside it, and whose rows it has: dog, cat, car."""
+    tower = CLIPModel.from_pretrained(clip_folder).vision_model
+    tower.save_pretrained(folder)
+    vocabulary = Vocabulary((2084071, 2121620, 2958343), (30, 20, 10), num_captions=100, min_count=5, finder=finder)
+    (folder / "concepts.parquet").write_bytes(vocabulary.to_bytes(packaged_finder().table))
+    head = {"classifier.weight": torch.randn(3, tower.config.hidden_size), "classifier.bias": torch.randn(3)}
+    save_file(head, folder / HEAD_FILE)
+    return tower, head
 
 
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
@@ -159,16 +174,8 @@ def test_another_tower_is_refused_in_corenets_format(tmp_path: Path, cluster: Cl
 def test_a_catlip_model_goes_out_and_in_with_its_classifier_and_concepts(
     tmp_path: Path, cluster: ClusterSpec, clip_folder: Path
 ) -> None:
-    """As its export lies there: a vision tower of `transformers`, the classifier beside it, and whose rows it has."""
     source = tmp_path / "catlip"
-    tower = CLIPModel.from_pretrained(clip_folder).vision_model
-    tower.save_pretrained(source)
-    offsets = (2084071, 2121620, 2958343)  # dog, cat, car
-    finder = packaged_finder()
-    vocabulary = Vocabulary(offsets, (30, 20, 10), num_captions=100, min_count=5, finder=finder.version, data=())
-    (source / "concepts.parquet").write_bytes(vocabulary.to_bytes(finder.table))
-    head = {"classifier.weight": torch.randn(3, tower.config.hidden_size), "classifier.bias": torch.randn(3)}
-    save_file(head, source / HEAD_FILE)
+    tower, head = save_catlip(source, clip_folder, packaged_finder().version)
     made = import_weights(str(source), "catlip-in", cluster)
     assert (made.plan.objective.name, made.plan.model.preset) == ("catlip", "vit_nano_32")
     export_run(run_uri(cluster, "catlip-in"), str(tmp_path / "export"), cluster)
@@ -185,3 +192,40 @@ def test_a_catlip_model_goes_out_and_in_with_its_classifier_and_concepts(
     (source / "concepts.parquet").unlink()
     with pytest.raises(ModelSourceError, match=r"has a classifier but no concepts\.parquet.*--vocabulary"):
         import_weights(str(source), "catlip-without", cluster)
+
+
+@pytest.mark.parametrize(("end_id", "said"), [(2, "their greatest token id"), (7, "token id 7")])
+def test_captions_that_end_elsewhere_than_the_tokenizers_are_refused(
+    tmp_path: Path, cluster: ClusterSpec, tokenizer: CaptionTokenizer, end_id: int, said: str
+) -> None:
+    folder = save_clip(small_clip(tokenizer), tokenizer, tmp_path / "foreign")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = end_id
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelSourceError, match=rf"pools captions at {said}, but the end token of its tokenizer is 1 "):
+        import_weights(str(folder), f"ends-at-{end_id}", cluster)
+
+
+def test_concepts_of_nouns_come_back_with_their_tagger(tmp_path: Path, cluster: ClusterSpec, clip_folder: Path) -> None:
+    source, tagger = tmp_path / "nouns", tagger_file()
+    save_catlip(source, clip_folder, build_finder("nouns", tagger=Tagger(tagger.read_bytes(), "tagger")).version)
+    with pytest.raises(ModelSourceError, match=r"counted by mode 'nouns'; name its tagger in --tagger"):
+        import_weights(str(source), "nouns-in", cluster)
+    made = import_weights(str(source), "nouns-in", cluster, tagger=str(tagger))
+    assert made.plan.model.vocabulary is not None
+    assert made.plan.model.vocabulary.finder == FinderFacts(mode="nouns", noun_table=None, tagger=tagger.as_uri())
+    export_run(run_uri(cluster, "nouns-in"), str(tmp_path / "export"), cluster)
+    again = import_weights(str(tmp_path / "export"), "nouns-again", cluster, tagger=str(tagger))
+    assert again.plan.model.vocabulary.digest == made.plan.model.vocabulary.digest
+
+
+def test_concepts_of_another_finder_are_refused_with_what_names_it(
+    tmp_path: Path, cluster: ClusterSpec, clip_folder: Path
+) -> None:
+    source = tmp_path / "other"
+    save_catlip(source, clip_folder, "corenet-2 2.0-0123456789ab")
+    with pytest.raises(ModelSourceError, match=r"counted with 'corenet-2 2\.0-.*name .* in --noun-table"):
+        import_weights(str(source), "other-in", cluster)
+    with pytest.raises(ModelSourceError, match=r"counted by mode 'corenet'; leave --tagger out"):
+        import_weights(str(source), "other-in", cluster, tagger="tagger.zip")
+    assert not list(Path(cluster.storage.runs.removeprefix("file://")).glob("other-in/*"))
