@@ -56,13 +56,18 @@ class CaptionTokenizer:
     @property
     def vocabulary_size(self) -> int:
         """Rows that a token embedding needs: one more than the greatest id."""
-        return int(max(self._backend.get_vocab(with_added_tokens=True).values())) + 1
+        return int(max(self.ids.values())) + 1
 
     @property
     def digest(self) -> str:
         """Short name of everything that decides a caption's ids."""
         ids = f"{self.begin_id},{self.end_id},{self.pad_id}"
         return hashlib.sha256(f"{ids};{self.json}".encode()).hexdigest()[:16]
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """The row of each token, special ones among them."""
+        return self._backend.get_vocab(with_added_tokens=True)
 
     def encode(self, captions: Sequence[str], context: int) -> npt.NDArray[np.int32]:
         """Token ids [B, context]: begin, tokens, end, padding; a longer caption is cut and keeps its end token."""

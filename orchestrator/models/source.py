@@ -28,7 +28,7 @@ from orchestrator.spec.presets import CLIP_PIXELS, VARIANTS
 
 logger = logging.getLogger(__name__)
 
-HEAD_FILE, VOCABULARY_FILE = "head.safetensors", "concepts.parquet"
+HEAD_FILE, VOCABULARY_FILE, TOKENIZER_FILE = "head.safetensors", "concepts.parquet", "tokenizer.json"
 PROCESSOR_FILE = "preprocessor_config.json"
 _OPEN_CLIP_FILES = (WEIGHTS_FILE, "open_clip_pytorch_model.bin", "open_clip_pytorch_model.safetensors")
 _HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")

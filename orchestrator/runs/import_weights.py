@@ -17,7 +17,7 @@ from orchestrator.data.concepts import open_finder
 from orchestrator.data.tokens import CaptionTokenizer, load_tokenizer
 from orchestrator.env import apply_quiet_env
 from orchestrator.errors import ModelSourceError
-from orchestrator.models.source import VOCABULARY_FILE, SourceModel, read_model
+from orchestrator.models.source import TOKENIZER_FILE, VOCABULARY_FILE, SourceModel, read_model
 from orchestrator.objectives.adopt import adopt_weights
 from orchestrator.runs.captions import tokenizer_facts
 from orchestrator.runs.concept_counts import is_counts_file, read_counted_vocabulary
@@ -37,7 +37,6 @@ from orchestrator.wordnet.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
-TOKENIZER_FILE = "tokenizer.json"
 _CLIP_TOKENIZER, _CLIP_VOCABULARY = "openai/clip-vit-base-patch32", 49_408
 """The byte pairs of OpenAI's CLIP, which open_clip and corenet use too; a lone weights file does not bring them."""
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from torch import Tensor
 
 from orchestrator.data.concepts import open_vocabulary
+from orchestrator.data.tokens import CaptionTokenizer, load_tokenizer, open_tokenizer
 from orchestrator.errors import ModelSourceError
-from orchestrator.models.source import VOCABULARY_FILE, read_model
+from orchestrator.models.source import TOKENIZER_FILE, VOCABULARY_FILE, SourceModel, read_model
 from orchestrator.objectives.adopt import names_in_a_model
 from orchestrator.spec.init import InitSpec
 from orchestrator.spec.plan import PLAN_FILE, Plan, load_plan
@@ -29,6 +30,10 @@ class InitialSource:
     """What they were trained for; none: a tower alone."""
     vocabulary: Vocabulary | None
     """What the rows of their classifier are; none: they have none, it does not say, or nobody asks."""
+    tokenizer: CaptionTokenizer | None
+    """What the rows of their token embedding are; none: as with the vocabulary."""
+    tokenizer_uri: str
+    """Of it, where there is one."""
 
 
 def read_source(init: InitSpec, plan: Plan) -> InitialSource:
@@ -38,27 +43,31 @@ def read_source(init: InitSpec, plan: Plan) -> InitialSource:
         ModelSourceError: nothing there, no checkpoint yet, or no average of the weights where one is asked for.
     """
     wants_rows = plan.model.vocabulary is not None and init.towers is None
+    wants_tokens = plan.model.tokenizer is not None and "text" in (init.towers or ("text",))
     if "://" not in init.from_ and not (Path(init.from_) / PLAN_FILE).is_file():
-        return _read_files(init, plan.model.variant, wants_rows)
+        return _read_files(init, plan, wants_rows, wants_tokens)
     store = open_store(init.from_, plan.s3)
     source = _read_plan(store, init)
     stored = _find_checkpoint(store, init)
     weights = load_weights(store, stored, average=init.weights == "ema")
     facts = source.model.vocabulary if wants_rows else None
+    tokenizer = source.model.tokenizer if wants_tokens else None
     return InitialSource(
         stored.record.uri,
         {names_in_a_model(name)[0]: tensor for name, tensor in weights.items()},
         source.model.variant,
         source.objective.name,
         open_vocabulary(facts, plan.s3) if facts else None,
+        open_tokenizer(tokenizer, plan.s3) if tokenizer else None,
+        tokenizer.uri if tokenizer else "",
     )
 
 
-def _read_files(init: InitSpec, variant: str, wants_rows: bool) -> InitialSource:
+def _read_files(init: InitSpec, plan: Plan, wants_rows: bool, wants_tokens: bool) -> InitialSource:
     if init.weights == "ema":
         raise ModelSourceError(f"init.weights: {init.from_} is no run, and has one set of weights; leave it out")
     is_lone_file = Path(init.from_).is_file()
-    model = read_model(init.from_, variant if is_lone_file else None)
+    model = read_model(init.from_, plan.model.variant if is_lone_file else None)
     beside = None if model.folder is None else model.folder / VOCABULARY_FILE
     is_there = wants_rows and beside is not None and beside.is_file()
     vocabulary = Vocabulary.from_bytes(beside.read_bytes()) if is_there and beside else None
@@ -68,7 +77,16 @@ def _read_files(init: InitSpec, variant: str, wants_rows: bool) -> InitialSource
             f"init.from {init.from_}: its classifier has {num_rows:,} rows, its {VOCABULARY_FILE} {len(vocabulary):,} "
             f"concepts; put the file there that says what the rows are, or set init.towers: [vision]"
         )
-    return InitialSource(init.from_, model.state, model.variant, model.objective, vocabulary)
+    tokenizer = _tokenizer_beside(model, plan) if wants_tokens else None
+    return InitialSource(
+        init.from_, model.state, model.variant, model.objective, vocabulary, tokenizer, tokenizer_uri=init.from_
+    )
+
+
+def _tokenizer_beside(model: SourceModel, plan: Plan) -> CaptionTokenizer | None:
+    if model.num_tokens is None or model.folder is None or not (model.folder / TOKENIZER_FILE).is_file():
+        return None
+    return load_tokenizer(str(model.folder), plan.s3, model.canonical_captions)
 
 
 def _read_plan(store: Store, init: InitSpec) -> Plan:

@@ -11,10 +11,12 @@ from safetensors.torch import save_file
 from transformers import CLIPModel
 
 from foreign import CONTEXT, IMAGE_SIZE, save_clip, save_siglip, small_clip, small_tokenizer
+from orchestrator.data.tokens import CaptionTokenizer, read_trained_tokenizer, train_tokenizer
 from orchestrator.errors import ModelSourceError
 from orchestrator.models.towers import ModelBuild, TokenLayout
 from orchestrator.objectives.objective import Objective
 from orchestrator.objectives.table import build_objective
+from orchestrator.runs.captions import tokenizer_facts
 from orchestrator.spec.facts import FinderFacts, VocabularyFacts
 from orchestrator.spec.init import InitSpec
 from orchestrator.spec.objective import CatlipSpec, ClipSpec, SiglipSpec
@@ -217,6 +219,33 @@ def test_a_run_starts_from_the_average_of_another(tmp_path: Path) -> None:
     name = "vision.vision_model.embeddings.class_embedding"
     assert torch.equal(started(build("clip"), run)[name], raw[name])
     assert torch.equal(started(build("clip"), run, weights="ema")[name], raw[name] + 1)
+
+
+def reading_by(plan: Plan, tokenizer: CaptionTokenizer, folder: Path) -> Plan:
+    """That plan with this tokenizer, which is kept in ``folder``."""
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(tokenizer.json)
+    facts = tokenizer_facts((folder / "tokenizer.json").as_uri(), tokenizer)
+    return plan.model_copy(update={"model": plan.model.model_copy(update={"tokenizer": facts})})
+
+
+def test_a_text_tower_of_other_tokens_is_refused(tmp_path: Path, clip: tuple[str, CLIPModel]) -> None:
+    """Of as many tokens, so that nothing shows in the shapes."""
+    same = small_tokenizer()
+    captions = ["some people walk along an old street", "an old man", "the street along some people"]
+    other = read_trained_tokenizer(train_tokenizer(captions, same.vocabulary_size), "captions")
+    assert other.vocabulary_size == same.vocabulary_size
+    run = save_run(tmp_path / "run", reading_by(plan_from("x"), same, tmp_path / "theirs"), build("clip").state_dict())
+    for source, named in ((clip[0], clip[0]), (run, "theirs/tokenizer.json")):
+        plan = reading_by(plan_from(source), other, tmp_path / f"other-{Path(source).name}")
+        assert plan.init is not None
+        with pytest.raises(
+            ModelSourceError, match=rf"another tokenizer.* tokens have another id.*theirs \(.*{named}\)"
+        ):
+            initialize_from(build("clip"), plan.init, plan)
+        initialize_from(build("clip"), plan.init.model_copy(update={"towers": ("vision",)}), plan)
+        plan = reading_by(plan_from(source), same, tmp_path / f"same-{Path(source).name}")
+        initialize_from(build("clip"), InitSpec.model_validate({"from": source}), plan)
 
 
 def test_only_a_run_has_an_average(clip: tuple[str, CLIPModel]) -> None:
