@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
+from orchestrator.spec.optimizer import Tower
 from orchestrator.spec.section import Section
 
 
@@ -17,7 +18,7 @@ class InitSpec(Section):
     or folder by its absolute path on every node, or a name on the Hugging Face hub."""
     weights: Literal["raw", "ema"] = "raw"
     """Of a run: the trained weights, or their moving average."""
-    towers: tuple[Literal["vision", "text"], ...] | None = None
+    towers: tuple[Tower, ...] | None = Field(default=None, min_length=1)
     """Which towers start from there, and nothing else; none: all that both have, and of the same objective also what
     lies in no tower (scalars; a classifier by its concepts)."""
 

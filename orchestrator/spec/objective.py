@@ -43,6 +43,14 @@ class ObjectiveSection(Section):
         return batch.CONCEPTS in self.columns
 
 
+def _check_scale(initial: float, most: float | None) -> None:
+    if most is not None and initial > most:
+        raise ValueError(
+            f"initial_scale {initial:g} lies above max_scale {most:g}, to which the first step would clamp it; "
+            f"lower initial_scale, or raise max_scale"
+        )
+
+
 class ClipSpec(ObjectiveSection):
     """CLIP: symmetric cross-entropy over all image-caption pairs of the global batch (arXiv 2103.00020)."""
 
@@ -51,10 +59,15 @@ class ClipSpec(ObjectiveSection):
     contrastive = True
 
     name: Literal["clip"]
-    initial_scale: float = Field(default=1 / 0.07, gt=0, le=100)
+    initial_scale: float = Field(default=1 / 0.07, ge=1)
     """Where exp(t), the factor on the cosine similarities, starts (the paper's 1 / 0.07)."""
-    max_scale: float = Field(default=100.0, gt=0)
-    """Where it is clamped, in the optimiser's own copy (the paper's 100)."""
+    max_scale: float = Field(default=100.0, ge=1)
+    """Where it is clamped, in the optimiser's own copy (the paper's 100); from below at 1."""
+
+    @model_validator(mode="after")
+    def _starts_within(self) -> "ClipSpec":
+        _check_scale(self.initial_scale, self.max_scale)
+        return self
 
 
 class SiglipSpec(ObjectiveSection):
@@ -76,6 +89,11 @@ class SiglipSpec(ObjectiveSection):
     """Where exp(t') is clamped, in the optimiser's own copy; none: nowhere, as in the paper (open_clip: 100)."""
     chunk_size: int = Field(default=1024, ge=1)
     """Images of a worker whose logits are in memory at once, each with the captions of one worker."""
+
+    @model_validator(mode="after")
+    def _starts_within(self) -> "SiglipSpec":
+        _check_scale(self.initial_scale, self.max_scale)
+        return self
 
 
 ConceptMode = Literal["corenet", "nouns"]

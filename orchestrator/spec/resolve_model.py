@@ -1,14 +1,15 @@
 """The model's part of a Plan: sizes of its images through the run, and what towers cannot do."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from orchestrator.errors import PlanError
 from orchestrator.spec.annotation import AnnotationPlan
 from orchestrator.spec.batches import Batches
 from orchestrator.spec.facts import Facts
 from orchestrator.spec.job import PretrainSpec
-from orchestrator.spec.objective import SiglipSpec
+from orchestrator.spec.objective import CatlipSpec, SiglipSpec
+from orchestrator.spec.optimizer import Tower
 from orchestrator.spec.plan import ModelPlan
 from orchestrator.spec.presets import PRESETS
 from orchestrator.spec.resolution import ImageSizes, SizePhase
@@ -18,8 +19,10 @@ def resolve_model(job: PretrainSpec, facts: Facts, batches: Batches, steps: int)
     """Resolve the model of a run of ``steps``, whose phases end at the same steps for images and batches.
 
     Raises:
-        PlanError: an image size that the patches do not divide, or settings that do not go together.
+        PlanError: an image size that the patches do not divide, a tower that the objective does not have, or settings
+            that do not go together.
     """
+    _check_towers(job)
     _check_variant(job)
     _check_compile(job)
     _check_frozen_layers(job)
@@ -69,6 +72,22 @@ def _resolve_image_sizes(job: PretrainSpec, batches: Batches, steps: int) -> Ima
                 f"{job.model.preset}; the nearest that does is {near}"
             )
     return sizes
+
+
+def _check_towers(job: PretrainSpec) -> None:
+    """Of objectives of other packages only the workers know the towers."""
+    if not isinstance(job.objective, CatlipSpec):
+        return
+    named: dict[str, Collection[Tower]] = {
+        "optimizer.freeze": job.optimizer.freeze,
+        "optimizer.layer_decay": job.optimizer.layer_decay,
+        "init.towers": (job.init and job.init.towers) or (),
+    }
+    for key, towers in named.items():
+        if "text" in towers:
+            raise PlanError(
+                f"{key} names the tower 'text', but objective {job.objective.name} has 'vision' alone; leave it out"
+            )
 
 
 def _check_variant(job: PretrainSpec) -> None:

@@ -104,6 +104,10 @@ def test_overrides_are_applied_in_order_and_read_as_yaml(job_file: Path) -> None
         ("  epochs: 2", "  epochs: 2\n  steps: 5", ["budget: wanted exactly one of", "['steps', 'epochs']"]),
         ("  epochs: 2", "  epochs: -1", ["budget.epochs:", "greater than 0", "-1"]),
         ("name: small", "name: Big Run", ["name:", "'Big Run'"]),
+        ("  name: clip", "  name: clip\n  max_scale: 5", ["initial_scale 14.2857 lies above max_scale 5"]),
+        ("  name: clip", "  name: siglip\n  max_scale: 5", ["initial_scale 10 lies above max_scale 5"]),
+        ("  name: clip", "  name: clip\n  max_scale: 0.5", ["objective.max_scale:", "greater than or equal to 1"]),
+        ("  epochs: 2", "  epochs: 2\ninit: {from: other, towers: []}", ["init.towers:", "at least 1 item"]),
     ],
 )
 def test_what_a_job_cannot_say_is_refused_with_file_path_and_choice(

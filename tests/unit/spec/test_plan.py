@@ -101,6 +101,18 @@ def test_a_window_holds_no_sample_of_a_small_source_twice(
             {},
             ["variant 'siglip' is of SigLIP's own towers", "objective clip trains CLIP's", "model.variant: clip"],
         ),
+        *(
+            (
+                {"objective": CATLIP, **change},
+                {},
+                [f"{key} names the tower 'text', but objective catlip has 'vision' alone"],
+            )
+            for key, change in (
+                ("optimizer.freeze", {"optimizer": {"learning_rate": 1e-3, "freeze": {"text": {}}}}),
+                ("optimizer.layer_decay", {"optimizer": {"learning_rate": 1e-3, "layer_decay": {"text": 0.8}}}),
+                ("init.towers", {"init": {"from": "other", "towers": ["text"]}}),
+            )
+        ),
         (
             {"objective": {"name": "siglip"}, "model": {"preset": "vit_tiny_64", "variant": "corenet"}},
             {},
