@@ -84,6 +84,7 @@ def _find_vocabulary(
         store, name = open_object(uri, cluster.storage.s3)
         vocabulary = Vocabulary.from_bytes(store.read_bytes(name))
         _check_data(vocabulary, uri, job.objective, train)
+        _check_size(vocabulary, uri, job.objective)
         return uri, _labeller(vocabulary, job, job.objective, cluster)
     for place in _vocabulary_places(job, job.objective, cluster, train):
         if (data := place.read()) is not None:
@@ -178,3 +179,12 @@ def _check_data(vocabulary: Vocabulary, uri: str, objective: CatlipSpec, train: 
                 f"objective.vocabulary: {uri} was counted on other data ({counted}) than {shards.uri} "
                 f"({shards.digest[:16]}); leave it out to count this data, or set objective.foreign_vocabulary: true"
             )
+
+
+def _check_size(vocabulary: Vocabulary, uri: str, objective: CatlipSpec) -> None:
+    most = objective.max_concepts
+    if most is not None and len(vocabulary) > most:
+        raise DatasetError(
+            f"objective.vocabulary: {uri} holds {len(vocabulary):,} concepts, objective.max_concepts is {most:,}; "
+            f"leave max_concepts out to take all of them, or leave vocabulary out to count one of that size"
+        )

@@ -136,8 +136,8 @@ class CatlipSpec(ObjectiveSection, ConceptsSpec):
 
     name: Literal["catlip"]
     vocabulary: str | None = None
-    """A vocabulary made before (``concepts.parquet``); none: what ``orchestrator label concepts`` counted with the same
-    settings on the training captions, else counted when the job runs."""
+    """A vocabulary made before (``concepts.parquet``), taken whole; none: what ``orchestrator label concepts`` counted
+    with the same settings on the training captions, else counted when the job runs."""
     foreign_vocabulary: bool = False
     """Take a ``vocabulary`` that was counted on other shards than the job trains on."""
     labels: Literal["stream", "stored"] = "stream"

@@ -171,6 +171,15 @@ def test_a_vocabulary_of_other_data_is_refused_unless_the_job_takes_it(tmp_path:
     assert prepare_facts(job({**foreign, "foreign_vocabulary": True}), cluster).vocabulary == facts.vocabulary
 
 
+def test_a_vocabulary_of_more_concepts_than_the_job_wants_is_refused(cluster: ClusterSpec) -> None:
+    facts = prepare_facts(job(CATLIP), cluster)
+    assert facts.vocabulary is not None
+    named = {**CATLIP, "vocabulary": facts.vocabulary.uri}
+    with pytest.raises(DatasetError, match=rf"holds {facts.vocabulary.size} concepts, objective\.max_concepts is 2"):
+        read_facts(job({**named, "max_concepts": 2}), cluster)
+    assert read_facts(job({**named, "max_concepts": 100}), cluster).vocabulary == facts.vocabulary
+
+
 def test_other_settings_or_shards_make_another_file(tmp_path: Path, cluster: ClusterSpec) -> None:
     first = prepare_facts(job(CLIP), cluster).tokenizer
     other = prepare_facts(job(CLIP, text={"trained_size": 310}), cluster).tokenizer
