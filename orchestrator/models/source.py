@@ -120,6 +120,25 @@ def _read_files(source: str) -> _Files:
     if path.is_file():
         return _Files(read_tensors(path), {}, None)
     folder = path if path.is_dir() else _download(source)
+    if found := _find_files(folder):
+        weights, config_file = found
+        config = _read_json(config_file) | _read_json(folder / PROCESSOR_FILE)
+        head = read_tensors(folder / HEAD_FILE) if (folder / HEAD_FILE).is_file() else {}
+        return _Files({**read_tensors(weights), **head}, config, folder)
+    there = shown(sorted(file.name for file in folder.iterdir())) or "nothing"
+    raise ModelSourceError(
+        f"{source}: wanted config.json with {' or '.join(_HUGGING_FACE_FILES)}, {CONFIG_FILE} with {WEIGHTS_FILE}, or "
+        f"{PROCESSOR_FILE} with {CORENET_FILE}; the folder holds {there}"
+    )
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether the files of a model lie there, as exports have them."""
+    return _find_files(folder) is not None
+
+
+def _find_files(folder: Path) -> tuple[Path, Path] | None:
+    """Weights and configuration."""
     for config_file, weight_files in (
         (CONFIG_FILE, _OPEN_CLIP_FILES),
         ("config.json", (*_HUGGING_FACE_FILES, *_SHARDED_FILES)),
@@ -127,14 +146,8 @@ def _read_files(source: str) -> _Files:
     ):
         found = next((folder / name for name in weight_files if (folder / name).is_file()), None)
         if found is not None and (folder / config_file).is_file():
-            config = _read_json(folder / config_file) | _read_json(folder / PROCESSOR_FILE)
-            head = read_tensors(folder / HEAD_FILE) if (folder / HEAD_FILE).is_file() else {}
-            return _Files({**read_tensors(found), **head}, config, folder)
-    there = shown(sorted(file.name for file in folder.iterdir())) or "nothing"
-    raise ModelSourceError(
-        f"{source}: wanted config.json with {' or '.join(_HUGGING_FACE_FILES)}, {CONFIG_FILE} with {WEIGHTS_FILE}, or "
-        f"{PROCESSOR_FILE} with {CORENET_FILE}; the folder holds {there}"
-    )
+            return found, folder / config_file
+    return None
 
 
 def _download(name: str) -> Path:

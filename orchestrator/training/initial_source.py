@@ -8,7 +8,7 @@ from torch import Tensor
 from orchestrator.data.concepts import open_vocabulary
 from orchestrator.data.tokens import CaptionTokenizer, load_tokenizer, open_tokenizer
 from orchestrator.errors import ModelSourceError
-from orchestrator.models.source import TOKENIZER_FILE, VOCABULARY_FILE, SourceModel, read_model
+from orchestrator.models.source import TOKENIZER_FILE, VOCABULARY_FILE, SourceModel, holds_model, read_model
 from orchestrator.objectives.adopt import names_in_a_model
 from orchestrator.spec.init import InitSpec
 from orchestrator.spec.plan import PLAN_FILE, Plan, load_plan
@@ -44,7 +44,7 @@ def read_source(init: InitSpec, plan: Plan) -> InitialSource:
     """
     wants_rows = plan.model.vocabulary is not None and init.towers is None
     wants_tokens = plan.model.tokenizer is not None and "text" in (init.towers or ("text",))
-    if "://" not in init.from_ and not (Path(init.from_) / PLAN_FILE).is_file():
+    if "://" not in init.from_ and not _is_run(Path(init.from_)):
         return _read_files(init, plan, wants_rows, wants_tokens)
     store = open_store(init.from_, plan.s3)
     source = _read_plan(store, init)
@@ -61,6 +61,11 @@ def read_source(init: InitSpec, plan: Plan) -> InitialSource:
         open_tokenizer(tokenizer, plan.s3) if tokenizer else None,
         tokenizer.uri if tokenizer else "",
     )
+
+
+def _is_run(folder: Path) -> bool:
+    # An export holds the plan, too.
+    return (folder / PLAN_FILE).is_file() and not holds_model(folder)
 
 
 def _read_files(init: InitSpec, plan: Plan, wants_rows: bool, wants_tokens: bool) -> InitialSource:

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,13 @@ def test_clip_starts_from_a_hugging_face_folder(clip: tuple[str, CLIPModel]) -> 
     for name, tensor in model.state_dict().items():
         tower = "vision." if name.startswith("vis") else "text." if name.startswith("text") else ""
         assert torch.equal(state[f"{tower}{name}"].reshape(tensor.shape), tensor), name
+
+
+def test_a_folder_of_an_export_is_no_run_though_it_holds_a_plan(tmp_path: Path, clip: tuple[str, CLIPModel]) -> None:
+    folder = shutil.copytree(clip[0], tmp_path / "export")
+    (folder / "plan.json").write_text(plan_from("elsewhere").model_dump_json())
+    name = "vision_model.embeddings.class_embedding"
+    assert torch.equal(started(build("clip"), str(folder))[f"vision.{name}"], clip[1].state_dict()[name])
 
 
 def test_one_tower_starts_there_and_the_rest_stays_fresh(clip: tuple[str, CLIPModel]) -> None:
