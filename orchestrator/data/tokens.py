@@ -167,7 +167,12 @@ def save_tokenizer(tokenizer: CaptionTokenizer, context: int, folder: Path) -> N
         special_tokens=[(end, tokenizer.end_id), *([] if begin is None else [(begin, tokenizer.begin_id)])],
     )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token=begin, eos_token=end, pad_token=pad, model_max_length=context
+        tokenizer_object=backend,
+        bos_token=begin,
+        eos_token=end,
+        pad_token=pad,
+        model_max_length=context,
+        split_special_tokens=True,  # a caption that says "<end>" does not end there
     )
     fast.save_pretrained(folder)
 

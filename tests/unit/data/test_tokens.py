@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from orchestrator.data.tokens import (
     BEGIN,
@@ -206,6 +207,15 @@ def test_captions_begin_with_their_first_token_where_the_tokenizer_ends_them_alo
     assert loaded.encode(["a red cube " * 9], 4)[0].tolist() == [*words[:3], 1]
     save_tokenizer(loaded, 20, tmp_path / "again")
     assert load_tokenizer(str(tmp_path / "again"), S3Spec()).begin_id is None
+
+
+def test_captions_that_spell_special_tokens_get_the_same_ids_in_transformers(
+    tmp_path: Path, tokenizer: CaptionTokenizer
+) -> None:
+    save_tokenizer(tokenizer, 20, tmp_path)
+    captions = ["a <end> cube", "<begin>", "a<pad>", "", "собака 狗 🐕", " A cube\n\t", "a red cube" * 20]
+    theirs = AutoTokenizer.from_pretrained(tmp_path)(captions, padding="max_length", truncation=True)["input_ids"]
+    assert theirs == tokenizer.encode(captions, 20).tolist()
 
 
 def test_canonical_captions_have_neither_case_nor_punctuation(
