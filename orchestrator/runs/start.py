@@ -1,14 +1,16 @@
-"""What a run starts from, where that is another run's checkpoint: looked at before anything is held or started."""
+"""What a run starts from, where that is another run: looked at before anything is held or started."""
 
 import logging
 import math
 
 from orchestrator.errors import PlanError, RunNotFoundError
 from orchestrator.runs.folder import open_run
+from orchestrator.spec.init import StartSpec
 from orchestrator.spec.plan import Plan
 from orchestrator.spec.plan_differences import compare_plans
 from orchestrator.storage.store import open_store
 from orchestrator.training.checkpoint_folders import find_checkpoint, find_checkpoint_of
+from orchestrator.training.initial_source import find_source_run
 from orchestrator.training.schedule import learning_rate_factor
 
 logger = logging.getLogger(__name__)
@@ -23,10 +25,18 @@ def check_start(plan: Plan) -> None:
     Raises:
         RunNotFoundError: no such run, or no complete checkpoint of that step.
         PlanError: that run has other data, another order, model or optimizer; says which.
+        ModelSourceError: the run whose weights it takes has none, or such as do not fit.
     """
-    start = plan.start
-    if start is None or find_checkpoint(open_store(plan.run_uri, plan.s3)) is not None:
+    starts_elsewhere = plan.init is not None or plan.start is not None
+    if not starts_elsewhere or find_checkpoint(open_store(plan.run_uri, plan.s3)) is not None:
         return
+    if plan.init is not None:
+        find_source_run(plan.init, plan)
+    if plan.start is not None:
+        _check_state(plan, plan.start)
+
+
+def _check_state(plan: Plan, start: StartSpec) -> None:
     try:
         store, trunk, _ = open_run(start.run, plan.s3)
         find_checkpoint_of(store, start.step)

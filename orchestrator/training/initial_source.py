@@ -30,37 +30,47 @@ class InitialSource:
     """What they were trained for; none: a tower alone."""
     vocabulary: Vocabulary | None
     """What the rows of their classifier are; none: they have none, it does not say, or nobody asks."""
-    tokenizer: CaptionTokenizer | None
-    """What the rows of their token embedding are; none: as with the vocabulary."""
-    tokenizer_uri: str
-    """Of it, where there is one."""
 
 
 def read_source(init: InitSpec, plan: Plan) -> InitialSource:
     """Read what ``init`` names, for a job of ``plan``.
 
     Raises:
-        ModelSourceError: nothing there, no checkpoint yet, or no average of the weights where one is asked for.
+        ModelSourceError: nothing there, or as ``find_source_run``.
     """
     wants_rows = plan.model.vocabulary is not None and init.towers is None
-    wants_tokens = plan.model.tokenizer is not None and "text" in (init.towers or ("text",))
-    if "://" not in init.from_ and not _is_run(Path(init.from_)):
-        return _read_files(init, plan, wants_rows, wants_tokens)
-    store = open_store(init.from_, plan.s3)
-    source = _read_plan(store, init)
-    stored = _find_checkpoint(store, init)
+    found = find_source_run(init, plan)
+    if found is None:
+        return _read_files(init, plan, wants_rows)
+    store, source, stored = found
     weights = load_weights(store, stored, average=init.weights == "ema")
     facts = source.model.vocabulary if wants_rows else None
-    tokenizer = source.model.tokenizer if wants_tokens else None
     return InitialSource(
         stored.record.uri,
         {names_in_a_model(name)[0]: tensor for name, tensor in weights.items()},
         source.model.variant,
         source.objective.name,
         open_vocabulary(facts, plan.s3) if facts else None,
-        open_tokenizer(tokenizer, plan.s3) if tokenizer else None,
-        tokenizer.uri if tokenizer else "",
     )
+
+
+def find_source_run(init: InitSpec, plan: Plan) -> tuple[Store, Plan, StoredCheckpoint] | None:
+    """The run that ``init`` names, its plan and its last checkpoint; None: it names files, or a name on the hub.
+
+    Raises:
+        ModelSourceError: no run there, no checkpoint yet, no average of the weights where one is asked for, towers of
+            another variant, or a text tower of other tokens.
+    """
+    if "://" not in init.from_ and not _is_run(Path(init.from_)):
+        return None
+    store = open_store(init.from_, plan.s3)
+    source = _read_plan(store, init)
+    stored = _find_checkpoint(store, init)
+    _check_variant(init, source.model.variant, plan)
+    tokenizer = source.model.tokenizer
+    if tokenizer is not None and _wants_tokens(init, plan):
+        _check_tokens(init, open_tokenizer(tokenizer, plan.s3), tokenizer.uri, plan)
+    return store, source, stored
 
 
 def _is_run(folder: Path) -> bool:
@@ -68,11 +78,14 @@ def _is_run(folder: Path) -> bool:
     return (folder / PLAN_FILE).is_file() and not holds_model(folder)
 
 
-def _read_files(init: InitSpec, plan: Plan, wants_rows: bool, wants_tokens: bool) -> InitialSource:
+def _read_files(init: InitSpec, plan: Plan, wants_rows: bool) -> InitialSource:
     if init.weights == "ema":
         raise ModelSourceError(f"init.weights: {init.from_} is no run, and has one set of weights; leave it out")
     is_lone_file = Path(init.from_).is_file()
     model = read_model(init.from_, plan.model.variant if is_lone_file else None)
+    _check_variant(init, model.variant, plan)
+    if _wants_tokens(init, plan) and (tokenizer := _tokenizer_beside(model, plan)):
+        _check_tokens(init, tokenizer, init.from_, plan)
     beside = None if model.folder is None else model.folder / VOCABULARY_FILE
     is_there = wants_rows and beside is not None and beside.is_file()
     vocabulary = Vocabulary.from_bytes(beside.read_bytes()) if is_there and beside else None
@@ -82,10 +95,31 @@ def _read_files(init: InitSpec, plan: Plan, wants_rows: bool, wants_tokens: bool
             f"init.from {init.from_}: its classifier has {num_rows:,} rows, its {VOCABULARY_FILE} {len(vocabulary):,} "
             f"concepts; put the file there that says what the rows are, or set init.towers: [vision]"
         )
-    tokenizer = _tokenizer_beside(model, plan) if wants_tokens else None
-    return InitialSource(
-        init.from_, model.state, model.variant, model.objective, vocabulary, tokenizer, tokenizer_uri=init.from_
-    )
+    return InitialSource(init.from_, model.state, model.variant, model.objective, vocabulary)
+
+
+def _check_variant(init: InitSpec, variant: str, plan: Plan) -> None:
+    if variant != plan.model.variant:
+        raise ModelSourceError(
+            f"init.from {init.from_}: its towers are of variant '{variant}', this job's of '{plan.model.variant}'; set "
+            f"model.variant: {variant}"
+        )
+
+
+def _wants_tokens(init: InitSpec, plan: Plan) -> bool:
+    return plan.model.tokenizer is not None and (init.towers is None or "text" in init.towers)
+
+
+def _check_tokens(init: InitSpec, tokenizer: CaptionTokenizer, uri: str, plan: Plan) -> None:
+    """Whether a row of the token embedding is the same token there and here."""
+    assert plan.model.tokenizer is not None, "whoever asks wants tokens"
+    theirs, ours = tokenizer.ids, open_tokenizer(plan.model.tokenizer, plan.s3).ids
+    if theirs != ours:
+        raise ModelSourceError(
+            f"init.from {init.from_}: its captions became tokens by another tokenizer than {plan.model.tokenizer.uri}: "
+            f"{len(theirs.items() - ours.items()):,} of its {len(theirs):,} tokens have another id here, or none; set "
+            f"text.tokenizer to theirs ({uri}), or init.towers: [vision]"
+        )
 
 
 def _tokenizer_beside(model: SourceModel, plan: Plan) -> CaptionTokenizer | None:

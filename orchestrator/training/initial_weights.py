@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from orchestrator.collectives import from_rank_zero, rank_and_world_size, share_parameters
 from orchestrator.data.concepts import open_vocabulary
-from orchestrator.data.tokens import open_tokenizer
 from orchestrator.errors import ModelSourceError, OrchestratorError
 from orchestrator.models.source import shown
 from orchestrator.objectives.adopt import find_weights, fits
@@ -50,14 +49,7 @@ def initialize_from(objective: Objective, init: InitSpec, plan: Plan) -> None:
 @torch.no_grad()
 def _fill(objective: Objective, init: InitSpec, plan: Plan) -> None:
     source = read_source(init, plan)
-    if source.variant != plan.model.variant:
-        raise ModelSourceError(
-            f"init.from {init.from_}: its towers are of variant '{source.variant}', this job's of "
-            f"'{plan.model.variant}'; set model.variant: {source.variant}"
-        )
     towers = _towers_to_fill(objective, init, source.state)
-    if "text" in towers:
-        _check_tokens(source, plan)
     own = open_vocabulary(plan.model.vocabulary, plan.s3) if plan.model.vocabulary else None
     takes_heads = init.towers is None and source.objective == plan.objective.name and _same(own, source.vocabulary)
     problems, fresh = [], []
@@ -78,19 +70,6 @@ def _fill(objective: Objective, init: InitSpec, plan: Plan) -> None:
     if own is not None and source.vocabulary is not None and not takes_heads:  # they may differ in counts alone
         fresh = _carry_rows(objective, source, own, source.vocabulary, fresh)
     logger.info("started from %s (%s weights); fresh weights: %s", source.uri, init.weights, shown(fresh) or "none")
-
-
-def _check_tokens(source: InitialSource, plan: Plan) -> None:
-    """Raises ModelSourceError where a row of the token embedding is another token there than here."""
-    if source.tokenizer is None or plan.model.tokenizer is None:
-        return
-    theirs, ours = source.tokenizer.ids, open_tokenizer(plan.model.tokenizer, plan.s3).ids
-    if theirs != ours:
-        raise ModelSourceError(
-            f"init.from {source.uri}: its captions became tokens by another tokenizer than {plan.model.tokenizer.uri}: "
-            f"{len(theirs.items() - ours.items()):,} of its {len(theirs):,} tokens have another id here, or none; set "
-            f"text.tokenizer to theirs ({source.tokenizer_uri}), or init.towers: [vision]"
-        )
 
 
 def _same(own: Vocabulary | None, other: Vocabulary | None) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.errors import PlanError, RunNotFoundError
+from orchestrator.errors import ModelSourceError, PlanError, RunNotFoundError
 from orchestrator.runs.folder import claim_run
 from orchestrator.runs.start import check_start
 from orchestrator.spec.cluster import ClusterSpec
@@ -84,3 +84,18 @@ def test_a_branch_that_has_a_checkpoint_needs_its_start_no_more(cluster: Cluster
         check_start(branch)
     leave_run(branch, 45)
     check_start(branch)
+
+
+def test_a_run_whose_weights_are_taken_is_looked_at_before_workers_start(cluster: ClusterSpec) -> None:
+    leave_run(plan_of(cluster, "source", 100), 40)
+    check_start(plan_of(cluster, "fits", 50, init={"from": "source"}))
+    claim_run(open_store(f"{cluster.storage.runs}/empty"), plan_of(cluster, "empty", 100))
+    for init, job, said in (
+        ({"from": "sorce"}, {}, r"init\.from .*runs/sorce: no run there"),
+        ({"from": "empty"}, {}, r"init\.from .*runs/empty: the run has no complete checkpoint yet"),
+        ({"from": "source", "weights": "ema"}, {}, r"holds no average of the weights; set it to raw"),
+        ({"from": "source"}, {"model": {"preset": "vit_nano_32", "variant": "openai"}}, r"set model\.variant: clip"),
+    ):
+        with pytest.raises(ModelSourceError, match=said):
+            check_start(plan_of(cluster, "does-not-fit", 50, init=init, **job))
+    check_start(plan_of(cluster, "files", 50, init={"from": "/nowhere/here.pt"}))
