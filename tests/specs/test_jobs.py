@@ -124,6 +124,16 @@ def test_steps_of_catlips_recipes_are_of_equal_work_at_corenets_sizes(name: str)
         assert samples * size**2 == pytest.approx(65_536 * 224**2, rel=0.09)
 
 
+def test_catlips_recipes_have_corenets_optimizer() -> None:
+    """Its AdamW adds 1e-8 where CLIP's adds 1e-6, which is more than the gradients of rare concepts' rows."""
+    files = sorted((ROOT / "jobs" / "pretrain").glob("catlip-*.yaml"))
+    jobs = [load_job(str(file)) for file in files]
+    assert len(jobs) == 4
+    for job in jobs:
+        assert isinstance(job, PretrainSpec)
+        assert (job.optimizer.betas, job.optimizer.eps, job.optimizer.weight_decay) == ((0.9, 0.999), 1e-8, 0.2)
+
+
 @pytest.mark.parametrize("job_file", PREPARE, ids=lambda file: str(file.relative_to(ROOT / "jobs")))
 def test_a_prepare_job_says_what_it_does_and_has_a_small_form(job_file: Path) -> None:
     job = load_job(str(job_file))
