@@ -140,7 +140,10 @@ def _read_plan(store: Store, init: InitSpec) -> Plan:
 def _find_checkpoint(store: Store, init: InitSpec) -> StoredCheckpoint:
     stored = find_stored(store)
     if stored is None:
-        raise ModelSourceError(f"init.from {init.from_}: the run has no complete checkpoint yet")
+        raise ModelSourceError(
+            f"init.from {init.from_}: the run has no complete checkpoint yet; an export is copied to every node and "
+            f"named by its path there"
+        )
     if init.weights == "ema" and stored.record.engine.ema_updates is None:
         raise ModelSourceError(f"init.weights: {stored.record.uri} holds no average of the weights; set it to raw")
     return stored

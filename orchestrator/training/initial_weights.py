@@ -66,7 +66,10 @@ def _fill(objective: Objective, init: InitSpec, plan: Plan) -> None:
         else:
             fresh.append(name)
     if problems:
-        raise ModelSourceError(f"init.from {init.from_} does not fit towers {', '.join(towers)}: {shown(problems)}")
+        raise ModelSourceError(
+            f"init.from {init.from_} does not fit towers {', '.join(towers)}: {shown(problems)}. Sizes are those of "
+            f"model.preset, text.context (positions) and text.tokenizer (tokens); init.towers leaves a tower out"
+        )
     if own is not None and source.vocabulary is not None and not takes_heads:  # they may differ in counts alone
         fresh = _carry_rows(objective, source, own, source.vocabulary, fresh)
     logger.info("started from %s (%s weights); fresh weights: %s", source.uri, init.weights, shown(fresh) or "none")
