@@ -181,7 +181,8 @@ class TextSpec(Section):
     """How captions become tokens."""
 
     tokenizer: str | None = None
-    """A Hugging Face tokenizer folder or hub name; none: byte pairs trained on the training captions."""
+    """A Hugging Face tokenizer folder or hub name, or the URI of one that another run trained (``.json``); none: byte
+    pairs trained on the training captions."""
     trained_size: int = Field(default=4096, ge=300, le=200_000)
     """Most tokens of the tokenizer that is trained when none is named."""
     context: int = Field(default=77, ge=4, le=1024)
