@@ -43,7 +43,8 @@ def submit(job: JobArgument, cluster: ClusterOption, overrides: SetOption = None
 
 def list_jobs(cluster: ClusterOption = LAPTOP, json: JsonOption = False) -> None:
     """Show what runs on a cluster, and how far it is."""
-    from orchestrator.launch.ray_jobs import ClusterAwayError, connect
+    from orchestrator.launch.ray_client import ClusterAwayError
+    from orchestrator.launch.ray_jobs import connect
     from orchestrator.launch.submissions import list_jobs
     from orchestrator.spec.load import load_cluster
 

@@ -1,48 +1,31 @@
 """Ray's Jobs API as this package uses it: one connection with token, verified TLS and errors that say what to do.
 
-Ray's own client does the talking. It would follow ``RAY_ADDRESS`` elsewhere, waits without an end, and tells a
-refused token like a cluster that is away; ``_Client`` mends these.
+``ray_client.py`` does the talking.
 """
 
-import asyncio
 import logging
-import os
-import ssl
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode
 
 import requests
-from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from orchestrator.errors import ClusterAccessError, RunNotFoundError
 from orchestrator.launch.kuberay import RUN_KEY
-from orchestrator.launch.log_stream import read_stream
-from orchestrator.launch.ray_token import TOKEN_ENV, TOKEN_PATH_ENV, authorization, read_token, token_file
+from orchestrator.launch.ray_client import ClusterAwayError, RayClient, actor_query, log_is_gone
 from orchestrator.launch.submission import ENDED, Submission
 from orchestrator.spec.cluster_submit import SubmitSpec
 
 logger = logging.getLogger(__name__)
-for _name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
-    logging.getLogger(_name).setLevel(logging.WARNING)  # they tell every upload
 
-_TIMEOUT_S = 30.0
 _RETRY_S, _FOLLOW_S = 3.0, 2.0
-_REFUSED = (401, 403)
-
-
-class ClusterAwayError(ClusterAccessError):
-    """Nobody answers: worth another try."""
 
 
 class RayJobs:
     """The jobs of one cluster."""
 
-    def __init__(self, client: "_Client") -> None:
+    def __init__(self, client: RayClient) -> None:
         self._client = client
 
     @property
@@ -128,9 +111,9 @@ class RayJobs:
         Raises:
             RunNotFoundError: Ray has it no more.
         """
-        answer = self._client._do_request("GET", f"/api/v0/logs/file?{_actor_query(actor)}")
+        answer = self._client._do_request("GET", f"/api/v0/logs/file?{actor_query(actor)}")
         if answer.status_code != 200:
-            raise _log_is_gone(actor, answer.text)
+            raise log_is_gone(actor, answer.text)
         return answer.content
 
     def tail_actor(self, actor: str) -> Iterator[bytes]:
@@ -140,7 +123,7 @@ class RayJobs:
         Raises:
             RunNotFoundError: Ray has it no more.
         """
-        return self._client.tail_actor(actor)
+        return self._client.tail_actor(actor, _FOLLOW_S)
 
     def stop(self, submission_id: str) -> None:
         """Ray's own stop: a signal, and three seconds later the end."""
@@ -162,7 +145,7 @@ def connect(submit: SubmitSpec, patience_s: float | None = None) -> RayJobs:
     told = False
     while True:
         try:
-            return RayJobs(_Client(submit))
+            return RayJobs(RayClient(submit))
         except ClusterAwayError as error:
             if time.monotonic() + _RETRY_S > deadline_s:
                 raise
@@ -178,107 +161,6 @@ def stop_here(submission_id: str) -> None:
         JobSubmissionClient().stop_job(submission_id)  # RAY_ADDRESS is set for a driver, and leads to the dashboard
     except (RuntimeError, ConnectionError, requests.exceptions.RequestException) as error:
         logger.warning("Ray did not take the end of %s: %s", submission_id, error)
-
-
-def _ca_file(submit: SubmitSpec) -> str | None:
-    if submit.ca_file is None:
-        return None
-    file = str(Path(submit.ca_file).expanduser())
-    try:
-        ssl.create_default_context(cafile=file)
-    except OSError as error:  # SSLError is one
-        raise ClusterAccessError(
-            f"submit.ca_file: {file} does not read as certificates ({error}); name the file with those that vouch for "
-            f"the dashboard's, or leave it out for the system's"
-        ) from error
-    return file
-
-
-class _Client(JobSubmissionClient):
-    """Ray's client, at the cluster file's address alone. What is overridden is not public: ``ray`` is pinned."""
-
-    def __init__(self, submit: SubmitSpec) -> None:
-        self._url = submit.dashboard.rstrip("/")
-        os.environ["RAY_API_SERVER_ADDRESS"] = self._url  # a RAY_ADDRESS of the shell's would lead elsewhere
-        super().__init__(self._url, headers=authorization(), verify=_ca_file(submit) or True)
-        if submit.ca_file is None:
-            self._ssl_context = True  # the system's; None, as Ray has it, is what aiohttp calls deprecated
-
-    def tail(self, submission_id: str) -> Iterator[str]:
-        """What the driver has printed and prints, until it ends or the connection breaks off.
-
-        Raises:
-            ClusterAccessError: nobody lets us listen.
-        """
-        from aiohttp import ClientError, WSServerHandshakeError  # comes with ray[default]; nothing else here needs it
-
-        self._headers.update(authorization())
-        lines = self.tail_job_logs(submission_id)
-        with asyncio.Runner() as runner:
-            while True:
-                try:
-                    part = runner.run(anext(lines))
-                except StopAsyncIteration:
-                    return
-                except WSServerHandshakeError as error:
-                    refused = (
-                        self._refusal() if error.status in _REFUSED else f"{self._url} lets nobody follow: {error}"
-                    )
-                    raise ClusterAccessError(refused) from error
-                except (RuntimeError, ClientError) as error:
-                    logger.debug("the connection to %s broke off: %s", submission_id, error)
-                    return
-                yield part
-
-    def tail_actor(self, actor: str) -> Iterator[bytes]:
-        """See ``RayJobs.tail_actor``."""
-        from aiohttp import ClientResponseError
-
-        url = f"{self._url}/api/v0/logs/stream?{_actor_query(actor)}"
-        try:
-            yield from read_stream(url, self._headers | authorization(), self._ssl_context, _FOLLOW_S)
-        except ClientResponseError as error:
-            if error.status in _REFUSED:
-                raise ClusterAccessError(self._refusal()) from error
-            raise _log_is_gone(actor, error.message) from error
-
-    def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
-        self._headers.update(authorization())
-        try:
-            answer: requests.Response = super()._do_request(method, endpoint, **({"timeout": _TIMEOUT_S} | options))
-        except AuthenticationError as error:
-            raise ClusterAccessError(self._refusal()) from error
-        except requests.exceptions.SSLError as error:
-            raise ClusterAccessError(
-                f"submit.dashboard: the certificate of {self._url} is not trusted ({error}); name what vouches for it "
-                f"with submit.ca_file in the cluster file"
-            ) from error
-        except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
-            raise ClusterAwayError(
-                f"submit.dashboard: no Ray answers at {self._url}; start it, open the way there (VPN, tunnel), or "
-                f"correct the address in the cluster file"
-            ) from error
-        except requests.exceptions.RequestException as error:
-            raise ClusterAccessError(f"submit.dashboard: {self._url} is no Ray dashboard: {error}") from error
-        return answer
-
-    def _refusal(self) -> str:
-        if read_token() is None:
-            where = f"{TOKEN_ENV}, {TOKEN_PATH_ENV} or ~/.ray/auth_token"
-            return f"{self._url} asks for a token and there is none here; put the cluster's into {where}"
-        place = f"variable {TOKEN_ENV}" if os.environ.get(TOKEN_ENV) else f"file {token_file()}"
-        return (
-            f"{self._url} refuses this token, that of {place}: it has expired, was replaced, or is another cluster's; "
-            f"put the valid one there. Jobs that run there go on"
-        )
-
-
-def _actor_query(actor: str) -> str:
-    return urlencode({"actor_id": actor, "suffix": "err", "lines": -1})
-
-
-def _log_is_gone(actor: str, said: str) -> RunNotFoundError:
-    return RunNotFoundError(f"Ray has no log of actor {actor} ({said.strip()}); its node may be gone")
 
 
 def _submission(job: JobDetails) -> Submission:

@@ -5,29 +5,45 @@ import os
 from functools import cache
 from pathlib import Path
 
+from orchestrator.errors import ClusterAccessError
+
 logger = logging.getLogger(__name__)
 
 TOKEN_ENV, TOKEN_PATH_ENV = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 
 def read_token() -> str | None:
-    """Ray's token, from where Ray itself looks for it."""
-    if token := os.environ.get(TOKEN_ENV):
-        return token
-    try:
-        token = token_file().read_text().strip() or None
-    except OSError:
-        return None
-    if said := who_reads_token():
-        _warn_of_readers(said)
-    return token
+    """Ray's token, from where Ray itself looks for it.
+
+    Raises:
+        ClusterAccessError: what lies there cannot be a token.
+    """
+    token = os.environ.get(TOKEN_ENV, "").strip()
+    if not token:
+        try:
+            token = token_file().read_bytes().decode("ascii", "replace").strip()
+        except OSError:
+            return None
+        if said := who_reads_token():
+            _warn_of_readers(said)
+    if not (token.isascii() and token.isprintable()):  # said without it: it may have a token within
+        raise ClusterAccessError(
+            f"Ray's token, that of {token_place()}, has several lines or characters that no header takes; put the "
+            f"token alone there"
+        )
+    return token or None
+
+
+def token_place() -> str:
+    """Where the token is looked for."""
+    return f"variable {TOKEN_ENV}" if os.environ.get(TOKEN_ENV, "").strip() else f"file {token_file()}"
 
 
 def who_reads_token() -> str:
     """What to do where others can read the token's file: whoever has it executes code there; empty where none can."""
     file = token_file()
     try:
-        is_open = not os.environ.get(TOKEN_ENV) and file.stat().st_mode & 0o044
+        is_open = not os.environ.get(TOKEN_ENV, "").strip() and file.stat().st_mode & 0o044
     except OSError:
         return ""
     return f"others can read {file}; run: chmod 600 {file}" if is_open else ""
