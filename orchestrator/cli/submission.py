@@ -38,7 +38,7 @@ def submit(job: JobArgument, cluster: ClusterOption, overrides: SetOption = None
         submission_id = submit_job(jobs, spec, place)
     typer.echo(submission_id)
     if follow:
-        _follow(jobs, submission_id)
+        _follow(jobs, submission_id, cluster)
 
 
 def list_jobs(cluster: ClusterOption = LAPTOP, json: JsonOption = False) -> None:
@@ -81,10 +81,10 @@ def logs(
     jobs, place = _connect(cluster)
     found = jobs.find(submission)
     if rank is None and follow:
-        _follow(jobs, submission)
+        _follow(jobs, found.id, cluster)
         return
     if rank is None:
-        typer.echo(jobs.driver_log(submission), nl=False)
+        typer.echo(jobs.driver_log(found.id), nl=False)
         return
     wanted = None if rank == "all" else int(rank)
     for number, parts in rank_logs(jobs, run_store(place, found.run), found, wanted, follow):
@@ -144,9 +144,9 @@ def _connect(cluster: str) -> tuple[RayJobs, ClusterSpec]:
     return connect(submit_section(place)), place
 
 
-def _follow(jobs: RayJobs, submission_id: str) -> None:
+def _follow(jobs: RayJobs, submission_id: str, cluster: str) -> None:
     """Show the driver's output to its end, then leave with its exit code; the job does not need anyone to look."""
-    again = f"{submission_id} goes on; see it with: orchestrator logs {submission_id} --follow"
+    again = f"{submission_id} goes on; see it with: orchestrator logs {submission_id} --cluster {cluster} --follow"
     try:
         for part in jobs.follow_driver(submission_id):
             typer.echo(part, nl=False)

@@ -315,7 +315,9 @@ def test_a_job_is_seen_from_elsewhere_stopped_and_gone_on_with_and_no_secret_is_
 
     followed = submit_while_the_token_is_renewed(head, tmp_path / "token", monkeypatch)
     assert followed.splitlines()[0] == f"{RUN}-2"
-    assert followed == f"{RUN}-2\n" + done(orchestrator("logs", f"{RUN}-2", "--cluster", head.cluster))
+    for its_last in (f"{RUN}-2", RUN):
+        assert followed == f"{RUN}-2\n" + done(orchestrator("logs", its_last, "--cluster", head.cluster))
+    assert done(orchestrator("logs", RUN, "--cluster", head.cluster, "--follow")) in followed
     assert f"goes on from its checkpoint at step {row['step']:,}" in followed
     first, second = (job_there(head, f"{RUN}-{number}") for number in (1, 2))
     assert (second["state"], second["step"]) == ("FINISHED", STEPS)
@@ -357,7 +359,7 @@ def check_replaced_token(head: RayHead, submission: str, file: Path, monkeypatch
             replaced = pool.submit(replace_token)
             shown = orchestrator("logs", submission, "--cluster", gated, "--follow")
             replaced.result()
-        assert f"{submission} goes on" in shown.output
+        assert f"{submission} goes on; see it with: orchestrator logs {submission} --cluster {gated}" in shown.output
         later = [orchestrator(*command, "--cluster", gated) for command in (["jobs"], ["stop", submission])]
         for result in (shown, *later):
             assert isinstance(result.exception, ClusterAccessError)
