@@ -1,7 +1,8 @@
 """What a cluster says of itself: run there by ``submit`` and ``doctor``, ahead of any worker.
 
 Called as ``python -m orchestrator.launch.look`` in a folder with ``cluster.yaml`` and, for a job, ``job.yaml``; prints
-one line that starts with ``MARK``. Versions are told by ``VERSIONS``, which needs nothing of this package.
+one line that starts with ``MARK``: what it finds, and which submissions the run's folder names. Versions are told by
+``VERSIONS``, which needs nothing of this package.
 """
 
 import json
@@ -14,10 +15,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from orchestrator.env import apply_quiet_env
+from orchestrator.errors import OrchestratorError
 from orchestrator.runs.check import Finding, check_job
 from orchestrator.runs.doctor import check_place
+from orchestrator.runs.live import named_submissions
 from orchestrator.runs.room import find_room
-from orchestrator.spec.load import load_cluster, load_job
+from orchestrator.spec.cluster import ClusterSpec
+from orchestrator.spec.kinds import Job
+from orchestrator.spec.load import join_uri, load_cluster, load_job
+from orchestrator.storage.store import open_store
 
 MARK = "orchestrator-look: "
 
@@ -53,18 +59,27 @@ def compare_versions(theirs: dict[str, str | None]) -> list[str]:
 def main() -> None:
     """Look, and print."""
     apply_quiet_env()
-    findings = [asdict(finding) for finding in _look(Path.cwd())]
-    print(MARK + json.dumps(findings), flush=True)
+    cluster = load_cluster("cluster.yaml")
+    job = load_job("job.yaml") if Path("job.yaml").exists() else None
+    findings = [asdict(finding) for finding in _look(cluster, job)]
+    print(MARK + json.dumps({"findings": findings, "submissions": submissions_of(cluster, job)}), flush=True)
     sys.stdout.flush()
     os._exit(0)  # threads of clients that wait for a server must not hold up the answer
 
 
-def _look(folder: Path) -> Iterator[Finding]:
-    cluster = load_cluster(str(folder / "cluster.yaml"))
-    job = folder / "job.yaml"
-    spec = load_job(str(job)) if job.exists() else None
-    yield from check_place(cluster) if spec is None else check_job(spec, cluster)
-    yield find_room(cluster, spec)
+def _look(cluster: ClusterSpec, job: Job | None) -> Iterator[Finding]:
+    yield from check_place(cluster) if job is None else check_job(job, cluster)
+    yield find_room(cluster, job)
+
+
+def submissions_of(cluster: ClusterSpec, job: Job | None) -> list[str]:
+    """Those that the job's run has had, as its folder knows them."""
+    if job is None:
+        return []
+    try:
+        return named_submissions(open_store(join_uri(cluster.storage.runs, job.name), cluster.storage.s3))
+    except OrchestratorError:
+        return []  # of storage that does not open the findings tell
 
 
 def _version(name: str) -> str | None:

@@ -62,18 +62,19 @@ def submit_job(jobs: RayJobs, job: Job, cluster: ClusterSpec) -> str:
     submit = submit_section(cluster)
     of_run = [submission for submission in jobs.list() if submission.run == job.name]
     _check_not_live(of_run)
-    submission_id = f"{job.name}-{next_attempt(job.name, of_run)}"
     with _job_folder(job_files(job, cluster), submit.wheel) as folder:
-        _refuse_wrong(look_there(jobs, folder, submit.secrets))
+        findings, known = look_there(jobs, folder, submit.secrets)
+        _refuse_wrong(findings)
+        submission_id = f"{job.name}-{next_attempt(job.name, [*known, *(found.id for found in of_run)])}"
         environment = {SUBMISSION_ENV: submission_id, SECRETS_ENV: ",".join(submit.secrets)}
         entrypoint = f"{_ORCHESTRATOR} run job.yaml --cluster cluster.yaml"
         jobs.start(submission_id, entrypoint, str(folder), {RUN_KEY: job.name}, environment)
     return submission_id
 
 
-def next_attempt(run: str, submissions: Sequence[Submission]) -> int:
-    """One more than the last: Ray refuses an id that was used."""
-    numbers = [submission.id.removeprefix(f"{run}-") for submission in submissions]
+def next_attempt(run: str, submissions: Sequence[str]) -> int:
+    """One more than the last: Ray refuses an id that was used, and a request to stop it may still lie by the run."""
+    numbers = [submission.removeprefix(f"{run}-") for submission in submissions]
     return max((int(number) for number in numbers if number.isdecimal()), default=0) + 1
 
 
@@ -82,7 +83,8 @@ def look_at_place(jobs: RayJobs, cluster: ClusterSpec) -> list[Finding]:
     submit = submit_section(cluster)
     files = {"cluster.yaml": files_of_place(cluster)}
     with _job_folder(files, submit.wheel) as folder:
-        return look_there(jobs, folder, submit.secrets)
+        findings, _ = look_there(jobs, folder, submit.secrets)
+        return findings
 
 
 def files_of_place(cluster: ClusterSpec) -> str:
@@ -90,8 +92,10 @@ def files_of_place(cluster: ClusterSpec) -> str:
     return json.dumps(cluster.model_dump(mode="json", exclude_unset=True))  # JSON is YAML
 
 
-def look_there(jobs: RayJobs, folder: Path, secrets: Sequence[str]) -> list[Finding]:
+def look_there(jobs: RayJobs, folder: Path, secrets: Sequence[str]) -> tuple[list[Finding], list[str]]:
     """Have the cluster compare versions and look at what lies in ``folder``.
+
+    Returns: what it finds, and the submissions that the run's folder names, also those of a Ray that is gone.
 
     Raises:
         ClusterAccessError: versions differ, a secret's variable is not set, or the look itself failed.
@@ -111,7 +115,7 @@ def look_there(jobs: RayJobs, folder: Path, secrets: Sequence[str]) -> list[Find
         _check_versions(told[0])
     if len(told) < 2:
         raise ClusterAccessError(f"the cluster could not look at the job; it said:\n{redact(log)[-2000:]}")
-    return [Finding(**finding) for finding in told[1]]
+    return [Finding(**finding) for finding in told[1]["findings"]], told[1]["submissions"]
 
 
 def _check_versions(told: dict[str, Any]) -> None:
@@ -135,7 +139,7 @@ def _check_not_live(submissions: Sequence[Submission]) -> None:
             minutes = (time.time() - submission.started_at) / 60
             raise RunHeldError(
                 f"run '{submission.run}' is live as submission {submission.id} ({submission.status}, for "
-                f"{minutes:.0f} minutes); stop it first: orchestrator stop {submission.id}"
+                f"{minutes:.0f} minutes); stop it first, on the same --cluster: orchestrator stop {submission.id}"
             )
 
 

@@ -186,6 +186,16 @@ def read_ranks(store: Store, submission: str) -> dict[int, str]:
     return {int(rank): str(place["actor"]) for rank, place in content["ranks"].items()}
 
 
+def named_submissions(store: Store) -> list[str]:
+    """Submissions that the run's files name: Ray's own list goes with its cluster, these stay.
+
+    Raises:
+        StorageAccessError: a file is not what a driver writes there.
+    """
+    contents = [_read(store, file) for file in (PROGRESS_FILE, RANKS_FILE, STOP_FILE)]
+    return sorted({str(content["submission"]) for content in contents if content and content.get("submission")})
+
+
 def request_stop(store: Store, submission: str | None, asked_by: str) -> None:
     """Ask the driver of that submission to have a checkpoint written and to end."""
     request = {"submission": submission, "asked_by": asked_by, "asked_at": time.time()}

@@ -23,7 +23,7 @@ from orchestrator.errors import (
     RunHeldError,
     RunNotFoundError,
 )
-from orchestrator.launch import doctor
+from orchestrator.launch import doctor, look
 from orchestrator.launch import submit as submitting
 from orchestrator.launch.look import MARK, VERSIONS, compare_versions, own_versions
 from orchestrator.launch.ray_jobs import RayJobs, connect
@@ -32,10 +32,10 @@ from orchestrator.launch.submission import Submission
 from orchestrator.launch.submissions import describe_end, list_jobs, stop_run, stop_submission
 from orchestrator.launch.submit import next_attempt, submit_section
 from orchestrator.runs.check import Finding
-from orchestrator.runs.live import STOP_FILE, LivePost, LiveRecord, StopRequest, read_live_record
+from orchestrator.runs.live import STOP_FILE, LivePost, LiveRecord, StopRequest, read_live_record, request_stop
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.cluster_submit import SubmitSpec
-from orchestrator.spec.load import load_cluster
+from orchestrator.spec.load import load_cluster, load_job
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.tracker import RunStatus
 
@@ -77,7 +77,16 @@ def write_record(cluster: ClusterSpec, record: LiveRecord) -> None:
 
 def test_an_attempt_is_one_more_than_the_last_of_this_run() -> None:
     assert next_attempt("small", []) == 1
-    assert next_attempt("small", [ENDED, LIVE, replace(ENDED, id="small-by-hand")]) == 3
+    assert next_attempt("small", ["small-1", "small-2", "small-by-hand"]) == 3
+
+
+def test_attempts_are_counted_on_where_ray_was_started_anew(cluster: ClusterSpec) -> None:
+    """Else a request to stop that the old one's attempt has not heeded would stop the new one's."""
+    job = load_job(str(ROOT / "jobs/smoke/synthetic.yaml"), ["name=small"])
+    assert look.submissions_of(cluster, job) == []
+    request_stop(open_store(f"{cluster.storage.runs}/small"), "small-3", "stop asked for by me")
+    assert look.submissions_of(cluster, job) == ["small-3"]
+    assert next_attempt("small", look.submissions_of(cluster, job)) == 4
 
 
 def test_versions_are_told_by_a_program_that_needs_nothing_of_ours_and_compared() -> None:

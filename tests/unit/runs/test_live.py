@@ -13,7 +13,15 @@ from orchestrator.env import SUBMISSION_ENV
 from orchestrator.errors import StorageAccessError
 from orchestrator.redaction import SECRETS_ENV
 from orchestrator.runs.interrupts import StopRequest
-from orchestrator.runs.live import STOP_FILE, LivePost, LiveRecord, read_live_record, read_ranks, request_stop
+from orchestrator.runs.live import (
+    STOP_FILE,
+    LivePost,
+    LiveRecord,
+    named_submissions,
+    read_live_record,
+    read_ranks,
+    request_stop,
+)
 from orchestrator.storage.store import Store, open_store
 from orchestrator.tracking.tracker import RunStatus
 from orchestrator.training.reports import PlaceReport
@@ -102,6 +110,15 @@ def test_a_request_for_a_run_without_submission_counts_from_its_start_on(store: 
         request_stop(store, None, "somebody")
         wait_until(lambda: stop.requested)
     assert stop.reason == "somebody"
+
+
+def test_submissions_of_a_ray_that_is_gone_are_known_by_the_runs_files(store: Store, submitted: None) -> None:
+    assert named_submissions(store) == []
+    with live_post(store, StopRequest()):
+        pass
+    assert named_submissions(store) == ["small-1"]
+    request_stop(store, "small-2", "somebody whose Ray ended before the run did")
+    assert named_submissions(store) == ["small-1", "small-2"]
 
 
 def test_storage_that_is_away_costs_the_view_and_not_the_run(tmp_path: Path) -> None:
