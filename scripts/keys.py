@@ -76,7 +76,8 @@ def _values(schema: Schema | bool) -> str:
         case "array":
             return f"list of {_values(schema.get('items', {}))}"
         case "object":
-            return f"map of names to {_values(schema.get('additionalProperties', {}))}"
+            by_pattern = schema.get("patternProperties", {}).values()  # where names have a form of their own
+            return f"map of names to {_values(next(iter(by_pattern), schema.get('additionalProperties', {})))}"
         case "boolean":
             return "`true`, `false`"
         case "integer" | "number":

@@ -14,7 +14,6 @@ from orchestrator.launch.pods import (
     DASHBOARD_PORT,
     FILES_FOLDER,
     RAY_METRICS_PORT,
-    SCRATCH_FOLDER,
     Manifest,
     as_head,
     build_pod,
@@ -23,7 +22,7 @@ from orchestrator.launch.pods import (
     scratch_mount,
     security_context,
 )
-from orchestrator.spec.cluster_kuberay import DRIVER_RESOURCE, GroupSpec, KubeRaySpec
+from orchestrator.spec.cluster_kuberay import DRIVER_RESOURCE, SCRATCH_FOLDER, GroupSpec, KubeRaySpec
 from orchestrator.spec.launch_plan import LaunchPlan
 from orchestrator.spec.nodes import NodesSpec
 

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.redaction import SECRETS_ENV
-from orchestrator.spec.cluster_kuberay import GroupSpec, KubeRaySpec, TolerationSpec
+from orchestrator.spec.cluster_kuberay import SCRATCH_FOLDER, GroupSpec, KubeRaySpec, TolerationSpec
 
 Manifest = dict[str, Any]
 
 FILES_FOLDER = "/etc/orchestrator"
-SCRATCH_FOLDER = "/scratch"
 DASHBOARD_PORT = 8265
 RAY_METRICS_PORT = 8080
 APP_LABEL = {"app.kubernetes.io/name": "vl-orchestrator"}

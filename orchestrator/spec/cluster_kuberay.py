@@ -2,14 +2,29 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from orchestrator.spec.nodes import Environment, EnvName, NetworkSpec, NodesSpec, Quantity
+from orchestrator.spec.nodes import Environment, EnvName, NetworkSpec, NodesSpec, Quantity, check_not_ours
 from orchestrator.spec.section import Section
 
 KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 GroupName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?$")]
+LabelKey = Annotated[
+    str, Field(pattern=r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$")
+]
+LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$")]
+Labels = dict[LabelKey, LabelValue]
+_TAG, _DIGEST = r":[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", r"@sha256:[0-9a-f]{64}"
+Image = Annotated[str, Field(pattern=rf"^[a-z0-9][a-z0-9._:/-]*({_TAG}|({_TAG})?{_DIGEST})$")]
 SecretKey = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9._-]+$")]
+
+SCRATCH_FOLDER = "/scratch"
+"""Where pods have their local disk."""
+
+
+def _check_secrets(secrets: dict[str, str]) -> dict[str, str]:
+    check_not_ours(secrets)
+    return secrets
 
 
 _TAKEN_NAMES = {
@@ -22,9 +37,9 @@ _TAKEN_NAMES = {
 class TolerationSpec(Section):
     """A taint of nodes that pods put up with."""
 
-    key: str
+    key: LabelKey
     """The taint's key."""
-    value: str | None = None
+    value: LabelValue | None = None
     """Its value; none: any."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """Its effect; none: all."""
@@ -33,7 +48,7 @@ class TolerationSpec(Section):
 class MarketSpec(Section):
     """Nodes of one way to pay: how the cluster marks them."""
 
-    node_selector: dict[str, str] = Field(default_factory=dict)
+    node_selector: Labels = Field(default_factory=dict)
     """Labels of those nodes, for example ``karpenter.sh/capacity-type: spot``."""
     tolerations: tuple[TolerationSpec, ...] = ()
     """Taints that those nodes carry."""
@@ -54,18 +69,18 @@ class GroupSpec(NodesSpec):
     """Pods that are alike: one node each, with the same accelerator."""
 
     name: GroupName
-    """Unique within the cluster file."""
+    """Up to 20 lower-case letters, digits and dashes; unique within the cluster file."""
     min_nodes: int = Field(default=0, ge=0)
     """With an autoscaler: nodes that are kept from the start."""
     market: Literal["on_demand", "spot"] = "on_demand"
     """How its nodes are paid; spot nodes may be taken back, and the run then goes on from its last checkpoint."""
-    accelerator: str | None = None
+    accelerator: LabelValue | None = None
     """Its devices as NVIDIA's plug-in labels nodes (``nvidia.com/gpu.product``); none: any, or by ``node_selector``."""
-    node_selector: dict[str, str] = Field(default_factory=dict)
+    node_selector: Labels = Field(default_factory=dict)
     """Further labels of its nodes, beside those of the market."""
     tolerations: tuple[TolerationSpec, ...] = ()
     """Taints of those nodes, beside those of the market; CUDA groups put up with ``nvidia.com/gpu`` anyway."""
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: Labels = Field(default_factory=dict)
     """Ray labels, to which ``ray.ingest_labels`` may point."""
 
     @model_validator(mode="after")
@@ -127,7 +142,7 @@ class NetworkPolicySpec(Section):
 class PodNetworkSpec(NetworkSpec):
     """The same in pods, which ask for the fabric's adapters as resources."""
 
-    device: str | None = None
+    device: LabelKey | None = None
     """Resource of the fabric's adapters (``rdma/hca``); none: ``vpc.amazonaws.com/efa`` for efa."""
     devices: int = Field(default=1, ge=1)
     """Adapters of each node with workers."""
@@ -136,6 +151,8 @@ class PodNetworkSpec(NetworkSpec):
     def _device_of_fabric(self) -> "PodNetworkSpec":
         if self.fabric == "rdma" and self.device is None:
             raise ValueError("fabric rdma needs device, the resource name of its adapters, for example rdma/hca")
+        if self.fabric == "tcp" and (given := self.model_fields_set & {"device", "devices"}):
+            raise ValueError(f"{min(given)} is given, but fabric is tcp, which has none; say fabric: efa or rdma")
         return self
 
     @property
@@ -152,8 +169,8 @@ class KubeRaySpec(Section):
     kind: Literal["kuberay"]
     namespace: KubernetesName
     """Kubernetes namespace of the job."""
-    image: str
-    """Image of all pods, with a tag or digest (``infra/images``)."""
+    image: Image
+    """Image of all pods, with a tag or digest (``infra/images``), for example ``registry.example.org/name:0.1.0``."""
     service_account: KubernetesName = "vl-orchestrator"
     """Service account of all pods: its role opens the buckets."""
     user_id: int = Field(default=1000, ge=1)
@@ -177,7 +194,7 @@ class KubeRaySpec(Section):
     """Local disk of each pod of the groups: objects that Ray spills, checkpoints on their way, cached shards."""
     environment: Environment = Field(default_factory=dict)
     """Plain variables of all pods; a name that looks like a secret is refused."""
-    secrets: dict[EnvName, SecretKey] = Field(default_factory=dict)
+    secrets: Annotated[dict[EnvName, SecretKey], AfterValidator(_check_secrets)] = Field(default_factory=dict)
     """Variables from Kubernetes secrets, as ``SECRET/KEY``; only that reference is ever written."""
     retry: RetrySpec = RetrySpec()
 

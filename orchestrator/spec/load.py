@@ -23,6 +23,7 @@ from orchestrator.spec.section import Section
 from orchestrator.spec.yaml_file import parse_yaml, read_yaml, shown
 
 _UNION_TAGS = ("kind", "name")
+_NEEDS_MEANING = ("finite_number", "string_pattern_mismatch")  # which value turns it off, what a pattern is for
 _MAY_BE_SECRET = frozenset({"environment", "secrets"})
 _PLAIN_IN_PATHS = "/!$&'()*+,;=:@"  # RFC 3986; RUN@STEP and the name of a run keep their form
 
@@ -133,6 +134,9 @@ def _validate(adapter: TypeAdapter[S], document: dict[str, Any], file: Path) -> 
 
 def _explain_all(details: Sequence[Any], document: dict[str, Any]) -> list[str]:
     """One line a mistake. Of a value that may have several forms pydantic tells what each of them lacks."""
+    details = [
+        detail for detail in details if not (detail["type"] == "too_short" and _is_wrong_within(detail, details))
+    ]
     located = [(*_written_path(detail, document), detail) for detail in details]
     lines, of_forms = [], dict[tuple[Any, ...], list[Any]]()
     for path, is_form, detail in located:
@@ -144,6 +148,12 @@ def _explain_all(details: Sequence[Any], document: dict[str, Any]) -> list[str]:
         wanted = " or ".join(_message(detail).removeprefix("Input should be ") for detail in forms)
         lines.append(f"{_where(path)}: wanted {wanted} (given: {_given(forms[0]['input'], path)})")
     return lines
+
+
+def _is_wrong_within(detail: Any, details: Sequence[Any]) -> bool:
+    """Pydantic counts a list without its entries that are wrong, of which it tells too."""
+    path = detail["loc"]
+    return any(other["loc"][: len(path)] == path != other["loc"] for other in details)
 
 
 def _where(path: Sequence[Any]) -> str:
@@ -181,8 +191,10 @@ def _explain(detail: Any, path: tuple[Any, ...]) -> str:
         hint = f"; did you mean '{near[0]}'?" if near else ""
         return f"{where}: {shown(given)} is none of {', '.join(choices)}{hint}"
     said = f"{where}: {_message(detail)} (given: {_given(detail['input'], path)})"
-    if detail["type"] == "finite_number" and (meaning := _meaning(detail["loc"])):
-        return f"{said}; what the key takes: {meaning}"  # such as the value that turns it off
+    if detail["type"] == "string_type" and isinstance(detail["input"], int | float):  # bool is one
+        return f"{said}; put it in quotes"
+    if detail["type"] in _NEEDS_MEANING and (meaning := _meaning(detail["loc"])):
+        return f"{said}; what the key takes: {meaning}"
     return said
 
 
@@ -200,6 +212,8 @@ def _written_path(detail: Any, document: dict[str, Any]) -> tuple[tuple[Any, ...
     node: Any = document
     is_form = False
     for part in detail["loc"]:
+        if part == "[key]":  # it is the key itself that is wrong
+            continue
         is_key = isinstance(node, dict) and (
             part in node or (part == detail["loc"][-1] and detail["type"] == "missing")
         )
@@ -218,8 +232,11 @@ def _sibling_keys(location: tuple[Any, ...]) -> list[str]:
 
 def _meaning(location: tuple[Any, ...]) -> str | None:
     """The docstring of the key at ``location``."""
-    fields = (section.model_fields.get(str(location[-1])) for section in _sections_at(location))
-    return next((field.description for field in fields if field is not None), None)
+    for end in range(len(location), max(0, len(location) - 3), -1):  # of an entry in a table, or its key: the table
+        fields = (section.model_fields.get(str(location[end - 1])) for section in _sections_at(location[:end]))
+        if found := next((field.description for field in fields if field is not None), None):
+            return " ".join(found.replace("``", "'").split())
+    return None
 
 
 def _sections_at(location: tuple[Any, ...]) -> list[type[Section]]:

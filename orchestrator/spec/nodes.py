@@ -1,5 +1,7 @@
 """Machines that a scheduler makes for a job: what Kubernetes and Slurm have in common."""
 
+import re
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -10,7 +12,8 @@ Quantity = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$")]
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 _UNITS = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-_SECRET_WORDS = ("SECRET", "PASSWORD", "TOKEN", "ACCESS_KEY", "CREDENTIAL", "API_KEY", "PRIVATE_KEY")
+_SECRET = re.compile(r"(SECRET|PASSWORD|TOKEN|ACCESS_KEY|CREDENTIAL|API_KEY|PRIVATE_KEY)S?(_|$)")
+_OURS = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "TMPDIR")
 
 
 def quantity_bytes(quantity: str) -> int:
@@ -18,10 +21,26 @@ def quantity_bytes(quantity: str) -> int:
     return int(quantity[:-2]) * _UNITS[quantity[-2:]]
 
 
+def is_secret(name: str) -> bool:
+    """Whether a variable is a secret by its name; ``TOKENIZERS_PARALLELISM`` is none."""
+    return _SECRET.search(name.upper()) is not None
+
+
+def check_not_ours(names: Iterable[str]) -> None:
+    """Refuse variables that whatever makes the cluster sets: another value would open its doors or lose its disk."""
+    for name in names:
+        if name in _OURS:
+            raise ValueError(
+                f"{name} is set for every process of the cluster that is made; leave it out"
+                + (" (local disk is 'scratch')" if name == "TMPDIR" else "")
+            )
+
+
 def check_environment(environment: dict[str, str]) -> dict[str, str]:
     """Refuse what by its name is a secret: a cluster file is read by many and copied into manifests."""
+    check_not_ours(environment)
     for name in environment:
-        if any(word in name.upper() for word in _SECRET_WORDS):
+        if is_secret(name):
             raise ValueError(f"{name} looks like a secret; name where it lies under 'secrets', never its value")
     return environment
 

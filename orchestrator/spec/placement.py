@@ -1,11 +1,13 @@
 """Which nodes of a cluster a job takes, and what they offer. Pure; only for clusters with a section ``launch``."""
 
 import math
+import posixpath
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from orchestrator.errors import PlanError
 from orchestrator.spec.cluster import ClusterSpec
-from orchestrator.spec.cluster_kuberay import KubeRaySpec
+from orchestrator.spec.cluster_kuberay import SCRATCH_FOLDER, KubeRaySpec
 from orchestrator.spec.facts import MachineFacts
 from orchestrator.spec.nodes import NodesSpec, quantity_bytes
 
@@ -163,6 +165,12 @@ def _check_kuberay(cluster: ClusterSpec, launch: KubeRaySpec) -> None:
                 f"cluster '{cluster.name}': storage.{key} is {uri}, a folder that its pods do not share; "
                 f"wanted a bucket, s3://BUCKET/PREFIX"
             )
+    if (cluster.tracking.uri or "").startswith("sqlite:"):
+        raise PlanError(
+            f"cluster '{cluster.name}': tracking.uri is {cluster.tracking.uri}, a file of the head's pod, which goes "
+            f"with it; wanted a tracking server"
+        )
+    _check_cache(cluster, launch)
     if launch.autoscaler is None:
         for group in launch.groups:
             if group.min_nodes:
@@ -170,6 +178,24 @@ def _check_kuberay(cluster: ClusterSpec, launch: KubeRaySpec) -> None:
                     f"cluster '{cluster.name}': group {group.name} has min_nodes {group.min_nodes}, which only an "
                     f"autoscaler reads; add launch.autoscaler, or leave min_nodes out"
                 )
+
+
+def _check_cache(cluster: ClusterSpec, launch: KubeRaySpec) -> None:
+    """A pod that holds more than its local disk is evicted, and the next one fills its own again."""
+    cache = cluster.storage.cache
+    if cache is None:
+        return
+    if not PurePosixPath(posixpath.normpath(cache.folder)).is_relative_to(SCRATCH_FOLDER):
+        raise PlanError(
+            f"cluster '{cluster.name}': storage.cache.folder is {cache.folder}; wanted one below {SCRATCH_FOLDER}, the "
+            f"local disk of its pods"
+        )
+    if cache.max_bytes >= quantity_bytes(launch.scratch):
+        raise PlanError(
+            f"cluster '{cluster.name}': storage.cache.max_bytes is {cache.max_bytes / 2**30:,.1f} GiB, and the local "
+            f"disk of a pod has {launch.scratch} (launch.scratch), for spilled objects and checkpoints too: raise it, "
+            f"or lower max_bytes"
+        )
 
 
 def _check_ingest(placement: Placement, cluster: ClusterSpec) -> None:

@@ -74,6 +74,10 @@ def pod_of(group: dict[str, Any]) -> dict[str, Any]:
     return group["template"]["spec"]
 
 
+def head_of(place: ClusterSpec) -> dict[str, Any]:
+    return pod_of(ray_job(place)["spec"]["rayClusterSpec"]["headGroupSpec"])
+
+
 def groups_of(job: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {group["groupName"]: group for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]}
 
@@ -296,7 +300,26 @@ def test_names_that_kubernetes_does_not_take_stay_apart() -> None:
         ({"network": {"fabric": "rdma"}}, "fabric rdma needs device"),
         ({"groups": [{**GROUP, "memory": "512 GB"}]}, "launch.groups[0].memory"),
         ({"kind": "kubray"}, "did you mean 'kuberay'?"),
-        ({"groups": [{**GROUP, "memory": "512GB"}]}, "launch.groups[0].memory"),
+        ({"groups": [{**GROUP, "memory": "512GB"}]}, "for example '512Gi'."),
+        (
+            {"environment": {"NCCL_IB_TIMEOUT": 22}},
+            "launch.environment.NCCL_IB_TIMEOUT: Input should be a valid string",
+        ),
+        ({"environment": {"NCCL_IB_TIMEOUT": 22}}, "put it in quotes"),
+        ({"environment": {"RAY_AUTH_MODE": "disabled"}}, "RAY_AUTH_MODE is set for every process"),
+        ({"network": {"environment": {"TMPDIR": "/tmp"}}}, "local disk is 'scratch'"),
+        ({"secrets": {"RAY_AUTH_TOKEN": "ray/token"}}, "RAY_AUTH_TOKEN is set for every process"),
+        ({"environment": {"PGPASSWORD": "K7MDENG"}}, "PGPASSWORD looks like a secret"),
+        ({"image": "registry:5000/x"}, "with a tag or digest"),
+        ({"image": "registry/x:1 "}, "launch.image"),
+        ({"network": {"device": "rdma/hca"}}, "device is given, but fabric is tcp"),
+        ({"network": {"devices": 8}}, "devices is given, but fabric is tcp"),
+        ({"network": {"fabric": "rdma", "device": "two words"}}, "launch.network.device"),
+        ({"groups": [{**GROUP, "accelerator": "NVIDIA H100"}]}, "launch.groups[0].accelerator"),
+        ({"groups": [{**GROUP, "node_selector": {"My label": "x"}}]}, "launch.groups[0].node_selector.My label"),
+        ({"groups": [{**GROUP, "node_selector": {"pool": "a b"}}]}, "launch.groups[0].node_selector.pool"),
+        ({"groups": [{**GROUP, "labels": {"role": "d" * 64}}]}, "launch.groups[0].labels.role"),
+        ({"groups": [{**GROUP, "tolerations": [{"key": ""}]}]}, "launch.groups[0].tolerations[0].key"),
     ],
 )
 def test_a_wrong_cluster_file_is_refused_with_its_key(tmp_path: Path, launch: dict[str, Any], said: str) -> None:
@@ -305,6 +328,42 @@ def test_a_wrong_cluster_file_is_refused_with_its_key(tmp_path: Path, launch: di
         load_cluster(str(tmp_path))
     assert said in str(caught.value)
     assert "K7MDENG" not in str(caught.value)
+
+
+def test_a_mistake_within_a_group_is_told_alone(tmp_path: Path) -> None:
+    wrong = {**LAUNCH, "groups": [{**GROUP, "memory": "512GB"}]}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump({**CLUSTER, "launch": wrong}))
+    with pytest.raises(JobFileError) as caught:
+        load_cluster(str(tmp_path))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("image", ["registry:5000/x:V1", f"x@sha256:{'0' * 64}", f"r:5000/x:V1@sha256:{'a' * 64}"])
+def test_an_image_has_a_tag_or_a_digest(image: str) -> None:
+    (container,) = head_of(cluster({"image": image}))["containers"]
+    assert container["image"] == image
+
+
+def test_a_variable_that_only_sounds_like_a_secret_is_plain() -> None:
+    (container,) = head_of(cluster({"environment": {"TOKENIZERS_PARALLELISM": "false"}}))["containers"]
+    assert {"name": "TOKENIZERS_PARALLELISM", "value": "false"} in container["env"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"tracking": {"uri": "sqlite:////shared/mlflow.db"}}, "a file of the head's pod"),
+        ({"cache": {"folder": "/cache", "max_bytes": 2**30}}, "wanted one below /scratch"),
+        ({"cache": {"folder": "/scratch/../cache", "max_bytes": 2**30}}, "wanted one below /scratch"),
+        ({"cache": {"folder": "/scratch/cache", "max_bytes": 2**40}}, "max_bytes is 1,024.0 GiB"),
+    ],
+)
+def test_what_pods_cannot_keep_is_refused(sections: dict[str, Any], said: str) -> None:
+    if "cache" in sections:
+        sections = {"storage": {**CLUSTER["storage"], **sections}}
+    with pytest.raises(PlanError) as caught:
+        ray_job(cluster(**sections))
+    assert said in str(caught.value)
 
 
 def test_what_nodes_say_is_not_said_twice(tmp_path: Path) -> None:

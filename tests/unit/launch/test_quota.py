@@ -198,7 +198,7 @@ def test_plan_check_and_render_all_hold_the_job_against_the_queue(
 ) -> None:
     place = load_cluster(str(KUBERAY)).model_dump(mode="json", exclude_unset=True)
     uris = {"data": f"{s3_server.uri}/data", "runs": f"{s3_server.uri}/runs", "s3": {"endpoint": s3_server.endpoint}}
-    place |= {"storage": uris, "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db"}}
+    place |= {"storage": uris, "tracking": {"uri": "http://127.0.0.1:9"}}
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(place))
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
 
