@@ -1,6 +1,7 @@
 """A Slurm batch script that starts Ray over the nodes of an allocation and drives the run from the first. Pure.
 
-The script is a head of ``#SBATCH`` lines, the variables of this job, and ``ray_on_slurm.sh``, the same for every job.
+The script is a head of ``#SBATCH`` lines, what the site sets up, the variables of this job, and ``ray_on_slurm.sh``,
+the same for every job. Its own variables are in lower case: sites have a ``SCRATCH`` of theirs.
 """
 
 import shlex
@@ -18,7 +19,7 @@ def build_script(plan: LaunchPlan, launch: SlurmSpec, files: dict[str, str]) -> 
     plain = launch.network.variables | launch.environment
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in plain.items())
     setup = "".join(f"{line}\n" for line in launch.setup)
-    return f"#!/usr/bin/env bash\n{options}\n\n{variables}\n{exports}{setup}\n{body}"
+    return f"#!/usr/bin/env bash\n{options}\n\n{exports}{setup}\n{variables}\n\n{body}"
 
 
 def _build_options(plan: LaunchPlan, launch: SlurmSpec) -> list[str]:
@@ -48,15 +49,15 @@ def _build_options(plan: LaunchPlan, launch: SlurmSpec) -> list[str]:
 
 def _variables(plan: LaunchPlan, launch: SlurmSpec, files: dict[str, str]) -> list[tuple[str, str]]:
     return [
-        ("RUN_NAME", plan.name),
-        ("WORK_FOLDER", launch.work_folder),
-        ("SCRATCH", launch.scratch),
-        ("SECRETS_FILE", launch.secrets_file or ""),
-        ("NODE_CPUS", str(launch.group.cpus)),
-        ("NODE_GPUS", str(launch.group.workers if plan.uses_cuda else 0)),
-        ("STORE_BYTES", str(plan.placement.store_bytes(plan.stream_bytes))),
-        ("START_DEADLINE_S", str(launch.start_deadline_s)),
-        ("REQUEUE", "yes" if launch.requeue else "no"),
-        ("JOB_YAML", files["job.yaml"]),
-        ("CLUSTER_YAML", files["cluster.yaml"]),
+        ("run_name", plan.name),
+        ("work_folder", launch.work_folder),
+        ("scratch", launch.scratch),
+        ("secrets_file", launch.secrets_file or ""),
+        ("node_cpus", str(launch.group.cpus)),
+        ("node_gpus", str(launch.group.workers if plan.uses_cuda else 0)),
+        ("store_bytes", str(plan.placement.store_bytes(plan.stream_bytes))),
+        ("start_deadline_s", str(launch.start_deadline_s)),
+        ("requeue", "yes" if launch.requeue else "no"),
+        ("job_yaml", files["job.yaml"]),
+        ("cluster_yaml", files["cluster.yaml"]),
     ]

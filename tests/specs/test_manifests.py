@@ -113,7 +113,7 @@ def test_a_shell_reads_job_and_cluster_as_they_are() -> None:
     variables, _, _ = text.partition("set -euo pipefail")
     variables = "\n".join(line for line in variables.splitlines() if not line.startswith("source "))
     read = subprocess.run(
-        ["bash", "-c", f'{variables}\nprintf %s "$JOB_YAML"'], capture_output=True, text=True, check=True
+        ["bash", "-c", f'{variables}\nprintf %s "$job_yaml"'], capture_output=True, text=True, check=True
     )
     assert yaml.safe_load(read.stdout)["experiment"] == "it's $HOME `id`"
 

@@ -11,12 +11,20 @@ import subprocess
 import time
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from orchestrator.errors import JobFileError
+from orchestrator.launch.render import render_job
+from orchestrator.spec.load import load_cluster, load_job
+
+ROOT = Path(__file__).parents[3]
 PROGRAMS = {
     "scontrol": 'if [ "$1" = show ]; then printf "%s\\nother\\n" "$(hostname)"; else echo "$*" >> "$LOG"; fi',
     "srun": 'echo "srun $*" >> "$LOG"; exec sleep 60',
+    "ray": "exit 1",
     "getent": 'echo "10.0.0.1 STREAM"',
     # `python -c CODE`: the first call makes the token, later ones count nodes.
     "python": 'case "$2" in *secrets*) printf token ;; *) grep -c "^srun" "$LOG" ;; esac',
@@ -25,15 +33,15 @@ PROGRAMS = {
     "trap 'exit 130' TERM\n[ \"$LASTS\" = no ] || for _ in $(seq 100); do sleep 0.1; done\nexit $CODE",
 }
 VARIABLES = {
-    "RUN_NAME": "small",
-    "SECRETS_FILE": "",
-    "NODE_CPUS": "4",
-    "NODE_GPUS": "1",
-    "STORE_BYTES": "1073741824",
-    "START_DEADLINE_S": "20",
-    "REQUEUE": "yes",
-    "JOB_YAML": "name: it's",
-    "CLUSTER_YAML": "name: here",
+    "run_name": "small",
+    "secrets_file": "",
+    "node_cpus": "4",
+    "node_gpus": "1",
+    "store_bytes": "1073741824",
+    "start_deadline_s": "20",
+    "requeue": "yes",
+    "job_yaml": "name: it's",
+    "cluster_yaml": "name: here",
     "SLURM_JOB_ID": "7",
     "SLURM_JOB_NODELIST": "two",
     "SLURM_JOB_NUM_NODES": "2",
@@ -51,7 +59,7 @@ def start(tmp_path: Path):
     started: list[subprocess.Popen[str]] = []
 
     def run(**variables: str) -> subprocess.Popen[str]:
-        folders = {"WORK_FOLDER": str(tmp_path), "SCRATCH": str(tmp_path), "LOG": str(tmp_path / "log")}
+        folders = {"work_folder": str(tmp_path), "scratch": str(tmp_path), "LOG": str(tmp_path / "log")}
         path = {"PATH": f"{programs}:{os.environ['PATH']}"}
         env = {**os.environ, **VARIABLES, **folders, "LASTS": "no", "CODE": "0", **path, **variables}
         (tmp_path / "log").touch()
@@ -91,7 +99,7 @@ def test_ray_starts_on_all_nodes_before_the_run_and_the_token_goes_with_the_job(
 
 @pytest.mark.parametrize(("requeue", "asked"), [("yes", True), ("no", False)])
 def test_slurms_warning_stops_the_run_and_puts_the_job_back(tmp_path: Path, start, requeue: str, asked: bool) -> None:
-    process = start(LASTS="yes", REQUEUE=requeue)
+    process = start(LASTS="yes", requeue=requeue)
     wait_for(tmp_path / "log", "token token")
     process.send_signal(signal.SIGUSR1)
     assert process.wait(20) == 130
@@ -117,17 +125,80 @@ def test_a_secrets_file_that_others_read_is_refused(tmp_path: Path, start) -> No
     secrets = tmp_path / "secrets.env"
     secrets.write_text("export CODE=3\n")
     secrets.chmod(0o644)
-    process = start(SECRETS_FILE=str(secrets))
+    process = start(secrets_file=str(secrets))
     assert process.wait(20) == 2
     secrets.chmod(0o600)
-    assert start(SECRETS_FILE=str(secrets)).wait(20) == 3, "its variables reach the run"
+    assert start(secrets_file=str(secrets)).wait(20) == 3, "its variables reach the run"
+
+
+def test_a_secrets_file_that_is_not_there_is_named(tmp_path: Path, start) -> None:
+    process = start(secrets_file=str(tmp_path / "absent.env"))
+    assert process.wait(20) == 2
+    assert f"there is no {tmp_path}/absent.env" in process.stderr.read()
+
+
+def test_what_setup_does_not_bring_is_named_before_anything_starts(tmp_path: Path, start) -> None:
+    (tmp_path / "programs" / "ray").unlink()
+    process = start(PATH=f"{tmp_path}/programs:/usr/bin:/bin")
+    assert process.wait(20) == 2
+    assert "launch.setup brings no ray" in process.stderr.read()
+    assert (tmp_path / "log").read_text() == ""
+
+
+def test_a_ray_that_ends_as_it_starts_is_not_waited_for(tmp_path: Path, start) -> None:
+    (tmp_path / "programs" / "srun").write_text("#!/usr/bin/env bash\nexit 1\n")
+    process = start(start_deadline_s="600")
+    assert process.wait(20) == 1
+    assert "Ray ended as it started; see" in process.stderr.read()
+
+
+def test_variables_of_the_site_stay_what_they_are(tmp_path: Path) -> None:
+    place = write_place(tmp_path, setup=["source $SCRATCH/bin/activate"], environment={"SCRATCH": "/of/the/site"})
+    script = render_job(load_job(str(ROOT / "jobs/synthetic.yaml")), load_cluster(place))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "activate").write_text("scratch=/elsewhere\n")
+    head = script.partition("set -euo pipefail")[0].replace("/of/the/site", str(tmp_path))
+    told = subprocess.run(["bash", "-c", f"{head}\necho $scratch; env"], capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines()[0] == "/local"
+    assert f"SCRATCH={tmp_path}" in told.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("launch", "said"),
+    [
+        ({"time_limit": "00:05:00"}, "time_limit is 00:05:00, and stop_before_s 300"),
+        ({"time_limit": "1-00:00:00", "stop_before_s": 65_536}, "launch.stop_before_s"),
+        ({"work_folder": "~/jobs"}, "launch.work_folder"),
+        ({"scratch": "local"}, "launch.scratch"),
+        ({"secrets_file": "secrets.env"}, "launch.secrets_file"),
+        ({"setup": ["module load cuda", "export HF_TOKEN=hf_K7MDENG"]}, "HF_TOKEN looks like a secret"),
+        ({"setup": ["API_KEY='K7MDENG' true"]}, "API_KEY looks like a secret"),
+        ({"environment": {"RAY_ADDRESS": "10.0.0.1:6379"}}, "RAY_ADDRESS is set for every process"),
+    ],
+)
+def test_a_wrong_cluster_file_is_refused_with_its_key(tmp_path: Path, launch: dict[str, Any], said: str) -> None:
+    with pytest.raises(JobFileError) as caught:
+        load_cluster(write_place(tmp_path, **launch))
+    assert said in str(caught.value)
+    assert "K7MDENG" not in str(caught.value)
+
+
+def test_a_secret_that_is_read_from_elsewhere_is_none_in_the_file(tmp_path: Path) -> None:
+    setup = ["export HF_TOKEN=$(cat ~/.token)", 'export API_KEY="$MINE"', "export AWS_TOKEN_FILE=/run/token"]
+    assert load_cluster(write_place(tmp_path, setup=setup)).launch is not None
+
+
+def write_place(folder: Path, **launch: Any) -> str:
+    place = yaml.safe_load((ROOT / "cluster/slurm/cluster.yaml").read_text())
+    (folder / "cluster.yaml").write_text(yaml.safe_dump({**place, "launch": {**place["launch"], **launch}}))
+    return str(folder)
 
 
 def test_what_the_secrets_file_sets_is_masked_in_what_the_run_writes(tmp_path: Path, start) -> None:
     secrets = tmp_path / "secrets.env"
     secrets.write_text("# of the site\nexport HF_TOKEN=a\n  export AWS_KEY='b c'; export OTHER=d\nLOCAL=f\n")
     secrets.chmod(0o600)
-    assert start(SECRETS_FILE=str(secrets)).wait(20) == 0
+    assert start(secrets_file=str(secrets)).wait(20) == 0
     assert "masks HF_TOKEN,AWS_KEY,OTHER" in (tmp_path / "log").read_text().splitlines()
 
 
