@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -44,7 +45,9 @@ def fail() -> StorageAccessError:
 def test_plain_and_encoded_values_and_users_of_uris_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "test")
     assert redact(f"a {SECRET} b {json.dumps(SECRET)} test") == 'a *** b "***" test'
+    assert redact(f"https://host/x?key={quote(SECRET, safe='')}") == "https://host/x?key=***"
     assert redact("https://me:hunter2@host/x") == "https://***@host/x"
+    assert redact("https://me:hunter@2@host/x, s3://runs/run@100") == "https://***@host/x, s3://runs/run@100"
 
 
 def test_the_name_of_a_user_is_an_ordinary_word(monkeypatch: pytest.MonkeyPatch) -> None:
