@@ -9,10 +9,12 @@ import json
 import re
 from importlib.metadata import version
 
+from orchestrator.errors import PlanError
 from orchestrator.launch.pods import (
     APP_LABEL,
     DASHBOARD_PORT,
     FILES_FOLDER,
+    HEAD_PORTS,
     RAY_METRICS_PORT,
     Manifest,
     as_head,
@@ -41,11 +43,15 @@ _SMALL_STORE_BYTES = 2**30  # of nodes that hold no blocks
 def build_manifests(
     plan: LaunchPlan, launch: KubeRaySpec, files: dict[str, str], metrics_address: str | None
 ) -> list[Manifest]:
-    """What is applied, in this order: files, network policy, job."""
+    """What is applied, in this order: files, network policy, job.
+
+    Raises:
+        PlanError: the run's metrics would have a port that Ray listens on.
+    """
     name = kubernetes_name(plan.name)
     labels = APP_LABEL | {"app.kubernetes.io/instance": name}
     metadata = {"name": name, "namespace": launch.namespace, "labels": labels}
-    metrics_port = int(metrics_address.rpartition(":")[2]) if metrics_address else None
+    metrics_port = _read_port(metrics_address)
     queue = {"kueue.x-k8s.io/queue-name": launch.queue} if launch.queue else {}
     return [
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": files},
@@ -74,6 +80,19 @@ def build_manifests(
             },
         },
     ]
+
+
+def _read_port(metrics_address: str | None) -> int | None:
+    if metrics_address is None:
+        return None
+    port = int(metrics_address.rpartition(":")[2])
+    for owner, taken in {"metrics": RAY_METRICS_PORT, **HEAD_PORTS}.items():
+        if port == taken:
+            raise PlanError(
+                f"tracking.metrics_address: port {port} of the head is that of Ray's {owner}; take another, such as "
+                f"9464"
+            )
+    return port
 
 
 def kubernetes_name(run: str) -> str:

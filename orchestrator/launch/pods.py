@@ -14,7 +14,7 @@ DASHBOARD_PORT = 8265
 RAY_METRICS_PORT = 8080
 APP_LABEL = {"app.kubernetes.io/name": "vl-orchestrator"}
 
-_HEAD_PORTS = {"gcs": 6379, "dashboard": DASHBOARD_PORT, "client": 10001}
+HEAD_PORTS = {"gcs": 6379, "dashboard": DASHBOARD_PORT, "client": 10001}
 _ANY_GPU = TolerationSpec(key="nvidia.com/gpu")
 
 
@@ -89,7 +89,7 @@ def as_head(pod: Manifest, config_map: str, run_metrics_port: int | None, needs_
     """The head's pod: Ray's ports, job and cluster file, and the API where an autoscaler asks for nodes."""
     spec = pod["spec"]
     container = spec["containers"][0]
-    ports = _HEAD_PORTS | ({"run-metrics": run_metrics_port} if run_metrics_port else {})
+    ports = HEAD_PORTS | ({"run-metrics": run_metrics_port} if run_metrics_port else {})
     container["ports"] = [*container["ports"], *_build_ports(ports)]
     spec["automountServiceAccountToken"] = needs_api
     container["volumeMounts"].append({"name": "files", "mountPath": FILES_FOLDER, "readOnly": True})

@@ -96,6 +96,29 @@ class TrackingSpec(Section):
     metrics_address: Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$")] | None = None
     """``HOST:PORT`` where the driver shows the run's last values to Prometheus; none: nowhere."""
 
+    @field_validator("uri")
+    @classmethod
+    def _says_where_and_nothing_else(cls, uri: str | None) -> str | None:
+        if uri is None or uri.startswith("sqlite:///"):
+            return uri
+        if "@" in uri or "?" in uri:
+            # No ValueError: what reports those shows the value as it was given.
+            raise JobFileError(
+                "tracking.uri (not shown) carries credentials or a query, which would reach logs and records; remove "
+                "them from the cluster file and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or "
+                "MLFLOW_TRACKING_TOKEN) in the environment"
+            )
+        if not uri.startswith(("http://", "https://")):
+            raise ValueError("wanted http://HOST:PORT or https://HOST of a tracking server, or sqlite:////FILE")
+        return uri
+
+    @field_validator("metrics_address")
+    @classmethod
+    def _a_port(cls, address: str | None) -> str | None:
+        if address is not None and not 1 <= int(address.rpartition(":")[2]) <= 65_535:
+            raise ValueError("wanted a port from 1 to 65535")
+        return address
+
 
 class CapacitySpec(Section):
     """What ``plan`` counts with before anything is booked; nothing here changes a run."""

@@ -353,12 +353,13 @@ def test_a_variable_that_only_sounds_like_a_secret_is_plain() -> None:
     ("sections", "said"),
     [
         ({"tracking": {"uri": "sqlite:////shared/mlflow.db"}}, "a file of the head's pod"),
+        ({"tracking": {"uri": "http://m:5000", "metrics_address": "0.0.0.0:8080"}}, "port 8080 of the head is that of"),
         ({"cache": {"folder": "/cache", "max_bytes": 2**30}}, "wanted one below /scratch"),
         ({"cache": {"folder": "/scratch/../cache", "max_bytes": 2**30}}, "wanted one below /scratch"),
         ({"cache": {"folder": "/scratch/cache", "max_bytes": 2**40}}, "max_bytes is 1,024.0 GiB"),
     ],
 )
-def test_what_pods_cannot_keep_is_refused(sections: dict[str, Any], said: str) -> None:
+def test_what_pods_cannot_keep_or_serve_is_refused(sections: dict[str, Any], said: str) -> None:
     if "cache" in sections:
         sections = {"storage": {**CLUSTER["storage"], **sections}}
     with pytest.raises(PlanError) as caught:

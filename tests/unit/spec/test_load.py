@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from orchestrator.errors import JobFileError, StorageAccessError
 from orchestrator.spec.job import PretrainSpec
@@ -324,3 +325,40 @@ def test_a_file_uri_that_names_another_folder_than_it_seems_to_is_refused(uri: s
     with pytest.raises(StorageAccessError, match=said) as caught:
         local_path(uri)
     assert uri in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "https://me:K7@MDENG@mlflow:5000",
+        "https://K7MDENG@mlflow",
+        "postgresql://me:K7MDENG@db/x",
+        "http://m/?t=K7MDENG",
+        "me:K7MDENG@mlflow",
+    ],
+)
+def test_credentials_of_a_tracking_server_are_refused_before_anything_shows_them(tmp_path: Path, given: str) -> None:
+    with pytest.raises(JobFileError, match=r"tracking\.uri .*MLFLOW_TRACKING_TOKEN") as caught:
+        load_cluster(write_tracking(tmp_path, uri=given))
+    assert "MDENG" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tracking", "said"),
+    [
+        ({"uri": "mlflow.internal:5000"}, "tracking.uri: wanted http://HOST:PORT"),
+        ({"uri": "databricks"}, "tracking.uri: wanted http://HOST:PORT"),
+        ({"metrics_address": "127.0.0.1:99999"}, "tracking.metrics_address: wanted a port from 1 to 65535"),
+        ({"metrics_address": "127.0.0.1:0"}, "tracking.metrics_address: wanted a port from 1 to 65535"),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_refused(tmp_path: Path, tracking: dict[str, str], said: str) -> None:
+    with pytest.raises(JobFileError) as caught:
+        load_cluster(write_tracking(tmp_path, **tracking))
+    assert said in str(caught.value)
+
+
+def write_tracking(folder: Path, **tracking: str) -> str:
+    place = {"name": "here", "workers": {"count": 1, "accelerator": "cpu"}, "storage": {"data": "d", "runs": "r"}}
+    (folder / "cluster.yaml").write_text(yaml.safe_dump({**place, "tracking": tracking}))
+    return str(folder)
