@@ -1,6 +1,8 @@
 """``orchestrator doctor``: every connection and version that a job needs, from here and from the cluster itself."""
 
 from collections.abc import Iterator
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.launch.look import own_versions
@@ -60,7 +62,14 @@ def _find_clock(jobs: RayJobs) -> Finding:
 
 def _warn_of_plain(cluster: ClusterSpec) -> str:
     assert cluster.submit is not None
-    host = cluster.submit.dashboard.split("://")[1].split("/")[0].rpartition(":")[0]
-    if cluster.submit.dashboard.startswith("https") or host in ("127.0.0.1", "localhost", "[::1]"):
+    parts = urlsplit(cluster.submit.dashboard)
+    if parts.scheme == "https" or _is_loopback(parts.hostname or ""):
         return ""
     return "plain http: whoever shares the network can read the token"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

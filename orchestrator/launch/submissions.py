@@ -4,6 +4,7 @@ Storage alone tells of runs that somebody started without a submission, and of t
 """
 
 import getpass
+import os
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -170,4 +171,8 @@ def _progress(record: LiveRecord) -> tuple[int, int, str, float | None, float | 
 
 
 def _asker() -> str:
-    return f"stop asked for by {getpass.getuser()} on {socket.gethostname()}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a pod's user has a number and no name
+        user = f"user {os.getuid()}"
+    return f"stop asked for by {user} on {socket.gethostname()}"

@@ -52,10 +52,22 @@ def load_cluster(path: str) -> ClusterSpec:
     """
     file = cluster_file(path)
     cluster: ClusterSpec = _validate(TypeAdapter(ClusterSpec), read_yaml(file), file)
+    if cluster.submit is not None:
+        _check_elsewhere(cluster, file)
     storage = cluster.storage.model_copy(
         update={"data": absolute_uri(cluster.storage.data), "runs": absolute_uri(cluster.storage.runs)}
     )
     return cluster.model_copy(update={"storage": storage})
+
+
+def _check_elsewhere(cluster: ClusterSpec, file: Path) -> None:
+    """A path that begins here would be made there, by another name for everyone who submits."""
+    for key, location in (("data", cluster.storage.data), ("runs", cluster.storage.runs)):
+        if "://" not in location and not location.startswith("/"):
+            raise JobFileError(
+                f"{file}: storage.{key}: {location!r} is a folder of the machine that submits; wanted "
+                f"s3://BUCKET/PREFIX, or the absolute path of a folder that all machines of the cluster share"
+            )
 
 
 def cluster_file(path: str) -> Path:

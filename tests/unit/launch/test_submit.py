@@ -13,6 +13,7 @@ from typing import Any
 
 import certifi
 import pytest
+import yaml
 
 from orchestrator.env import SUBMISSION_ENV
 from orchestrator.errors import (
@@ -118,6 +119,38 @@ def test_a_dashboard_with_a_user_in_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cluster.yaml").write_text(text)
     with pytest.raises(JobFileError, match=r"submit\.dashboard"):
         load_cluster(str(tmp_path))
+
+
+def test_a_folder_of_the_machine_that_submits_is_none_of_the_cluster(tmp_path: Path) -> None:
+    place = yaml.safe_load((ROOT / "cluster/gpu-cluster/cluster.yaml").read_text())
+    for key, location in (("runs", "runs"), ("data", "~/data")):
+        wrong = {**place, "storage": {**place["storage"], key: location}}
+        (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(wrong))
+        with pytest.raises(
+            JobFileError, match=rf"storage\.{key}: '{location}' is a folder of the machine that submits"
+        ):
+            load_cluster(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("dashboard", "is_said"),
+    [
+        ("http://127.0.0.1", False),
+        ("http://[::1]", False),
+        ("http://LOCALHOST:8265/", False),
+        ("https://ray:8265", False),
+        ("http://ray:8265", True),
+        ("http://10.0.0.1", True),
+        ("http://localhost.example.org:8265", True),
+    ],
+)
+def test_doctor_warns_of_a_token_that_others_can_read_on_its_way(
+    cluster: ClusterSpec, monkeypatch: pytest.MonkeyPatch, dashboard: str, is_said: bool
+) -> None:
+    monkeypatch.setattr(doctor, "connect", lambda submit: Listed())
+    place = cluster.model_copy(update={"submit": SubmitSpec(dashboard=dashboard)})
+    jobs = next(finding for finding in doctor.examine(place) if finding.subject == "Ray Jobs")
+    assert ("plain http" in jobs.detail) == is_said
 
 
 def test_what_the_cluster_finds_wrong_is_refused_by_name() -> None:
@@ -255,6 +288,16 @@ def test_a_submission_is_found_by_its_id_or_as_the_last_of_its_run() -> None:
     assert Listed(LIVE, ENDED).find("small") == LIVE
     with pytest.raises(RunNotFoundError, match="http://ray knows no submission 'big'"):
         jobs.find("big")
+
+
+def test_a_user_without_a_name_can_ask_for_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    program = "from orchestrator.launch.submissions import _asker; import os; os.setuid(54321); print(_asker())"
+    if os.getuid() != 0:
+        pytest.skip("only root can become a user without a name")
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout.startswith("stop asked for by user 54321 on ")
 
 
 def test_a_stop_that_ray_no_longer_tells_of_stands_all_the_same(cluster: ClusterSpec) -> None:
