@@ -90,6 +90,26 @@ def test_manifests_are_what_the_api_server_takes_and_run_as_nobody(file: Path) -
         check_manifest(manifest)
 
 
+@pytest.mark.parametrize("namespace", ["tracking", "monitoring"])
+def test_every_pod_has_a_policy_of_who_may_speak_to_it(namespace: str) -> None:
+    manifests = [
+        manifest
+        for file in (INFRA / "kubernetes" / namespace).glob("*.yaml")
+        if file.name != "kustomization.yaml"
+        for manifest in load_manifests(file.read_text())
+    ]
+    pods = [
+        found["spec"]["template"]["metadata"]["labels"] for found in manifests if "template" in found.get("spec", {})
+    ]
+    guarded = [
+        found["spec"]["podSelector"]["matchLabels"]
+        for found in manifests
+        if found["kind"] == "NetworkPolicy" and found["spec"]["policyTypes"] == ["Ingress"]
+    ]
+    assert len(pods) == 2
+    assert all(any(policy.items() <= labels.items() for policy in guarded) for labels in pods)
+
+
 def test_a_kustomization_names_files_that_are_there() -> None:
     files = [*INFRA.rglob("kustomization.yaml")]
     assert len(files) == 4
