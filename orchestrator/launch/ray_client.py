@@ -10,7 +10,7 @@ import os
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlencode
 
 import requests
@@ -20,6 +20,7 @@ from ray.job_submission import JobSubmissionClient
 from orchestrator.errors import ClusterAccessError, RunNotFoundError
 from orchestrator.launch.log_stream import read_stream
 from orchestrator.launch.ray_token import TOKEN_ENV, TOKEN_PATH_ENV, authorization, read_token, token_place
+from orchestrator.redaction import redact
 from orchestrator.spec.cluster_submit import SubmitSpec
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,10 @@ _AWAY = (502, 503, 504)  # a proxy's words for a server that does not answer
 
 class ClusterAwayError(ClusterAccessError):
     """Nobody answers: worth another try."""
+
+
+class RequestRefusedError(ClusterAccessError):
+    """Ray answers, and does not do what is asked."""
 
 
 def _ca_file(submit: SubmitSpec) -> str | None:
@@ -129,6 +134,13 @@ class RayClient(JobSubmissionClient):
         if answer.status_code in _AWAY:
             raise self._away(f"a proxy finds no Ray (status {answer.status_code})")
         return answer
+
+    def _raise_error(self, r: requests.Response) -> NoReturn:
+        said = r.text.strip().splitlines()[-1:] or [r.reason]  # before that comes a traceback of Ray's own
+        hint = "; where Ray was started anew, it knows no earlier submission" if r.status_code == 404 else ""
+        raise RequestRefusedError(
+            f"Ray at {self._url} answers with status {r.status_code}: {redact(said[0])[-500:]}{hint}"
+        )
 
     def _away(self, what: str) -> ClusterAwayError:
         return ClusterAwayError(

@@ -13,7 +13,7 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 
 from orchestrator.errors import ClusterAccessError, RunNotFoundError
 from orchestrator.launch.kuberay import RUN_KEY
-from orchestrator.launch.ray_client import ClusterAwayError, RayClient, actor_query, log_is_gone
+from orchestrator.launch.ray_client import ClusterAwayError, RayClient, RequestRefusedError, actor_query, log_is_gone
 from orchestrator.launch.submission import ENDED, Submission
 from orchestrator.spec.cluster_submit import SubmitSpec
 
@@ -77,7 +77,7 @@ class RayJobs:
                 runtime_env={"working_dir": folder, "env_vars": environment},
                 metadata=metadata,
             )
-        except RuntimeError as error:  # among others, an id that somebody else has used a moment ago
+        except RequestRefusedError as error:  # among others, an id that somebody else has used a moment ago
             raise ClusterAccessError(f"Ray refuses submission {submission_id}: {error}") from error
 
     def wait(self, submission_id: str, timeout_s: float, interval_s: float = 0.5) -> bool:

@@ -14,23 +14,24 @@ import pytest
 
 from orchestrator.errors import ClusterAccessError
 from orchestrator.launch.ray_client import ClusterAwayError, RayClient
+from orchestrator.launch.ray_jobs import connect
 from orchestrator.spec.cluster_submit import SubmitSpec
 
 VERSION = json.dumps({"version": "4", "ray_version": "2.60.0", "ray_commit": "", "session_name": ""})
 
 
 @contextlib.contextmanager
-def server(status: int, body: str) -> Iterator[tuple[str, list[str | None]]]:
-    """Answers everything alike; its address, and which authorization each request had."""
+def server(status: int, body: str, version: str = "") -> Iterator[tuple[str, list[str | None]]]:
+    """Answers everything alike, but for ``version``; its address, and which authorization each request had."""
     asked: list[str | None] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.headers["Authorization"])
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
+            is_version = version and self.path == "/api/version"
+            self.send_response(200 if is_version else status)
             self.end_headers()
-            self.wfile.write(body.encode())
+            self.wfile.write((version if is_version else body).encode())
 
         def log_message(self, *_: object) -> None:
             pass
@@ -62,6 +63,16 @@ def test_what_is_no_dashboard_is_named_with_the_key(status: int, body: str) -> N
 def test_a_proxy_before_a_ray_that_is_away_is_worth_another_try() -> None:
     with server(502, "<html>bad gateway</html>") as (url, _), pytest.raises(ClusterAwayError, match="status 502"):
         RayClient(SubmitSpec(dashboard=url))
+
+
+def test_a_ray_that_was_started_anew_is_named_and_not_its_traceback() -> None:
+    with server(404, "Traceback ...\nJob small-1 does not exist", VERSION) as (url, _):
+        jobs = connect(SubmitSpec(dashboard=url))
+        for ask in (lambda: jobs.wait("small-1", 0), lambda: jobs.driver_log("small-1"), jobs.list):
+            with pytest.raises(
+                ClusterAccessError, match=r"status 404: Job small-1 does not exist; where Ray was started anew"
+            ):
+                ask()
 
 
 def test_https_where_nobody_speaks_it_is_no_matter_of_certificates() -> None:
