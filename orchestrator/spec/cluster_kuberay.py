@@ -206,6 +206,9 @@ class KubeRaySpec(Section):
         for name in names:
             if name in _TAKEN_NAMES:
                 raise ValueError(f"groups has '{name}', the name of {_TAKEN_NAMES[name]}; use another")
+        plain = self.environment.keys() | self.network.environment.keys()
+        if both := sorted(plain & self.secrets.keys()):
+            raise ValueError(f"{both[0]} is under 'environment' and under 'secrets'; leave one of them out")
         for group in self.groups:
             if group.market == "spot" and "spot" not in self.markets:
                 raise ValueError(f"group {group.name} is on the spot market, but markets.spot does not say its nodes")

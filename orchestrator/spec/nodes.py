@@ -13,7 +13,7 @@ EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 _UNITS = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _SECRET = re.compile(r"(SECRET|PASSWORD|TOKEN|ACCESS_KEY|CREDENTIAL|API_KEY|PRIVATE_KEY)S?(_|$)")
-_OURS = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "TMPDIR")
+_OURS = ("ORCHESTRATOR_SECRETS", "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "TMPDIR")
 
 
 def quantity_bytes(quantity: str) -> int:

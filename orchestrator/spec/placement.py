@@ -201,6 +201,12 @@ def _check_cache(cluster: ClusterSpec, launch: KubeRaySpec) -> None:
 def _check_ingest(placement: Placement, cluster: ClusterSpec) -> None:
     labels = cluster.ray.ingest_labels
     if not labels:
+        for group in cluster.launch.groups if isinstance(cluster.launch, KubeRaySpec) else ():
+            if not group.workers:
+                raise PlanError(
+                    f"cluster '{cluster.name}': group {group.name} has no workers, and without ray.ingest_labels "
+                    f"nothing reads on its nodes: they would idle; give it labels and name them there, or leave it out"
+                )
         return
     wanted = ", ".join(f"{key}={value}" for key, value in labels.items())
     if not isinstance(cluster.launch, KubeRaySpec):

@@ -309,6 +309,8 @@ def test_names_that_kubernetes_does_not_take_stay_apart() -> None:
         ({"environment": {"RAY_AUTH_MODE": "disabled"}}, "RAY_AUTH_MODE is set for every process"),
         ({"network": {"environment": {"TMPDIR": "/tmp"}}}, "local disk is 'scratch'"),
         ({"secrets": {"RAY_AUTH_TOKEN": "ray/token"}}, "RAY_AUTH_TOKEN is set for every process"),
+        ({"secrets": {"ORCHESTRATOR_SECRETS": "a/b"}}, "ORCHESTRATOR_SECRETS is set for every process"),
+        ({"environment": {"A": "x"}, "secrets": {"A": "a/b"}}, "A is under 'environment' and under 'secrets'"),
         ({"environment": {"PGPASSWORD": "K7MDENG"}}, "PGPASSWORD looks like a secret"),
         ({"image": "registry:5000/x"}, "with a tag or digest"),
         ({"image": "registry/x:1 "}, "launch.image"),

@@ -72,6 +72,7 @@ def test_slurm_nodes_share_one_group(resolve: Resolve) -> None:
         ({}, place(storage={"data": "file:///d"}), ["storage.data is file:///d", "s3://BUCKET/PREFIX"]),
         ({}, place({"groups": [{**GROUP, "memory": "2Gi"}]}), ["GiB of shared memory", "2Gi of memory in all"]),
         ({}, place({"groups": [{**GROUP, "object_store": "10Mi"}]}), ["the cluster gives 40 MiB", "'object_store'"]),
+        ({}, place({"groups": [GROUP, INGEST]}), ["group ingest has no workers", "they would idle"]),
         ({}, place(ray={"ingest_labels": {"a": "b"}}), ["ray.ingest_labels is a=b", "no group carries"]),
         (
             {},
