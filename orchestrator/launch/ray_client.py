@@ -24,8 +24,8 @@ from orchestrator.redaction import redact
 from orchestrator.spec.cluster_submit import SubmitSpec
 
 logger = logging.getLogger(__name__)
-for _name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
-    logging.getLogger(_name).setLevel(logging.WARNING)  # they tell every upload
+for _name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+    logging.getLogger(f"ray.{_name}").setLevel(logging.WARNING)  # they tell every upload, and that a log has ended
 
 _TIMEOUT_S = 30.0
 _REFUSED = (401, 403)
@@ -90,20 +90,16 @@ class RayClient(JobSubmissionClient):
         self._headers.update(authorization())
         lines = self.tail_job_logs(submission_id)
         with asyncio.Runner() as runner:
-            while True:
-                try:
-                    part = runner.run(anext(lines))
-                except StopAsyncIteration:
-                    return
-                except WSServerHandshakeError as error:
-                    refused = (
-                        self._refusal() if error.status in _REFUSED else f"{self._url} lets nobody follow: {error}"
-                    )
-                    raise ClusterAccessError(refused) from error
-                except (RuntimeError, ClientError) as error:
-                    logger.debug("the connection to %s broke off: %s", submission_id, error)
-                    return
-                yield part
+            try:
+                while (part := runner.run(anext(lines, None))) is not None:
+                    yield part
+            except WSServerHandshakeError as error:
+                refused = self._refusal() if error.status in _REFUSED else f"{self._url} lets nobody follow: {error}"
+                raise ClusterAccessError(refused) from error
+            except (RuntimeError, ClientError) as error:
+                logger.debug("the connection to %s broke off: %s", submission_id, error)
+            finally:
+                runner.run(lines.aclose())  # its reader may have had enough, such as `head`
 
     def tail_actor(self, actor: str, quiet_after_s: float) -> Iterator[bytes]:
         """See ``RayJobs.tail_actor``."""
@@ -136,11 +132,10 @@ class RayClient(JobSubmissionClient):
         return answer
 
     def _raise_error(self, r: requests.Response) -> NoReturn:
-        said = r.text.strip().splitlines()[-1:] or [r.reason]  # before that comes a traceback of Ray's own
+        lines = [line for line in r.text.splitlines() if line.strip(" .")]  # a traceback of Ray's own, then a dot
+        said = redact(lines[-1] if lines else r.reason)[-500:]
         hint = "; where Ray was started anew, it knows no earlier submission" if r.status_code == 404 else ""
-        raise RequestRefusedError(
-            f"Ray at {self._url} answers with status {r.status_code}: {redact(said[0])[-500:]}{hint}"
-        )
+        raise RequestRefusedError(f"Ray at {self._url} answers with status {r.status_code}: {said}{hint}")
 
     def _away(self, what: str) -> ClusterAwayError:
         return ClusterAwayError(

@@ -1,6 +1,8 @@
 """What answers where a cluster file says Ray's dashboard is, and is none; and what lies where a token should."""
 
+import asyncio
 import contextlib
+import gc
 import json
 import os
 import subprocess
@@ -11,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from orchestrator.errors import ClusterAccessError
 from orchestrator.launch.ray_client import ClusterAwayError, RayClient
@@ -66,13 +69,48 @@ def test_a_proxy_before_a_ray_that_is_away_is_worth_another_try() -> None:
 
 
 def test_a_ray_that_was_started_anew_is_named_and_not_its_traceback() -> None:
-    with server(404, "Traceback ...\nJob small-1 does not exist", VERSION) as (url, _):
+    with server(404, "Traceback ...\nJob small-1 does not exist\n.", VERSION) as (url, _):
         jobs = connect(SubmitSpec(dashboard=url))
         for ask in (lambda: jobs.wait("small-1", 0), lambda: jobs.driver_log("small-1"), jobs.list):
             with pytest.raises(
                 ClusterAccessError, match=r"status 404: Job small-1 does not exist; where Ray was started anew"
             ):
                 ask()
+
+
+def test_a_log_that_nobody_reads_any_more_is_left_in_silence() -> None:
+    """As `head` leaves it: what is not closed in order, Python would tell of on stderr, and pytest here."""
+
+    async def version(_: web.Request) -> web.Response:
+        return web.json_response(json.loads(VERSION))
+
+    async def tail(request: web.Request) -> web.WebSocketResponse:
+        log = web.WebSocketResponse()
+        await log.prepare(request)
+        await log.send_str("first line\n")
+        async for _ in log:  # until the other side closes
+            pass
+        return log
+
+    async def serve() -> int:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return int(runner.addresses[0][1])
+
+    app = web.Application()
+    app.add_routes([web.get("/api/version", version), web.get("/api/jobs/small-1/logs/tail", tail)])
+    runner, loop = web.AppRunner(app), asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    port = asyncio.run_coroutine_threadsafe(serve(), loop).result(20)
+    parts = RayClient(SubmitSpec(dashboard=f"http://127.0.0.1:{port}")).tail("small-1")
+    assert next(parts) == "first line\n"
+    parts.close()
+    gc.collect()
+    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(20)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
 
 
 def test_https_where_nobody_speaks_it_is_no_matter_of_certificates() -> None:
