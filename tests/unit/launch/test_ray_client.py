@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import json
 import os
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from orchestrator.errors import ClusterAccessError
+from orchestrator.launch.kuberay import RUN_KEY
 from orchestrator.launch.ray_client import ClusterAwayError, RayClient
 from orchestrator.launch.ray_jobs import connect
 from orchestrator.spec.cluster_submit import SubmitSpec
@@ -78,18 +78,22 @@ def test_a_ray_that_was_started_anew_is_named_and_not_its_traceback() -> None:
                 ask()
 
 
-def test_a_log_that_nobody_reads_any_more_is_left_in_silence() -> None:
-    """As `head` leaves it: what is not closed in order, Python would tell of on stderr, and pytest here."""
+def test_a_log_that_nobody_reads_any_more_is_left_in_silence(home: Path) -> None:
+    """As `head` leaves it."""
+    job = {"type": "SUBMISSION", "status": "RUNNING", "entrypoint": "", "submission_id": "small-1"}
 
     async def version(_: web.Request) -> web.Response:
         return web.json_response(json.loads(VERSION))
 
+    async def jobs(_: web.Request) -> web.Response:
+        return web.json_response([{**job, "metadata": {RUN_KEY: "small"}}])
+
     async def tail(request: web.Request) -> web.WebSocketResponse:
         log = web.WebSocketResponse()
         await log.prepare(request)
-        await log.send_str("first line\n")
-        async for _ in log:  # until the other side closes
-            pass
+        with contextlib.suppress(ConnectionError):
+            while not log.closed:
+                await log.send_str("a line\n" * 1000)
         return log
 
     async def serve() -> int:
@@ -97,16 +101,18 @@ def test_a_log_that_nobody_reads_any_more_is_left_in_silence() -> None:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         return int(runner.addresses[0][1])
 
-    app = web.Application()
-    app.add_routes([web.get("/api/version", version), web.get("/api/jobs/small-1/logs/tail", tail)])
-    runner, loop = web.AppRunner(app), asyncio.new_event_loop()
+    dashboard = web.Application()
+    routes = {"/api/version": version, "/api/jobs/": jobs, "/api/jobs/small-1/logs/tail": tail}
+    dashboard.add_routes([web.get(path, answer) for path, answer in routes.items()])
+    runner, loop = web.AppRunner(dashboard, shutdown_timeout=1), asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     port = asyncio.run_coroutine_threadsafe(serve(), loop).result(20)
-    parts = RayClient(SubmitSpec(dashboard=f"http://127.0.0.1:{port}")).tail("small-1")
-    assert next(parts) == "first line\n"
-    parts.close()
-    gc.collect()
+    place = {"name": "there", "workers": {"count": 1, "accelerator": "cpu"}, "storage": {"data": "/d", "runs": "/r"}}
+    (home / "cluster.yaml").write_text(json.dumps({**place, "submit": {"dashboard": f"http://127.0.0.1:{port}"}}))
+    command = f"{sys.executable} -m orchestrator.cli.main logs small --cluster {home} --follow | head -1"
+    shown = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (shown.stdout, shown.stderr) == ("a line\n", "")
     asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(20)
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
