@@ -50,16 +50,24 @@ class RayJobs:
         return sorted(found, key=lambda submission: submission.started_at, reverse=True)
 
     def find(self, name: str) -> Submission:
-        """A submission by its id, or the last one of a run.
+        """A submission by its id, or the last one of a run; where one of each has that name, the one that is live.
 
         Raises:
-            RunNotFoundError: the cluster knows none of ours.
+            RunNotFoundError: the cluster knows none of ours, or two that are live.
         """
         submissions = self.list()
-        for submission in (*(found for found in submissions if found.id == name), *submissions):
-            if name in (submission.id, submission.run):
-                return submission
-        raise RunNotFoundError(f"{self.address} knows no submission '{name}'; 'orchestrator jobs' lists them")
+        of_id = [found for found in submissions if found.id == name]
+        of_run = [found for found in submissions if found.run == name]
+        found = of_id + of_run[:1]
+        if not found:
+            raise RunNotFoundError(f"{self.address} knows no submission '{name}'; 'orchestrator jobs' lists them")
+        live = [submission for submission in found if not submission.has_ended]
+        if len(live) > 1:
+            raise RunNotFoundError(
+                f"'{name}' is a submission of run '{live[0].run}', and a run whose last submission is '{live[1].id}': "
+                f"both are live; name '{live[0].run}' or '{live[1].id}'"
+            )
+        return (live or found)[0]
 
     def start(
         self,

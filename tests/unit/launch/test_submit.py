@@ -284,10 +284,19 @@ def test_a_submission_is_found_by_its_id_or_as_the_last_of_its_run() -> None:
     jobs = Listed(LIVE, ENDED, named)
     assert jobs.find("small-1") == ENDED
     assert jobs.find("other") == named
-    assert jobs.find("small") == named, "an id comes before a run's name"
+    assert Listed(ENDED, named).find("small") == named, "an id comes before a run's name"
     assert Listed(LIVE, ENDED).find("small") == LIVE
     with pytest.raises(RunNotFoundError, match="http://ray knows no submission 'big'"):
         jobs.find("big")
+
+
+def test_a_run_that_is_named_as_anothers_submission_is_not_taken_for_it() -> None:
+    other = Submission("small-1-1", "small-1", "RUNNING", "", None, 3000.0)
+    assert Listed(ENDED, other).find("small-1") == other, "the one that is live"
+    assert Listed(ENDED, replace(other, status="STOPPED")).find("small-1") == ENDED
+    first = replace(LIVE, id="small-1")
+    with pytest.raises(RunNotFoundError, match="both are live; name 'small' or 'small-1-1'"):
+        Listed(first, other).find("small-1")
 
 
 def test_a_user_without_a_name_can_ask_for_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
