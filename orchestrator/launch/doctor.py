@@ -5,10 +5,10 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.launch.look import own_versions
 from orchestrator.launch.ray_jobs import RayJobs, connect
 from orchestrator.launch.ray_token import who_reads_token
 from orchestrator.launch.submit import look_at_place
+from orchestrator.launch.versions import own_versions
 from orchestrator.runs.check import Finding, check_takes_files
 from orchestrator.runs.doctor import check_place
 from orchestrator.runs.room import find_room

@@ -1,21 +1,20 @@
 """What a cluster says of itself: run there by ``submit`` and ``doctor``, ahead of any worker.
 
 Called as ``python -m orchestrator.launch.look`` in a folder with ``cluster.yaml`` and, for a job, ``job.yaml``; prints
-one line that starts with ``MARK``: what it finds, and which submissions the run's folder names. Versions are told by
-``VERSIONS``, which needs nothing of this package.
+one line that starts with ``versions.MARK``: what it finds, and which submissions the run's folder names.
 """
 
+import inspect
 import json
 import os
-import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from orchestrator.env import apply_quiet_env
 from orchestrator.errors import OrchestratorError
+from orchestrator.launch import versions
 from orchestrator.runs.check import Finding, check_job
 from orchestrator.runs.doctor import check_place
 from orchestrator.runs.live import named_submissions
@@ -25,28 +24,13 @@ from orchestrator.spec.kinds import Job
 from orchestrator.spec.load import join_uri, load_cluster, load_job
 from orchestrator.storage.store import open_store
 
-MARK = "orchestrator-look: "
-
-VERSIONS = (
-    "import importlib.metadata as m, json, os, platform, sys\n"
-    "def version(name):\n"
-    "    try: return m.version(name)\n"
-    "    except m.PackageNotFoundError: return None\n"
-    f"print({MARK!r} + json.dumps({{'python': platform.python_version(), 'ray': version('ray'), "
-    "'vl-orchestrator': version('vl-orchestrator'), "
-    "'missing': [name for name in sys.argv[1:] if not os.environ.get(name)]}))"
-)
-"""A program; its arguments are names of variables, of which it tells those that are not set."""
-
-
-def own_versions() -> dict[str, str | None]:
-    """The same of this machine."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in ("ray", "vl-orchestrator")}}
+VERSIONS = inspect.getsource(versions)
+"""A program of its own."""
 
 
 def compare_versions(theirs: dict[str, str | None]) -> list[str]:
     """What differs so that a job could mean something else there; of Python, the release line alone."""
-    ours = own_versions()
+    ours = versions.own_versions()
     differences = []
     for name, own in ours.items():
         other = theirs.get(name)
@@ -62,7 +46,7 @@ def main() -> None:
     cluster = load_cluster("cluster.yaml")
     job = load_job("job.yaml") if Path("job.yaml").exists() else None
     findings = [asdict(finding) for finding in _look(cluster, job)]
-    print(MARK + json.dumps({"findings": findings, "submissions": submissions_of(cluster, job)}), flush=True)
+    print(versions.MARK + json.dumps({"findings": findings, "submissions": submissions_of(cluster, job)}), flush=True)
     sys.stdout.flush()
     os._exit(0)  # threads of clients that wait for a server must not hold up the answer
 
@@ -80,13 +64,6 @@ def submissions_of(cluster: ClusterSpec, job: Job | None) -> list[str]:
         return named_submissions(open_store(join_uri(cluster.storage.runs, job.name), cluster.storage.s3))
     except OrchestratorError:
         return []  # of storage that does not open the findings tell
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _line(text: str | None) -> str | None:

@@ -19,10 +19,11 @@ from typing import Any
 from orchestrator.env import SUBMISSION_ENV
 from orchestrator.errors import ClusterAccessError, PlanError, RunConflictError, RunHeldError
 from orchestrator.launch.kuberay import RUN_KEY
-from orchestrator.launch.look import MARK, VERSIONS, compare_versions
+from orchestrator.launch.look import VERSIONS, compare_versions
 from orchestrator.launch.ray_jobs import RayJobs
 from orchestrator.launch.render import job_files
 from orchestrator.launch.submission import Submission
+from orchestrator.launch.versions import MARK, code_digest
 from orchestrator.redaction import SECRETS_ENV, redact
 from orchestrator.runs.check import Finding
 from orchestrator.runs.room import ROOM
@@ -125,6 +126,11 @@ def _check_versions(told: dict[str, Any]) -> None:
             "versions differ: "
             + "; ".join(differences)
             + "; install the cluster's here, rebuild its image, or ship this package with submit.wheel"
+        )
+    if told["code"] != code_digest():
+        logger.warning(
+            "the cluster's code is not the one here, though the version is the same; rebuild its image or submit.wheel "
+            "if it should be"
         )
     if told["missing"]:
         raise ClusterAccessError(

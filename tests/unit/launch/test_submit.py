@@ -26,12 +26,13 @@ from orchestrator.errors import (
 )
 from orchestrator.launch import doctor, look
 from orchestrator.launch import submit as submitting
-from orchestrator.launch.look import MARK, VERSIONS, compare_versions, own_versions
+from orchestrator.launch.look import VERSIONS, compare_versions
 from orchestrator.launch.ray_jobs import RayJobs, connect
 from orchestrator.launch.ray_token import read_token
 from orchestrator.launch.submission import Submission
 from orchestrator.launch.submissions import describe_end, list_jobs, stop_run, stop_submission
 from orchestrator.launch.submit import next_attempt, submit_section
+from orchestrator.launch.versions import MARK, code_digest, own_versions
 from orchestrator.runs.check import Finding
 from orchestrator.runs.live import STOP_FILE, LivePost, LiveRecord, StopRequest, read_live_record, request_stop
 from orchestrator.spec.cluster import ClusterSpec
@@ -94,6 +95,7 @@ def test_versions_are_told_by_a_program_that_needs_nothing_of_ours_and_compared(
     shown = subprocess.run([sys.executable, "-c", VERSIONS, "PATH", "NOT_SET_ANYWHERE"], capture_output=True, text=True)
     told = json.loads(shown.stdout.removeprefix(MARK))
     assert told.pop("missing") == ["NOT_SET_ANYWHERE"]
+    assert told.pop("code") == code_digest()
     assert told == own_versions()
     assert compare_versions(told) == []
     [difference] = compare_versions({**told, "ray": "2.59.0"})
@@ -119,6 +121,21 @@ def test_a_dashboard_with_a_user_in_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cluster.yaml").write_text(text)
     with pytest.raises(JobFileError, match=r"submit\.dashboard"):
         load_cluster(str(tmp_path))
+
+
+def test_other_code_of_the_same_version_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As a wheel has it that was built before the last change; it lies beside the job, where Python looks first."""
+    (tmp_path / "orchestrator").mkdir()
+    (tmp_path / "orchestrator" / "__init__.py").write_text("changed = True\n")
+    shown = subprocess.run([sys.executable, "-c", VERSIONS], capture_output=True, text=True, cwd=tmp_path)
+    told = json.loads(shown.stdout.removeprefix(MARK))
+    assert told["code"] != code_digest()
+    caplog.set_level(logging.WARNING, "orchestrator")
+    submitting._check_versions(told)
+    assert "the cluster's code is not the one here" in caplog.text
+    caplog.clear()
+    submitting._check_versions({**told, "code": code_digest()})
+    assert caplog.text == ""
 
 
 def test_a_folder_of_the_machine_that_submits_is_none_of_the_cluster(tmp_path: Path) -> None:
