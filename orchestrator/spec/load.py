@@ -24,7 +24,7 @@ from orchestrator.spec.yaml_file import parse_yaml, read_yaml, shown
 
 _UNION_TAGS = ("kind", "name")
 _NEEDS_MEANING = ("finite_number", "string_pattern_mismatch")  # which value turns it off, what a pattern is for
-_MAY_BE_SECRET = frozenset({"environment", "secrets", "setup"})
+_MAY_BE_SECRET = frozenset({"environment", "secrets", "secrets_file", "setup"})
 _PLAIN_IN_PATHS = "/!$&'()*+,;=:@"  # RFC 3986; RUN@STEP and the name of a run keep their form
 
 S = TypeVar("S")

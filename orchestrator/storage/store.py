@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from urllib.parse import urlsplit
 
 from orchestrator.errors import StorageAccessError
-from orchestrator.spec.cluster import CacheSpec, S3Spec
+from orchestrator.spec.cluster import CacheSpec, S3Spec, bucket_with_credentials
 from orchestrator.spec.load import local_path
 
 if TYPE_CHECKING:
@@ -128,12 +128,18 @@ def open_store(uri: str, s3: S3Spec | None = None, cache: CacheSpec | None = Non
 
     ``cache``: where ranges of a bucket's objects are kept; a folder needs none.
 
-    Raises StorageAccessError for any other scheme, for a bucket without a name and for a URI with a '?' or '#'.
+    Raises StorageAccessError for any other scheme, for a bucket without a name or with credentials, and for a URI with
+    a '?' or '#'.
     """
     parts = urlsplit(uri)
     if parts.scheme == "s3":
         from orchestrator.storage.s3 import S3Store
 
+        if bucket_with_credentials(uri):
+            raise StorageAccessError(
+                "an s3:// URI (not shown) carries credentials; write s3://bucket/prefix and set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY in the environment"
+            )
         prefix = parts.path.strip("/")
         if not parts.netloc:
             raise StorageAccessError(f"{uri!r} names no bucket; wanted s3://bucket/prefix")

@@ -171,6 +171,7 @@ def test_variables_of_the_site_stay_what_they_are(tmp_path: Path) -> None:
         ({"work_folder": "~/jobs"}, "launch.work_folder"),
         ({"scratch": "local"}, "launch.scratch"),
         ({"secrets_file": "secrets.env"}, "launch.secrets_file"),
+        ({"secrets_file": "export HF_TOKEN=hf_K7MDENG"}, "launch.secrets_file"),
         ({"setup": ["module load cuda", "export HF_TOKEN=hf_K7MDENG"]}, "HF_TOKEN looks like a secret"),
         ({"setup": ["API_KEY='K7MDENG' true"]}, "API_KEY looks like a secret"),
         ({"environment": {"RAY_ADDRESS": "10.0.0.1:6379"}}, "RAY_ADDRESS is set for every process"),

@@ -10,6 +10,7 @@ from orchestrator.errors import JobFileError, StorageAccessError
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.load import absolute_uri, join_uri, load_cluster, load_job, local_path
 from orchestrator.spec.yaml_file import MAX_FILE_BYTES
+from orchestrator.storage.store import open_store
 
 JOB = """\
 kind: pretrain
@@ -341,6 +342,21 @@ def test_credentials_of_a_tracking_server_are_refused_before_anything_shows_them
     with pytest.raises(JobFileError, match=r"tracking\.uri .*MLFLOW_TRACKING_TOKEN") as caught:
         load_cluster(write_tracking(tmp_path, uri=given))
     assert "MDENG" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["s3://AKIA:K7MDENG@bucket/x", "s3://AKIA:K7/MDENG@bucket/x"])
+def test_credentials_in_a_buckets_uri_are_refused_wherever_it_stands(tmp_path: Path, given: str) -> None:
+    place = {"name": "here", "workers": {"count": 1, "accelerator": "cpu"}}
+    for key in ("data", "runs"):
+        storage = {"data": "d", "runs": "r", key: given}
+        (tmp_path / "cluster.yaml").write_text(yaml.safe_dump({**place, "storage": storage}))
+        with pytest.raises(JobFileError, match=rf"storage\.{key} \(not shown\) carries credentials") as caught:
+            load_cluster(str(tmp_path))
+        assert "MDENG" not in str(caught.value)
+    with pytest.raises(StorageAccessError, match="carries credentials") as refused:
+        open_store(given)
+    assert "MDENG" not in str(refused.value)
+    open_store("s3://arn:aws:s3:eu-central-1:123456789012:accesspoint/x")
 
 
 @pytest.mark.parametrize(
