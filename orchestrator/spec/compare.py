@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from orchestrator.spec.job import BudgetSpec, Experiment, Name, PretrainSpec, SeedSpec, TrainingSpec
 from orchestrator.spec.objective import CatlipSpec, ObjectiveSection, ObjectiveSpec, SiglipSpec
-from orchestrator.spec.search import DomainSpec, SearchSpec
+from orchestrator.spec.search import MAX_TRIALS, DomainSpec, SearchSpec
 from orchestrator.spec.section import Section
 from orchestrator.spec.trial_job import build_job
 
@@ -164,7 +164,7 @@ class CompareSpec(Section):
         if not searched:
             raise ValueError("search is given, but no objective has a search space; add 'search' to one, or leave it")
         if self.search.algorithm == "grid":
-            _check_grid(searched)
+            _check_grid(self.search, searched)
         numbers = {entry.label: self.search.num_trials(entry.search) for entry in searched}
         if len(set(numbers.values())) > 1:
             said = ", ".join(f"{label} {number}" for label, number in numbers.items())
@@ -226,10 +226,15 @@ def _not_free(label: str, key: str, mode: Mode) -> str:
     return f"objective '{label}': {key} is the same for all objectives of a comparison; set it in 'run', for all"
 
 
-def _check_grid(entries: list[ObjectiveEntrySpec]) -> None:
+def _check_grid(search: SearchSpec, entries: list[ObjectiveEntrySpec]) -> None:
     for entry in entries:
         if without := [key for key, domain in entry.search.items() if domain.choice is None]:
             raise ValueError(f"objective '{entry.label}': a grid needs choices, but {without[0]} has a range")
+        if (number := search.num_trials(entry.search)) > MAX_TRIALS:
+            raise ValueError(
+                f"objective '{entry.label}': the choices of {', '.join(entry.search)} combine to {number:,} trials; "
+                f"wanted at most {MAX_TRIALS:,}: name fewer, or set search.algorithm: random and search.trials"
+            )
 
 
 def _check_controlled(label: str, objective: ObjectiveSection) -> None:
@@ -246,24 +251,29 @@ def _check_controlled(label: str, objective: ObjectiveSection) -> None:
 
 
 def _build_corners(training: TrainingSpec, entry: ObjectiveEntrySpec) -> Iterator[PretrainSpec]:
-    """A job with the overrides, and one with each end of the search space: values that a job must take."""
-    for settings in _corners(entry):
-        try:
-            yield build_job(
-                training,
-                entry.objective,
-                settings,
-                name="trial",
-                experiment="trial",
-                seed=SeedSpec(),
-                budget=BudgetSpec(steps=1),
-            )
-        except ValueError as error:
-            raise ValueError(f"objective '{entry.label}': {error}") from error
-
-
-def _corners(entry: ObjectiveEntrySpec) -> Iterator[dict[str, Any]]:
-    yield entry.overrides
+    """A job with the overrides, and one with each end of the search space and a number within each of its ranges:
+    values that a job must take.
+    """
+    yield _build_corner(training, entry, {})
     for key, domain in entry.search.items():
         for value in domain.ends:
-            yield {**entry.overrides, key: value}
+            yield _build_corner(training, entry, {key: value})
+        if domain.inner is not None:
+            yield _build_corner(training, entry, {key: domain.inner}, "; list what such a key takes as 'choice'")
+
+
+def _build_corner(
+    training: TrainingSpec, entry: ObjectiveEntrySpec, settings: dict[str, Any], advice: str = ""
+) -> PretrainSpec:
+    try:
+        return build_job(
+            training,
+            entry.objective,
+            {**entry.overrides, **settings},
+            name="trial",
+            experiment="trial",
+            seed=SeedSpec(),
+            budget=BudgetSpec(steps=1),
+        )
+    except ValueError as error:
+        raise ValueError(f"objective '{entry.label}': {error}{advice}") from error

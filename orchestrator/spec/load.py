@@ -146,10 +146,7 @@ def _validate(adapter: TypeAdapter[S], document: dict[str, Any], file: Path) -> 
 
 def _explain_all(details: Sequence[Any], document: dict[str, Any]) -> list[str]:
     """One line a mistake. Of a value that may have several forms pydantic tells what each of them lacks."""
-    details = [
-        detail for detail in details if not (detail["type"] == "too_short" and _is_wrong_within(detail, details))
-    ]
-    located = [(*_written_path(detail, document), detail) for detail in details]
+    located = [(*_written_path(detail, document), detail) for detail in details if not _is_of_its_items(detail)]
     lines, of_forms = [], dict[tuple[Any, ...], list[Any]]()
     for path, is_form, detail in located:
         if not is_form:
@@ -162,10 +159,9 @@ def _explain_all(details: Sequence[Any], document: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _is_wrong_within(detail: Any, details: Sequence[Any]) -> bool:
-    """Pydantic counts a list without its entries that are wrong, of which it tells too."""
-    path = detail["loc"]
-    return any(other["loc"][: len(path)] == path != other["loc"] for other in details)
+def _is_of_its_items(detail: Any) -> bool:
+    """Whether a list is called too short for the items that are wrong themselves, and told apart."""
+    return detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]
 
 
 def _where(path: Sequence[Any]) -> str:
@@ -202,6 +198,8 @@ def _explain(detail: Any, path: tuple[Any, ...]) -> str:
         near = difflib.get_close_matches(str(given), choices, n=1, cutoff=0.4)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         return f"{where}: {shown(given)} is none of {', '.join(choices)}{hint}"
+    if not path:  # of the whole file, which nobody needs to see again
+        return _message(detail)
     said = f"{where}: {_message(detail)} (given: {_given(detail['input'], path)})"
     if detail["type"] == "string_type" and isinstance(detail["input"], int | float):  # bool is one
         return f"{said}; put it in quotes"
@@ -233,7 +231,7 @@ def _written_path(detail: Any, document: dict[str, Any]) -> tuple[tuple[Any, ...
         if not is_form:
             path.append(part)
             node = node.get(part) if isinstance(node, dict) else node[part]
-    return tuple(path), is_form
+    return tuple(path), is_form and detail["type"] != "value_error"  # which a section says of its keys together
 
 
 def _sibling_keys(location: tuple[Any, ...]) -> list[str]:

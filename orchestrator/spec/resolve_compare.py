@@ -23,7 +23,7 @@ from orchestrator.spec.load import join_uri
 from orchestrator.spec.objective import CatlipSpec, ConceptsSpec, ObjectiveSection
 from orchestrator.spec.plan import Plan, TrackingPlan
 from orchestrator.spec.resolve import resolve_tracking_uri
-from orchestrator.spec.trial_job import build_job
+from orchestrator.spec.trial_job import build_job, naming_settings
 
 CALIBRATION_STEPS = 20
 """Steps of a calibration, after as many that warm it up."""
@@ -94,18 +94,23 @@ def resolve_compare(spec: CompareSpec, cluster: ClusterSpec, facts: CompareFacts
 
 
 def trial_job(spec: CompareSpec, trial: TrialPlan, settings: Mapping[str, Any]) -> PretrainSpec:
-    """The job of a trial with settings that the plan did not know."""
+    """The job of a trial with settings that the plan did not know.
+
+    Raises:
+        PlanError: values that no job takes together.
+    """
     entry = next(entry for entry in spec.objectives if entry.label == trial.objective)
-    return build_job(
-        trial_training(spec, trial.job.evaluation, trial.job.checkpoint),
-        entry.objective,
-        {**entry.overrides, **settings},
-        name=trial.run,
-        experiment=spec.experiment,
-        seed=trial.job.seed,
-        budget=trial.job.budget,
-        start=trial.job.start,
-    )
+    with naming_settings(trial.run, settings):
+        return build_job(
+            trial_training(spec, trial.job.evaluation, trial.job.checkpoint),
+            entry.objective,
+            {**entry.overrides, **settings},
+            name=trial.run,
+            experiment=spec.experiment,
+            seed=trial.job.seed,
+            budget=trial.job.budget,
+            start=trial.job.start,
+        )
 
 
 def probe_job(spec: CompareSpec, entry: ObjectiveEntrySpec, steps: int, name: str = "probe") -> PretrainSpec:
@@ -205,15 +210,17 @@ class _Resolver:
         stem = f"{self._spec.name}--{entry.label}"
         if len(stem) > _LONGEST_NAME:
             raise PlanError(f"runs would be called {stem}-..., which is too long; shorten 'name' or the label")
-        job = build_job(
-            trial_training(self._spec, evaluation),
-            entry.objective,
-            {**entry.overrides, **settings},
-            name=f"{stem}-{'r' if phase == 'verdict' else 's'}{number}",
-            experiment=self._spec.experiment,
-            seed=SeedSpec(data=seed, model=seed),
-            budget=budget,
-        )
+        name = f"{stem}-{'r' if phase == 'verdict' else 's'}{number}"
+        with naming_settings(name, settings):
+            job = build_job(
+                trial_training(self._spec, evaluation),
+                entry.objective,
+                {**entry.overrides, **settings},
+                name=name,
+                experiment=self._spec.experiment,
+                seed=SeedSpec(data=seed, model=seed),
+                budget=budget,
+            )
         plan = self.plan(entry.label, job)
         replicate = number if phase == "verdict" else 0
         return TrialPlan(

@@ -10,6 +10,9 @@ from pydantic import Field, model_validator
 
 from orchestrator.spec.section import Section
 
+MAX_TRIALS = 1000
+"""Of one objective."""
+
 
 class DomainSpec(Section):
     """Where a value is looked for; exactly one of the three."""
@@ -36,6 +39,14 @@ class DomainSpec(Section):
         """All choices, or the two ends."""
         return self.choice or self.uniform or self.log_uniform or ()
 
+    @property
+    def inner(self) -> float | None:
+        """A number between the ends, as a draw has it: with a fraction; none of choices."""
+        if self.choice is not None:
+            return None
+        low, high = self.ends
+        return low + (high - low) / math.pi
+
     def draw(self, random: random.Random) -> Any:
         """One value."""
         if self.choice is not None:
@@ -52,7 +63,7 @@ SearchSpace = Mapping[str, DomainSpec]
 class SearchSpec(Section):
     """Trials that look for settings before the runs that count, judged on validation rows, with a seed of their own."""
 
-    trials: int | None = Field(default=None, ge=1, le=1000)
+    trials: int | None = Field(default=None, ge=1, le=MAX_TRIALS)
     """Of every objective with a search space; none: all combinations of a grid."""
     algorithm: Literal["random", "grid", "optuna"] = "random"
     """``grid``: every combination of the choices; ``optuna``: what the trials before it suggest (its TPE sampler)."""

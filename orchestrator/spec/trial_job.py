@@ -1,10 +1,12 @@
 """One run of a comparison as the pretrain job that it is: what the runs share, an objective, and its own settings."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import ValidationError
 
+from orchestrator.errors import PlanError
 from orchestrator.spec.init import StartSpec
 from orchestrator.spec.job import BudgetSpec, PretrainSpec, SeedSpec, TrainingSpec
 from orchestrator.spec.objective import ObjectiveSection
@@ -45,6 +47,19 @@ def build_job(
         where = ".".join(str(part) for part in first["loc"] if part != objective.name)
         text = first["msg"].removeprefix("Value error, ")
         raise ValueError(f"{where}: {text} (given: {first['input']!r})") from error
+
+
+@contextmanager
+def naming_settings(run: str, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Within, values that a job does not take together are a PlanError: each end of a search space was held alone."""
+    try:
+        yield
+    except ValueError as error:
+        values = ", ".join(f"{key}: {value}" for key, value in settings.items())
+        raise PlanError(
+            f"{run} would try {values}, which a job does not take together: {error}; narrow 'search' of its objective "
+            f"so that all combinations hold"
+        ) from error
 
 
 def _assign(document: dict[str, Any], key: str, value: Any) -> None:

@@ -58,6 +58,7 @@ def test_a_comparison_loads_with_three_replicates(tmp_path: Path) -> None:
 
 SIGLIP = {"label": "siglip", "objective": {"name": "siglip", "towers": "clip"}}
 RANGE = {"log_uniform": [1e-4, 1e-2]}
+MANY = {"choice": [number / 1000 for number in range(1, 41)]}
 
 
 @pytest.mark.parametrize(
@@ -85,6 +86,21 @@ RANGE = {"log_uniform": [1e-4, 1e-2]}
         (
             {"objectives.0.search": {"optimizer.learning_rate": {"log_uniform": [0, 1]}}, "search": {"trials": 2}},
             "above 0",
+        ),
+        (
+            {
+                "objectives.1.search": {"objective.min_count": {"uniform": [2, 20]}},
+                "search": {"trials": 2},
+            },
+            r"'catlip': objective.min_count: .*integer.* list what such a key takes as 'choice'",
+        ),
+        (
+            {
+                "objectives.0.search": {"optimizer.learning_rate": MANY, "optimizer.weight_decay": MANY},
+                "search": {"algorithm": "grid"},
+                "mode": "recipe",
+            },
+            r"'clip': the choices of .*learning_rate, .*weight_decay combine to 1,600 trials; wanted at most 1,000",
         ),
         ({"objectives.0.search": {"optimizer.learning_rate": RANGE}}, r"add search.trials"),
         ({"search": {"trials": 2}}, r"no objective has a search space"),
@@ -152,6 +168,22 @@ RANGE = {"log_uniform": [1e-4, 1e-2]}
 def test_what_is_not_fair_or_not_possible_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(JobFileError, match=said):
         load(tmp_path, change)
+
+
+def test_what_keys_say_together_is_told_without_the_file_around_it(tmp_path: Path) -> None:
+    with pytest.raises(JobFileError) as caught:
+        load(tmp_path, {"weights": "ema"})
+    file = tmp_path / "job.yaml"
+    assert str(caught.value) == (
+        f"{file}: weights is 'ema', but run.ema is not given; add run.ema.decay, or set weights: raw"
+    )
+
+
+def test_a_list_is_not_called_too_short_for_a_mistake_in_an_item(tmp_path: Path) -> None:
+    with pytest.raises(JobFileError, match=r"^.*objectives\[0\].objective: 'clp' is none of .*'clip'\?$"):
+        load(tmp_path, {"objectives.0.objective": {"name": "clp"}})
+    with pytest.raises(JobFileError, match=r"objectives: .* at least 2 items"):
+        load(tmp_path, {"objectives": JOB["objectives"][:1]})
 
 
 def test_a_misspelt_key_of_the_shared_block_is_named(tmp_path: Path) -> None:

@@ -170,6 +170,22 @@ def test_a_search_needs_targets_on_the_set_that_decides(resolve_comparison: Reso
         resolve_comparison(asked=AskedFacts({"flickr": {}}), **change)
 
 
+def test_values_that_no_job_takes_together_are_refused_with_the_trial(resolve_comparison: Resolve) -> None:
+    space = {
+        "objective.labels": {"choice": ["stored", "stream"]},
+        "objective.no_concept": {"choice": ["keep", "drop"]},
+    }
+    catlip = {"label": "catlip", "objective": {"name": "catlip", "labels": "stored"}, "search": space}
+    objectives = [JOB["objectives"][0], catlip]
+    said = r"which--catlip-s3 would try objective.labels: stream, objective.no_concept: drop, .*labels: stored.*narrow"
+    with pytest.raises(PlanError, match=said):
+        resolve_comparison(objectives=objectives, search={"algorithm": "grid"}, mode="recipe")
+    spec = spec_of(objectives=objectives, search={"trials": 1, "algorithm": "optuna"}, mode="recipe")
+    (trial,) = resolve_comparison(**spec.model_dump(exclude_unset=True)).trials_of("catlip", "search")
+    with pytest.raises(PlanError, match=r"stream, objective.no_concept: drop"):
+        trial_job(spec, trial, {"objective.labels": "stream", "objective.no_concept": "drop"})
+
+
 def test_what_a_search_chose_is_the_last_word(resolve_comparison: Resolve) -> None:
     spec, plan = spec_of(**SEARCHED), resolve_comparison(**SEARCHED)
     trial = plan.trials_of("clip", "verdict")[1]
