@@ -19,6 +19,8 @@ from orchestrator.evaluation.paired import CONFIDENCE, MIN_REPLICATES
 MOST_TOLD = 6
 """Pairs that a sentence holds."""
 _MOST_NAMED = 3
+_LITTLE = 0.01
+"""A share of left-out samples that is not worth a note."""
 
 
 def say_verdict(
@@ -141,6 +143,7 @@ def say_notes(comparison: ComparisonResult, pairs: Sequence[PairVerdict], rows: 
     if untuned := [one.label for one in comparison.objectives if not one.tuned]:
         notes.append(f"Untuned (nothing was searched): {', '.join(untuned)}.")
     notes += [words for one in comparison.objectives if (words := _say_failed_search(comparison, one.label))]
+    notes += [words for one in comparison.objectives if (words := _say_untrained(comparison, one.label))]
     notes += [
         _say_without_part(trial)
         for trial in comparison.replicates
@@ -153,6 +156,18 @@ def _say_failed_search(comparison: ComparisonResult, label: str) -> str:
     searched = comparison.searched(label)
     failed = sum(trial.status == "failed" for trial in searched)
     return f"{label}: {failed} of {len(searched)} search trials failed." if failed else ""
+
+
+def _say_untrained(comparison: ComparisonResult, label: str) -> str:
+    """Budget that taught nothing: an unlucky setting may be judged on weights that hardly moved."""
+    ledgers = [
+        trial.ledger for trial in comparison.replicates if (trial.objective, trial.status) == (label, "finished")
+    ]
+    left_out = sum(ledger.get("left_out", 0) for ledger in ledgers)
+    share = left_out / max(sum(ledger.get("expected", 0) for ledger in ledgers), 1)
+    if share < _LITTLE:
+        return ""
+    return f"{label}: {100 * share:.0f} % of its replicates' samples were in steps left out (not finite, or a spike)."
 
 
 def _say_without_part(trial: TrialResult) -> str:

@@ -11,6 +11,7 @@ from orchestrator.runs.target import run_target
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.mlflow.promotion import Promoted, register_export
+from orchestrator.tracking.mlflow.registry import check_names
 from orchestrator.training.checkpoint_folders import (
     CheckpointChoice,
     find_checkpoint_of,
@@ -39,11 +40,13 @@ def promote_run(
 
     Raises:
         RunNotFoundError: no such run, or no such complete checkpoint in it.
+        PlanError: a name or alias that MLflow does not take.
         TrackingError: MLflow does not answer, or does not know the run.
     """
     store, plan, key = open_run(run_uri, cluster.storage.s3)
     stored = find_checkpoint_of(store, checkpoint)
     name = model or plan.tracking.experiment
+    check_names(name, alias)
     # Before all else, so that a run which still trains does not remove what is being promoted.
     replaced = keep_promoted(store, name, alias, stored.record.step)
     try:

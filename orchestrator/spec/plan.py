@@ -288,6 +288,11 @@ def load_plan(text: str, source: str) -> Plan:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
+        if (where, first["input"]) == ("kind", "compare"):
+            raise PlanError(
+                f"{source} is the plan of a comparison; take one of its runs, which lie beside it ('orchestrator "
+                f"runs' lists them), or another name for a new run"
+            ) from error
         raise PlanError(
             f"{source}: not a plan of this version: {where}: {first['msg']}; use another run name"
         ) from error

@@ -1,10 +1,33 @@
 """The model registry: versions of registered models, and the aliases that point at them."""
 
+import re
 from collections.abc import Mapping
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
+
+from orchestrator.errors import PlanError
+
+_ALIAS = re.compile(r"(?!v\d+$|latest$)[\w-]{1,255}", re.IGNORECASE)
+_MODEL = re.compile(r"(?!\s*$)[^/:]+")
+
+
+def check_names(model: str, alias: str) -> None:
+    """MLflow looks at the alias last, when a version with all its weights is there already.
+
+    Raises:
+        PlanError: a name that it would refuse.
+    """
+    if not _MODEL.fullmatch(model):
+        raise PlanError(
+            f"{model!r} is no name of a registered model: it holds no '/' and no ':'; name one with --model"
+        )
+    if not _ALIAS.fullmatch(alias):
+        raise PlanError(
+            f"{alias!r} is no alias: wanted letters, digits, '-' and '_', at most 255, and neither 'latest' nor 'v' "
+            f"with a number, which MLflow keeps for itself; give another --alias"
+        )
 
 
 def find_alias(client: MlflowClient, model: str, alias: str) -> Mapping[str, str] | None:

@@ -207,3 +207,11 @@ def test_failed_search_trials_are_said():
     verdict = find_verdict(made.model_copy(update={"trials": (*made.trials, *searched)}), {})
     assert "clip: 7 of 8 search trials failed." in verdict.notes
     assert not any(note.startswith("catlip") for note in verdict.notes)
+
+
+def test_budget_that_taught_nothing_is_said():
+    made = comparison(CLEAR)
+    ledgers = {"clip": {"expected": 1000, "left_out": 800}, "catlip": {"expected": 1000, "left_out": 9}}
+    trials = tuple(one.model_copy(update={"ledger": ledgers[one.objective]}) for one in made.trials)
+    said = [note for note in find_verdict(made.model_copy(update={"trials": trials}), {}).notes if "left out" in note]
+    assert said == ["clip: 80 % of its replicates' samples were in steps left out (not finite, or a spike)."]

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, CLIPModel
 
 from corenet_layout import Vit, shake
 from foreign import CAPTIONS, IMAGE_SIZE, NUM_LAYERS, PATCH, WIDTH, noise_images
-from orchestrator.errors import RunNotFoundError, TrackingError
+from orchestrator.errors import PlanError, RunNotFoundError, TrackingError
 from orchestrator.runs.folder import open_run
 from orchestrator.runs.import_weights import import_weights
 from orchestrator.runs.promote import promote_run
@@ -97,6 +97,21 @@ def test_what_could_not_be_promoted_is_not_kept(
         promote_run(uri, cluster, "champion", model="clip", checkpoint="best")
     assert [info.path for info in store.list(PROMOTED)] == ["promoted/clip@best.json"]
     assert store.read_bytes("promoted/clip@best.json") == b'{"step": 3}'
+
+
+def test_a_name_that_mlflow_refuses_leaves_no_version(cluster: ClusterSpec, clip_folder: Path) -> None:
+    made = import_weights(str(clip_folder), "misnamed", cluster)
+    for model, alias, said in (
+        ("misnamed", "the best", r"'the best' is no alias: .*--alias"),
+        ("misnamed", "Latest", r"'Latest' is no alias"),
+        ("misnamed", "v2", r"'v2' is no alias"),
+        ("team/misnamed", "best", r"'team/misnamed' is no name of a registered model: .*--model"),
+    ):
+        with pytest.raises(PlanError, match=said):
+            promote_run(made.plan.run_uri, cluster, alias, model=model)
+    versions = MlflowClient(made.plan.tracking.uri).search_model_versions()
+    assert not any("misnamed" in version.name for version in versions)
+    assert open_store(made.plan.run_uri).list(PROMOTED) == ()
 
 
 def _png(image: Image.Image) -> bytes:

@@ -18,6 +18,7 @@ from orchestrator.spec.describe_compare import describe_compare
 from orchestrator.spec.facts import Facts, MachineFacts, VocabularyFacts
 from orchestrator.spec.flops import text_flops, training_flops, vision_flops
 from orchestrator.spec.optimizer import ScheduleSpec
+from orchestrator.spec.plan import load_plan
 from orchestrator.spec.plan_differences import compare_identities
 from orchestrator.spec.presets import PRESETS
 from orchestrator.spec.resolve_compare import CompareFacts, resolve_compare, trial_job
@@ -558,3 +559,8 @@ def test_a_set_with_other_rows_is_another_judge(resolve_comparison: Resolve) -> 
 def test_when_replicates_are_judged_on_their_way_may_change(resolve_comparison: Resolve) -> None:
     often = resolve_comparison(run={**RUN, "evaluation": {**RUN["evaluation"], "every_steps": 10}})
     assert often.digest == resolve_comparison().digest
+
+
+def test_the_plan_of_a_comparison_is_called_one_where_a_run_is_asked_for(resolve_comparison: Resolve) -> None:
+    with pytest.raises(PlanError, match=r"here/plan.json is the plan of a comparison; take one of its runs"):
+        load_plan(resolve_comparison().model_dump_json(), "here/plan.json")
