@@ -84,14 +84,25 @@ def evaluate(
         for question in ask(one, rows):
             if "zero_shot" in spec.probes:
                 work.append(_prepare_zero_shot(judged, encode, question.judged()))
-            work += image_probes(question, spec)
+            fits = image_probes(question, spec)
             if "fine_tune" in spec.probes:
                 head = _prepare_head(judged, question, spec.fine_tune)
-                work += fine_tune_probes(one, question, judged.copy_objective, spec.fine_tune, head)
+                fits += fine_tune_probes(one, question, judged.copy_objective, spec.fine_tune, head)
+            work += [partial(_naming, question, fit) for fit in fits]
         if "retrieval" in spec.probes:
             work += _prepare_retrieval(encode, one.name, rows.before(one.first_train_row))
     records = share_work([partial(_as_record, item) for item in work], rank, world_size)
     return [ProbeResult.from_dict(record) for record in records]
+
+
+def _naming(question: Question, fit: Work) -> ProbeResult:
+    """The result of a fit; rows that nothing can be fitted to are refused with where they stand."""
+    try:
+        return fit()
+    except EvaluationError as error:
+        raise EvaluationError(
+            f"evaluation set {question.set_name!r}, target {question.target_name!r}: {error}"
+        ) from error
 
 
 def _as_record(item: Work) -> dict[str, Any]:

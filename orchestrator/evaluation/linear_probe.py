@@ -152,7 +152,8 @@ def check_parts(split: Split, label: Tensor) -> None:
     if (label[split.train] == label[split.train[0]]).all():
         raise EvaluationError(
             f"all {len(split.train)} training rows of a linear probe have one label; wanted two or more: use a larger"
-            " evaluation set, or raise evaluation.max_samples"
+            " evaluation set, or raise evaluation.max_samples (of a set of one's own it takes the first rows, which"
+            " may be sorted by class)"
         )
     if is_multi_label(label) and not label[split.test].any():
         raise EvaluationError(

@@ -72,6 +72,13 @@ def by_key(results: list[ProbeResult]) -> dict[tuple[str, str, str], ProbeResult
     return {(found.probe, found.feature, found.target): found for found in results}
 
 
+def test_rows_that_nothing_can_be_fitted_to_are_refused_with_set_and_target() -> None:
+    sorted_by_class = read(colors=("red", "red", "red"))
+    said = r"evaluation set 'colors', target 'color': all \d+ training rows .* one label; .*may be sorted by class"
+    with pytest.raises(EvaluationError, match=said):
+        evaluate(Contrastive(), [EvaluationSet("colors", TARGETS, sorted_by_class)], PROBES, 0, 1)
+
+
 def test_each_probe_answers_for_each_target_and_feature() -> None:
     found = by_key(evaluate(Contrastive(), [EvaluationSet("colors", TARGETS, read())], PROBES, 0, 1))
     assert len(found) == 6
