@@ -26,6 +26,8 @@ NUM_IMAGES = 12
 _IMAGE_SIZE = 144
 _THUMBNAIL_SIZE = 48
 _JPEG_QUALITY = 88
+_MOST_CHARACTERS = 240
+"""Of a caption or class, as shown: some alt texts fill a page."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class _Judged:
             own = predicted_RN[:, place].tolist()
             named, _ = Counter(own).most_common(1)[0]
             label = int(self.label_N[place])
-            yield Guess(objective, classes[named], named == label, own.count(label), len(own))
+            yield Guess(objective, _shown(classes[named]), named == label, own.count(label), len(own))
 
 
 def make_contact_sheet(metric: str, plan: Plan, predictions: Predictions, nearest: NearestOf) -> ContactSheet:
@@ -142,9 +144,9 @@ def make_contact_sheet(metric: str, plan: Plan, predictions: Predictions, neares
         SheetImage(
             number,
             _to_picture(rows[number].image),
-            " / ".join(rows[number].captions),
+            " / ".join(map(_shown, rows[number].captions)),
             concepts_of(rows[number].captions),
-            classes[judged.label_N[place]],
+            _shown(classes[judged.label_N[place]]),
             tuple(judged.guesses(place, classes)),
             tuple(_neighbours(near, rows, number)),
         )
@@ -215,7 +217,7 @@ def _neighbours(
             elif nearest in rows and place < len(rows[nearest].captions):  # else its captions are others by now
                 caption = rows[nearest].captions[place]
         if caption or picture:
-            yield Neighbour(objective, caption, caption in rows[number].captions, picture)
+            yield Neighbour(objective, _shown(caption), caption in rows[number].captions, picture)
 
 
 def _concept_finder(plan: Plan) -> Callable[[Sequence[str]], tuple[str, ...]]:
@@ -229,6 +231,10 @@ def _concept_finder(plan: Plan) -> Callable[[Sequence[str]], tuple[str, ...]]:
         table.lemma_names(vocabulary.offsets[output])[0].replace("_", " ")
         for output in labeller.labels_of_all(captions)
     )
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…"
 
 
 def _to_picture(image_HWC: NDArray[np.uint8], size: int = _IMAGE_SIZE) -> str:

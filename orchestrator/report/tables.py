@@ -11,6 +11,7 @@ from orchestrator.evaluation.metric_words import (
     format_difference,
     format_score,
     is_score,
+    set_of,
     unit_of_difference,
 )
 from orchestrator.evaluation.objective_pairs import PairVerdict
@@ -79,9 +80,14 @@ def score_table(comparison: ComparisonResult, replicates: Sequence[TrialResult])
     ]
     columns += [(f"{one.objective} (baseline)", [one.scores]) for one in comparison.baselines]
     names = {name for _, runs in columns for scores in runs for name in scores if is_score(name)}
-    primary = comparison.primary_metric
+    primary, has_several_sets = comparison.primary_metric, len({set_of(name) for name in names}) > 1
     rows = [
-        ScoreRow(describe_metric(name), name, name == primary, tuple(_score_cell(name, runs) for _, runs in columns))
+        ScoreRow(
+            f"{set_of(name)} · {describe_metric(name)}" if has_several_sets else describe_metric(name),
+            name,
+            name == primary,
+            tuple(_score_cell(name, runs) for _, runs in columns),
+        )
         for name in sorted(names, key=lambda name: (name != primary, _by_number(name)))
     ]
     split = [row for row in rows if split_part(row.metric)[1]]

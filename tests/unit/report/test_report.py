@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from orchestrator.errors import RunNotFoundError, TrackingError
 from orchestrator.evaluation.comparison import COMPARISON_FILE, ObjectiveEntry
 from orchestrator.evaluation.predictions import nearest_file, predictions_file
 from orchestrator.evaluation.verdict import find_verdict
+from orchestrator.report import contact_sheet
 from orchestrator.report.charts import draw_cost, draw_curves
 from orchestrator.report.contents import Contents, read_contents, read_verdict
 from orchestrator.report.page import render_page
@@ -133,6 +135,18 @@ def test_pictures_come_with_concepts_and_with_what_is_nearest(example: str) -> N
     assert "concepts" in text
     assert "embeds no captions" in text
     assert len(text.pictures) == len(images) * (1 + len(contents.comparison.objectives))
+
+
+def test_a_caption_that_would_fill_a_page_is_cut(example: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = read_contents(example, S3Spec()).sheet
+    monkeypatch.setattr(contact_sheet, "_MOST_CHARACTERS", 4)
+    cut = read_contents(example, S3Spec()).sheet
+    assert whole is not None
+    assert cut is not None
+    for before, after in zip(whole.images, cut.images, strict=True):
+        assert (before.caption[:3] + "…", before.concepts) == (after.caption, after.concepts)
+        assert [one.is_own for one in before.neighbours] == [one.is_own for one in after.neighbours]
+        assert all(len(text) <= 4 for text in (after.label, *(one.caption for one in after.neighbours)))
 
 
 def test_scores_are_told_apart_by_what_the_vocabulary_holds(example: str) -> None:
@@ -300,3 +314,26 @@ def test_a_browser_shows_it_without_overflow_or_error(example: str, page_file: P
                 assert page.evaluate("getComputedStyle(document.body).backgroundColor") != paper
         pictures = page.evaluate("[...document.images].map(image => image.naturalWidth)")
         assert pictures == [144, 48, 48, 48] * 12
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on the path (Debian: chromium)")
+def test_words_without_a_space_stay_within_the_page(example: str, page_file: Path) -> None:
+    contents = read_contents(example, S3Spec())
+    assert contents.sheet is not None
+    word = "W" * 240
+    images = tuple(
+        replace(
+            image,
+            caption=word,
+            label=word,
+            concepts=(word,),
+            guesses=tuple(replace(one, label=word) for one in image.guesses),
+            neighbours=tuple(replace(one, caption=word) for one in image.neighbours),
+        )
+        for image in contents.sheet.images
+    )
+    page_file.write_text(render_page(replace(contents, sheet=replace(contents.sheet, images=images))))
+    with open_browser(page_file.parent / "profile") as page:
+        for width in (1280, 390):
+            page.open(page_file, width)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
