@@ -76,13 +76,15 @@ def nearest_file(step: int, weights: Literal["raw", "ema"], asked: str = "") -> 
     return f"{PREDICTIONS}/{_prefix(asked)}nearest-{step:08d}-{weights}.parquet"
 
 
+def judged_file(step: int, weights: Literal["raw", "ema"]) -> str:
+    """Path below the run's folder of what says that an evaluation of the run's own was recorded."""
+    return f"{PREDICTIONS}/step-{step:08d}-{weights}.judged"
+
+
 def write_predictions(
     store: Store, step: int, weights: Literal["raw", "ema"], results: Sequence[ProbeResult], asked: str = ""
 ) -> None:
-    """Keep what the results predict, be it nothing, and what they find nearest, where something does.
-
-    That the first file is there says that these weights are judged.
-    """
+    """Keep what the results predict, be it nothing, and what they find nearest, where something does."""
     predictions = [_to_table(one) for one in results if one.predictions is not None]
     _write(store, predictions_file(step, weights, asked), [_SCHEMA.empty_table(), *predictions])
     # Neighbours do not depend on the target: those of the first stand for all.
@@ -90,9 +92,18 @@ def write_predictions(
     _write(store, nearest_file(step, weights, asked), [_to_nearest_table(one) for one in reversed(firsts.values())])
 
 
+def mark_judged(store: Store, step: int, weights: Literal["raw", "ema"]) -> None:
+    """Say that the scores of the run's own evaluation of a step are recorded.
+
+    Left to whoever records them: workers outlive a driver that is killed by seconds, and may end an evaluation that
+    nobody hears of.
+    """
+    store.write_bytes(judged_file(step, weights), b"recorded\n")
+
+
 def is_judged(store: Store, step: int, weights: Sequence[Literal["raw", "ema"]]) -> bool:
-    """Whether the run's own evaluation of all these weights of a step has ended."""
-    return all(store.stat(predictions_file(step, one)) is not None for one in weights)
+    """Whether the run's own evaluation of all these weights of a step has ended, and its scores are recorded."""
+    return all(store.stat(judged_file(step, one)) is not None for one in weights)
 
 
 def read_nearest(store: Store, step: int, weights: Literal["raw", "ema"]) -> NearestRows:

@@ -3,6 +3,7 @@
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -163,6 +164,7 @@ class TrialMeter:
         weights: Literal["raw", "ema"],
         plan: Plan,
         trunk: TrialPlan | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``plan``: with what the search chose; ``trunk``: what a cooldown is branched off, which has ended."""
         self._record, self._trial, self._weights, self._num_workers = record, trial, weights, plan.workers.count
@@ -171,7 +173,8 @@ class TrialMeter:
         self._flops_per_sample = training_flops(plan)
         before = record.trial(trial.run)
         self._cost, self._curve, self._duplicates = before.cost, list(before.curve), before.duplicate_caption_fraction
-        self._attempts_before = before.cost.attempts
+        self._attempts_before, self._wall_before_s = before.cost.attempts, before.cost.wall_s
+        self._clock, self._started_s = clock, clock()
         self._s_before, self._flops_before = (0.0, 0.0) if trunk is None else self._spent_before(trunk)
 
     @property
@@ -210,9 +213,8 @@ class TrialMeter:
         self._curve = [*(one for one in self._curve if one.step < step), point]
         self._keep(curve=tuple(self._curve), scores=scores, step=step)
 
-    def add_wall(self, seconds: float) -> None:
-        """Count what a start took from beginning to end."""
-        self._add(wall_s=seconds)
+    def keep_wall(self) -> None:
+        """Count the time until now, whatever has ended."""
         self._keep()
 
     def end(self, **values: Any) -> None:
@@ -226,6 +228,8 @@ class TrialMeter:
         return (cost.step_s + cost.data_wait_s) * share, cost.flops * share
 
     def _keep(self, **values: Any) -> None:
+        wall_s = self._wall_before_s + self._clock() - self._started_s  # a driver that is killed keeps it, too
+        self._cost = self._cost.model_copy(update={"wall_s": wall_s})
         values |= {"cost": self._cost, "duplicate_caption_fraction": self._duplicates}
         self._record.change(self._trial.run, **values)
 

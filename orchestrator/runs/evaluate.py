@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.env import apply_quiet_env
 from orchestrator.errors import OrchestratorError, PlanError
-from orchestrator.evaluation.predictions import write_predictions
+from orchestrator.evaluation.predictions import mark_judged, write_predictions
 from orchestrator.evaluation.results import ProbeResult
 from orchestrator.runs.folder import open_run, tracking_folder
 from orchestrator.runs.inputs import evaluation_digests
@@ -71,6 +71,8 @@ def evaluate_run(
     results = judge(plan, store, stored, weights)
     write_predictions(store, stored.record.step, weights, results, "" if is_own else _asked(plan))
     _record(target, folder, plan, stored, results, weights)
+    if is_own:
+        mark_judged(store, stored.record.step, weights)
     return results
 
 

@@ -150,7 +150,7 @@ def _run(
     lease: Lease,
 ) -> PretrainResult:
     digests = _record_start(plan, tracker)
-    recorder = Recorder(plan, tracker, onlookers.on_progress, onlookers.on_report, digests)
+    recorder = Recorder(plan, tracker, onlookers.on_progress, onlookers.on_report, digests, store)
     look = partial(_live_record, plan, recorder, tracker)
     with LivePost(store, stop, look, recorder.places, plan.workers.count) as post:
         try:

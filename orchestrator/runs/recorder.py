@@ -4,10 +4,13 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from orchestrator.errors import OrchestratorError
+from orchestrator.evaluation.predictions import mark_judged
 from orchestrator.evaluation.results import ProbeResult, summarise
 from orchestrator.runs.progress import OnProgress, Progress
 from orchestrator.runs.store_use import StorePeak
 from orchestrator.spec.plan import Plan
+from orchestrator.storage.store import Store
 from orchestrator.tracking import metrics
 from orchestrator.tracking.tracker import RunStatus, Tracker
 from orchestrator.training.reports import (
@@ -37,13 +40,17 @@ class Recorder:
         on_progress: OnProgress | None,
         on_report: OnReport | None = None,
         evaluation_digests: Mapping[str, str] = MappingProxyType({}),
+        store: Store | None = None,
     ) -> None:
-        """``on_report``: sees every report after it was recorded; ``evaluation_digests``: see ``inputs.py``."""
+        """``on_report``: sees every report after it was recorded; ``evaluation_digests``: see ``inputs.py``;
+        ``store``: the run's folder, where it is said which evaluations were recorded; none: nowhere.
+        """
         self.plan = plan
         self._tracker = tracker
         self._on_progress = on_progress
         self._on_report = on_report
         self._evaluation_digests = evaluation_digests
+        self._store = store
         self.num_attempts = 0
         self.checkpoint_uri = ""
         self.checkpoint_step = 0
@@ -55,7 +62,7 @@ class Recorder:
         self.evaluation: dict[Weights, list[ProbeResult]] = {}
 
     def record(self, reports: Sequence[Report]) -> None:
-        """Record reports; none of this waits for a server."""
+        """Record reports; none of this waits for MLflow."""
         for report in reports:
             match report:
                 case StepReport():
@@ -72,6 +79,8 @@ class Recorder:
                     self.places[report.rank] = report
             if self._on_report is not None:
                 self._on_report(self, report)
+            if isinstance(report, EvaluationReport):
+                self._mark_judged(report)
 
     def record_attempt(self, number: int) -> None:
         """Record that the workers start for the ``number``-th time."""
@@ -108,6 +117,15 @@ class Recorder:
         record_evaluation(
             self._tracker, self._evaluation_digests, self.checkpoint_uri, report.step, results, report.weights
         )
+
+    def _mark_judged(self, report: EvaluationReport) -> None:
+        """Last of all: what is not marked is judged again by a driver that goes on."""
+        if self._store is None:
+            return
+        try:
+            mark_judged(self._store, report.step, report.weights)
+        except OrchestratorError as error:
+            logger.warning("a driver that goes on will judge step %s again: %s", f"{report.step:,}", error)
 
 
 def record_evaluation(

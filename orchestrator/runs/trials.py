@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -115,7 +114,6 @@ class TrialRunner:
             on_metrics=partial(self._of.on_metrics, run=trial.run) if self._of.on_metrics else None,
             on_report=partial(self._hear, trial, meter),
         )
-        started_s = time.monotonic()
         try:
             result = run_plan(
                 plan,
@@ -126,7 +124,7 @@ class TrialRunner:
                 patience_s=LOST_HOLDER_S,  # a driver that was killed held its trials' leases
             )
         finally:
-            meter.add_wall(time.monotonic() - started_s)
+            meter.keep_wall()
         self._conclude(trial, plan, meter, result)
 
     def _resolve(self, trial: TrialPlan, job: PretrainSpec, settings: Mapping[str, Any]) -> Plan:

@@ -1,6 +1,7 @@
 """A comparison's own parts, without Ray: what may start next, what is kept of each trial, whose folder it is."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -191,12 +192,20 @@ def meter_of(
     cluster: ClusterSpec,
     trunk: TrialPlan | None = None,
     num_workers: int = 1,
+    clock: Callable[[], float] = lambda: 0.0,
     **settings: Any,
 ) -> TrialMeter:
     """Of a trial's own plan, with what its search chose (``model={...}``)."""
     plan = resolve_plan(PretrainSpec.model_validate({**trial.job.model_dump(), **settings}), cluster, FACTS)
     workers = plan.workers.model_copy(update={"count": num_workers})
-    return TrialMeter(record, trial, "raw", plan.model_copy(update={"workers": workers}), trunk)
+    return TrialMeter(record, trial, "raw", plan.model_copy(update={"workers": workers}), trunk, clock)
+
+
+class Clock:
+    now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
 
 
 def steps(done: int, number: int, **values: float) -> StepReport:
@@ -224,7 +233,8 @@ def test_what_a_trial_costs_counts_lost_attempts(
     trial = plan.trials_of("siglip", "verdict")[0]
     run: Plan = resolve_plan(trial.job, cluster, FACTS)
     judged = [probe("shape", 0.0).to_dict()]
-    meter = meter_of(record, trial, cluster, num_workers=2)
+    clock = Clock()
+    meter = meter_of(record, trial, cluster, num_workers=2, clock=clock)
     recorder = Recorder(run, NullTracker(), None, meter.take)
     recorder.record_attempt(1)
     recorder.record([steps(4, 4), EvaluationReport(4, "raw", judged, 3.0), CheckpointReport(4, "at-4", {})])
@@ -235,7 +245,8 @@ def test_what_a_trial_costs_counts_lost_attempts(
     reports: list[Report] = [EvaluationReport(8, "ema", judged, 1.0), EvaluationReport(8, "raw", judged, 3.0)]
     recorder.record(reports)
     assert meter.is_judged
-    meter.add_wall(60.0)
+    clock.now_s += 60.0
+    meter.keep_wall()
     found = record.trial(trial.run)
     cost = found.cost
     assert (cost.step_s, cost.data_wait_s, cost.device_s, cost.evaluation_s) == (15.0, 5.0, 40.0, 7.0)
@@ -323,11 +334,13 @@ def test_a_later_start_adds_to_what_an_earlier_one_cost(
 ) -> None:
     trial = plan.trials_of("siglip", "verdict")[0]
     for wall_s in (10.0, 20.0):
-        meter = meter_of(record, trial, cluster)
+        clock = Clock()
+        meter = meter_of(record, trial, cluster, clock=clock)
         recorder = Recorder(resolve_plan(trial.job, cluster, FACTS), NullTracker(), None, meter.take)
         recorder.record_attempt(1)
         recorder.record([steps(4, 4)])
-        meter.add_wall(wall_s)
+        clock.now_s += wall_s
+        recorder.record([CheckpointReport(4, "at-4", {})])  # the last that it hears of: then it is killed
     cost = record.trial(trial.run).cost
     assert (cost.attempts, cost.wall_s, cost.step_s, cost.samples) == (2, 30.0, 12.0, 256)
 
@@ -343,7 +356,7 @@ def test_steps_that_a_killed_driver_did_not_record_are_counted(
     meter = meter_of(record, trial, cluster)
     for report in (steps(6, 2), steps(8, 2)):  # from a checkpoint at step 4 that the first driver never heard of
         meter.take(recorder, report)
-    meter.add_wall(1.0)
+    meter.keep_wall()
     cost = record.trial(trial.run).cost
     assert (cost.samples, cost.step_s + cost.data_wait_s, cost.attempts) == (8 * 32, 16.0, 2)
     assert cost.flops == pytest.approx(trial.flops)

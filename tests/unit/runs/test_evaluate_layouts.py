@@ -118,7 +118,7 @@ def test_what_is_judged_later_leaves_the_run_s_own_predictions(cluster: ClusterS
     one = EvaluationSpec(sets=SETS[:1], probes=("nearest_neighbours", "zero_shot"))
     evaluate_run(imported, cluster, evaluation=one, is_own=True)
     own = {file.name: file.read_bytes() for file in folder.iterdir() if file.name not in before}
-    assert set(own) == {"step-00000000-raw.parquet", "nearest-00000000-raw.parquet"}
+    assert set(own) == {"step-00000000-raw.parquet", "nearest-00000000-raw.parquet", "step-00000000-raw.judged"}
     other = one.model_copy(update={"max_samples": 40})
     for evaluation in (one, other, other):
         evaluate_run(imported, cluster, evaluation=evaluation)

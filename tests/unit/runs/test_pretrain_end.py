@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import RunHeldError, WorkerLostError
-from orchestrator.evaluation.predictions import predictions_file, write_predictions
+from orchestrator.evaluation.predictions import write_predictions
 from orchestrator.runs import pretrain
 from orchestrator.runs.attempts import run_attempts
 from orchestrator.runs.interrupts import StopRequest
@@ -20,7 +20,7 @@ from orchestrator.spec.resolve import resolve_plan
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.mlflow.runs import list_runs
 from orchestrator.tracking.null import NullTracker
-from orchestrator.training.reports import CheckpointReport, StepReport
+from orchestrator.training.reports import CheckpointReport, EvaluationReport, StepReport
 
 JOB = Path(__file__).parents[3] / "jobs" / "smoke" / "synthetic.yaml"
 
@@ -55,10 +55,15 @@ def test_a_run_is_done_once_its_last_weights_are_judged(cluster: ClusterSpec) ->
     sets = plan.evaluation.model_copy(update={"sets": ("scenes/eval",), "weights": "both"})
     plan = plan.model_copy(update={"evaluation": sets, "ema": {"decay": 0.9}})
     assert not pretrain._is_judged(plan, store)
-    store.write_bytes(predictions_file(plan.steps, "raw"), b"x")
-    assert not pretrain._is_judged(plan, store)
-    write_predictions(store, plan.steps, "ema", [])  # of probes that predict nothing
+    for weights in ("raw", "ema"):  # of workers whose driver was killed before it heard of them
+        write_predictions(store, plan.steps, weights, [])
+    heard = []
+    recorder = Recorder(plan, NullTracker(), None, lambda *_: heard.append(pretrain._is_judged(plan, store)), {}, store)
+    for weights in ("raw", "ema"):
+        assert not pretrain._is_judged(plan, store)
+        recorder.record([EvaluationReport(plan.steps, weights, [], 1.0)])
     assert pretrain._is_judged(plan, store)
+    assert heard == [False, False], "said last of all"
 
 
 def test_a_checkpoint_that_is_only_read_again_refills_no_attempts(
