@@ -79,7 +79,7 @@ class ClusterAccessError(UserError):
 
 
 class TrackingAccessError(UserError):
-    """An MLflow server that refuses the credentials."""
+    """An MLflow server that refuses the credentials, or keeps the experiment among its deleted ones."""
 
 
 class RunConflictError(UserError):

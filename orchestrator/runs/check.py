@@ -208,9 +208,10 @@ def _look_at_folder(uri: str, cluster: ClusterSpec) -> str:
 
 
 def _look_at_tracking(experiment: str, cluster: ClusterSpec) -> str:
-    from orchestrator.tracking.mlflow.runs import list_runs  # takes seconds to import
+    from orchestrator.tracking.mlflow.runs import check_tracking, list_runs  # takes seconds to import
 
     uri = resolve_tracking_uri(cluster)
+    check_tracking(uri, experiment)
     return f"{uri} answers; {len(list_runs(uri, experiment)):,} runs in experiment {experiment}"
 
 

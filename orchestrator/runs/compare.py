@@ -73,7 +73,7 @@ def run_compare(spec: CompareSpec, cluster: ClusterSpec, *, on_progress: OnProgr
         prepared = prepare_compare_facts(spec, cluster, show)
         baselines = [start_baseline(name, cluster) for name in spec.baselines]
         uncalibrated = resolve_compare(spec, cluster, prepared.facts)  # what is wrong is said before anything is held
-        check_tracking(uncalibrated.tracking.uri)
+        check_tracking(uncalibrated.tracking.uri, uncalibrated.tracking.experiment)
     with (
         stop_on_signals() as stop,
         acquire_lease(store, holder_name(), patience_s=lease_patience_s(cluster)) as lease,

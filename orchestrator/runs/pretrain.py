@@ -74,7 +74,7 @@ def run_pretrain(job: PretrainSpec, cluster: ClusterSpec, *, on_progress: OnProg
     check_reaches_ray(cluster)
     with live_preparation(job.name, cluster, on_progress) as show:
         plan = resolve_plan(job, cluster, prepare_facts(job, cluster, show))
-        check_tracking(plan.tracking.uri)
+        check_tracking(plan.tracking.uri, plan.tracking.experiment)
     with (
         stop_on_signals() as stop,
         serve_metrics(plan.name, cluster.tracking.metrics_address) as on_metrics,

@@ -213,7 +213,8 @@ class MlflowDestination:
     def _register(self, fields: dict[str, Any]) -> None:
         tags = {TAG_CHECKPOINT: fields["uri"], TAG_RUN_URI: fields["run_uri"]}
         found = find_alias(self._client, fields["model"], fields["alias"])
-        if found is not None and found.get(TAG_CHECKPOINT) == fields["uri"]:
+        is_own = found is not None and found.run_id == self._run_id  # a folder may be that of a run made anew
+        if found is not None and is_own and found.tags.get(TAG_CHECKPOINT) == fields["uri"]:
             return
         assert self._run_id is not None, "entries are shipped to a record that is open"
         logged = self._ensure_model(fields["uri"], fields["step"])

@@ -53,7 +53,8 @@ def register_export(
     with _explained(target.tracking_uri):
         client = connect(target.tracking_uri)
         run_id, experiment_id = _find_run(client, target)
-        before = (find_alias(client, model, alias) or {}).get(TAG_RUN_URI)
+        found = find_alias(client, model, alias)
+        before = None if found is None else found.tags.get(TAG_RUN_URI)
         tags = {TAG_CHECKPOINT: checkpoint_uri, TAG_RUN_URI: run_uri}
         logged = client.create_logged_model(
             experiment_id,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import PlanError
@@ -30,15 +31,14 @@ def check_names(model: str, alias: str) -> None:
         )
 
 
-def find_alias(client: MlflowClient, model: str, alias: str) -> Mapping[str, str] | None:
-    """Tags of the version that has the alias; none: there is no such model or alias."""
+def find_alias(client: MlflowClient, model: str, alias: str) -> ModelVersion | None:
+    """The version that has the alias; none: there is no such model or alias."""
     try:
-        tags: dict[str, str] = client.get_model_version_by_alias(model, alias).tags
+        return client.get_model_version_by_alias(model, alias)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such model, no such alias
             return None
         raise
-    return tags
 
 
 def add_version(

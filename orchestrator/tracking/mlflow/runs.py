@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import LifecycleStage, Run
 from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import TrackingAccessError, TrackingError
@@ -62,18 +62,22 @@ def close_dead_runs(tracking_uri: str, experiment: str, stale_after_s: float = 1
         return [str(run.info.run_name) for run in running if _close_if_dead(client, run, stale_after_s)]
 
 
-def check_tracking(tracking_uri: str) -> bool:
-    """Whether MLflow answers; one that is away costs a run nothing, one that refuses the user would record nothing.
+def check_tracking(tracking_uri: str, experiment: str = "") -> bool:
+    """Whether MLflow answers; one that is away costs a run nothing, one that takes nothing of it would record nothing.
+
+    Args:
+        experiment: that a run is to be recorded in; empty: none.
 
     Raises:
         JobFileError: credentials in the URI.
-        TrackingAccessError: the server refuses the credentials of this environment.
+        TrackingAccessError: the server refuses the credentials of this environment, or the experiment was deleted.
     """
-    check_tracking_uri(tracking_uri)
-    if sqlite_path(tracking_uri) is not None:
-        return True  # a file asks nobody who they are
+    if not _is_there(tracking_uri):
+        return True  # a file that a run makes
     try:
-        connect(tracking_uri).search_experiments(max_results=1)
+        client = connect(tracking_uri)
+        client.search_experiments(max_results=1)
+        found = client.get_experiment_by_name(experiment) if experiment else None
     except MlflowException as error:
         if "error code 401" in str(error) or "error code 403" in str(error):  # it keeps the status in its text alone
             raise TrackingAccessError(
@@ -81,6 +85,11 @@ def check_tracking(tracking_uri: str) -> bool:
                 f"MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
             ) from error
         return False
+    if found is not None and found.lifecycle_stage == LifecycleStage.DELETED:
+        raise TrackingAccessError(
+            f"experiment: MLflow at {tracking_uri} has '{experiment}' among its deleted ones; "
+            f"restore it (mlflow experiments restore --experiment-id {found.experiment_id}), or name another"
+        )
     return True
 
 

@@ -12,14 +12,14 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from orchestrator.errors import JobFileError, TrackingError
+from orchestrator.errors import JobFileError, TrackingAccessError, TrackingError
 from orchestrator.tracking import shipping
 from orchestrator.tracking.journal import Journal
 from orchestrator.tracking.mlflow import destination
 from orchestrator.tracking.mlflow import open as mlflow_open
 from orchestrator.tracking.mlflow.client import check_tracking_uri, connect
 from orchestrator.tracking.mlflow.open import open_tracker, sync_journals
-from orchestrator.tracking.mlflow.runs import close_dead_runs, list_runs
+from orchestrator.tracking.mlflow.runs import check_tracking, close_dead_runs, list_runs
 from orchestrator.tracking.tracker import TAG_HEARTBEAT, TAG_OBJECTIVE, TAG_REASON, RunStatus, RunTarget
 
 # MLflow's own use of SQLAlchemy.
@@ -194,6 +194,28 @@ def test_a_version_is_registered_once_and_its_alias_moves(uri: str, target: Targ
     assert (
         client.get_model_version_by_alias("which", "champion-s-accuracy").tags["orchestrator.checkpoint"] == "s3://b/c2"
     )
+
+
+def test_a_version_of_a_run_that_was_made_anew_in_the_same_folder_is_its_own(uri: str, tmp_path: Path) -> None:
+    made = []
+    for key in ("first", "again"):  # the folder was removed in between, and with it the run's key
+        tracker = open_tracker(RunTarget(uri, EXPERIMENT, "anew", key), tmp_path / key, "driver", owns_run=True)
+        tracker.log_version("s3://b/c1", 1, "anew", "best", "s3://b")
+        run_id = tracker.run_id(timeout_s=60)
+        assert tracker.close(timeout_s=60).entries == 0
+        made.append((run_id, connect(uri).get_model_version_by_alias("anew", "best").run_id))
+    assert all(wanted == found for wanted, found in made)
+
+
+def test_a_deleted_experiment_is_refused_with_how_to_restore_it(uri: str) -> None:
+    client = connect(uri)
+    number = client.create_experiment("left")
+    assert check_tracking(uri, "left")
+    assert check_tracking(uri, "to come")
+    client.delete_experiment(number)
+    with pytest.raises(TrackingAccessError, match=rf"'left' among its deleted ones; .*--experiment-id {number}\)"):
+        check_tracking(uri, "left")
+    assert check_tracking(f"sqlite:///{Path(uri.removeprefix('sqlite:///')).with_name('none.db')}", "left")
 
 
 def test_a_wrong_metric_is_put_aside_and_its_neighbours_arrive(uri: str, target: Target, tmp_path: Path) -> None:
