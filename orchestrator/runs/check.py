@@ -11,6 +11,7 @@ from orchestrator.errors import OrchestratorError, PlanError, StorageAccessError
 from orchestrator.runs.baselines import start_baseline
 from orchestrator.runs.class_names import count_named
 from orchestrator.runs.compare_facts import read_compare_facts
+from orchestrator.runs.compare_folder import check_comparison, load_calibration
 from orchestrator.runs.folder import check_claim, open_run
 from orchestrator.runs.prepare import data_locations, read_facts, read_shards_facts
 from orchestrator.runs.start import check_start
@@ -25,7 +26,7 @@ from orchestrator.spec.job import EvaluateSpec, PrepareSpec, PretrainSpec, Synth
 from orchestrator.spec.kinds import Job
 from orchestrator.spec.load import join_uri
 from orchestrator.spec.resolve import resolve_plan, resolve_tracking_uri
-from orchestrator.spec.resolve_compare import probe_job, resolve_compare
+from orchestrator.spec.resolve_compare import CompareFacts, probe_job, resolve_compare
 from orchestrator.spec.resolve_workers import count_workers
 from orchestrator.storage.lease import check_free
 from orchestrator.storage.local import LocalStore
@@ -94,6 +95,7 @@ def _compare_looks(job: CompareSpec, cluster: ClusterSpec) -> Iterator[Look]:
     for name in job.baselines:
         yield f"baseline {name}", partial(_look_at_baseline, name, cluster)
     yield "plan", partial(_look_at_comparison, job, cluster)
+    yield f"comparison {job.name}", partial(_look_at_holder, job, cluster)
     yield "runs folder", partial(_look_at_folder, cluster.storage.runs, cluster)
     yield "tracking", partial(_look_at_tracking, job.experiment, cluster)
 
@@ -169,7 +171,7 @@ def _look_at_plan(job: PretrainSpec, cluster: ClusterSpec) -> str:
 def _look_at_comparison(job: CompareSpec, cluster: ClusterSpec) -> str:
     facts = read_compare_facts(job, cluster)
     if isinstance(job.run.data, SyntheticSpec) or all(known.train for known in facts.by_label.values()):
-        return dict(describe_compare(resolve_compare(job, cluster, facts)))["trials"]
+        return _look_at_claim(job, cluster, facts)
     stand_in = {
         entry.label: facts.by_label[entry.label].model_copy(
             update={"train": stand_in_facts(probe_job(job, entry, steps=1))}
@@ -180,7 +182,19 @@ def _look_at_comparison(job: CompareSpec, cluster: ClusterSpec) -> str:
     return "objectives and cluster fit; the plan follows from the index"
 
 
-def _look_at_holder(job: PretrainSpec, cluster: ClusterSpec) -> str:
+def _look_at_claim(job: CompareSpec, cluster: ClusterSpec, facts: CompareFacts) -> str:
+    """The plan of a comparison, and that no other one has its name; steps of seconds are those of its first start."""
+    store = open_store(join_uri(cluster.storage.runs, job.name), cluster.storage.s3)
+    plan = resolve_compare(job, cluster, facts)
+    if not plan.calibrated:
+        facts = replace(facts, seconds_per_step=load_calibration(store, plan.identities))
+        plan = resolve_compare(job, cluster, facts)
+    if plan.calibrated:
+        check_comparison(store, plan)
+    return dict(describe_compare(plan))["trials"]
+
+
+def _look_at_holder(job: PretrainSpec | CompareSpec, cluster: ClusterSpec) -> str:
     check_free(open_store(join_uri(cluster.storage.runs, job.name), cluster.storage.s3))
     return "nobody holds it"
 

@@ -33,13 +33,18 @@ def claim_comparison(store: Store, plan: ComparePlan) -> str:
     Raises:
         RunConflictError: the folder belongs to a run, or to a comparison of another identity; says what differs.
     """
-    before = _read(store, PLAN_FILE)
-    if before is not None:
-        _check_same(store, plan, before)
+    check_comparison(store, plan)
     store.write_bytes(PLAN_FILE, plan.model_dump_json(indent=2).encode())
     if _read(store, KEY_FILE) is None:
         store.create_bytes(KEY_FILE, json.dumps({"key": secrets.token_hex(8)}).encode())
     return str(json.loads(store.read_bytes(KEY_FILE))["key"])
+
+
+def check_comparison(store: Store, plan: ComparePlan) -> None:
+    """Whether the folder is free or this plan's; writes nothing. Raises as ``claim_comparison``."""
+    before = _read(store, PLAN_FILE)
+    if before is not None:
+        _check_same(store, plan, before)
 
 
 def read_claim(store: Store) -> tuple[ComparePlan, str] | None:

@@ -17,6 +17,7 @@ from orchestrator.errors import AnnotationError, DatasetError, PlanError, Storag
 from orchestrator.runs import captions as captions_module
 from orchestrator.runs.check import check_job
 from orchestrator.runs.compare_facts import prepare_compare_facts, read_compare_facts
+from orchestrator.runs.compare_folder import claim_comparison
 from orchestrator.runs.indexing import index_shards
 from orchestrator.runs.prepare import machine_facts, prepare_facts, read_facts
 from orchestrator.runs.progress import Progress
@@ -26,6 +27,7 @@ from orchestrator.spec.describe import describe_plan
 from orchestrator.spec.facts import FinderFacts
 from orchestrator.spec.job import PretrainSpec
 from orchestrator.spec.resolve import resolve_plan
+from orchestrator.spec.resolve_compare import resolve_compare
 from orchestrator.storage.store import open_store
 from orchestrator.wordnet.table import load_noun_table
 from orchestrator.wordnet.vocabulary import Vocabulary
@@ -309,6 +311,11 @@ def test_a_comparison_holds_in_check_before_and_after_its_data_is_indexed(tmp_pa
     findings = {finding.subject: finding for finding in check_job(comparison, cluster)}
     assert [finding for finding in findings.values() if not finding.holds] == []
     assert findings["plan"].detail.startswith("2 that count: 32 samples")
+    plan = resolve_compare(comparison, cluster, facts)
+    claim_comparison(open_store(plan.run_uri), plan)
+    longer = comparison.model_copy(update={"budget": comparison.budget.model_copy(update={"steps": 3})})
+    for asked, wrong_in in ((comparison, []), (longer, ["plan"])):
+        assert [finding.subject for finding in check_job(asked, cluster) if not finding.holds] == wrong_in
 
 
 def test_each_objective_is_charged_what_making_its_own_took_whoever_made_it(cluster: ClusterSpec) -> None:
