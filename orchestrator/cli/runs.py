@@ -117,7 +117,10 @@ def list_all(
     close_dead_runs(uri, experiment)
     rows = list_runs(uri, experiment)
     if json:
-        typer.echo(json_format.dumps([_row_document(row) for row in rows], indent=2))
+        from orchestrator.evaluation.results import finite_or_null
+
+        documents = finite_or_null([_row_document(row) for row in rows])
+        typer.echo(json_format.dumps(documents, indent=2, allow_nan=False))
     elif rows:
         headings = (
             "run",

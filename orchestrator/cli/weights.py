@@ -153,6 +153,7 @@ def average(
     json: JsonOption = False,
 ) -> None:
     """Average checkpoints of one architecture into a run: last k, soups, WiSE-FT."""
+    from orchestrator.evaluation.results import finite_or_null
     from orchestrator.runs.average import average_runs, find_parents
     from orchestrator.spec.load import load_cluster
 
@@ -170,7 +171,8 @@ def average(
             evaluation_sets=evaluate_on or (),
         )
     if json:
-        typer.echo(json_format.dumps(dataclasses.asdict(made) | {"plan": made.plan.name}, indent=2))
+        document = finite_or_null(dataclasses.asdict(made) | {"plan": made.plan.name})
+        typer.echo(json_format.dumps(document, indent=2, allow_nan=False))
         return
     if made.trials:
         rows = [(_say_shares(trial.shares), f"{trial.score:.4f}") for trial in made.trials]

@@ -40,13 +40,14 @@ def test_runs_are_listed_with_what_mlflow_knows(tmp_path: Path, cluster: str) ->
     folder.mkdir(parents=True)
     tracker = open_tracker(target, folder, "driver", owns_run=True)
     found = {"eval/scenes/linear_probe/named/mean_accuracy": 0.5, "eval/scenes/linear_probe/all/mean_accuracy": 0.25}
-    tracker.log_metrics(found, 1)
+    tracker.log_metrics(found | {"eval/scenes/retrieval/image_to_text/mean_rank": float("nan")}, 1)
     tracker.finish(RunStatus.FAILED, "the disk is full")
     tracker.close()
 
     shown = CliRunner().invoke(app, ["runs", "--cluster", cluster, "--sync", "--json"])
     assert shown.exit_code == 0, shown.output
-    (row,) = json.loads(shown.stdout)
+    (row,) = json.loads(shown.stdout, parse_constant=pytest.fail)
+    assert row["evaluation"]["eval/scenes/retrieval/image_to_text/mean_rank"] is None
     assert (row["name"], row["status"], row["objective"]) == ("clip-small", "FAILED", "clip")
     assert row["reason"] == "the disk is full"
     assert datetime.fromisoformat(row["started"]).tzinfo is not None
