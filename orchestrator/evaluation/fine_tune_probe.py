@@ -23,9 +23,8 @@ CopyObjective = Callable[[bool], Objective]
 
 def check_fine_tune_targets(sets: Sequence[EvaluationSet], spec: FineTuneSpec) -> None:
     """Raises EvaluationError for a target that no set has."""
-    known = sorted({name for one in sets for name in one.targets})
-    if unknown := sorted(set(spec.targets) - set(known)):
-        raise EvaluationError(f"evaluation.fine_tune.targets names {unknown}; the sets have the targets {known}")
+    if wrong := spec.say_unknown([name for one in sets for name in one.targets]):
+        raise EvaluationError(wrong)
 
 
 def fine_tune_probes(

@@ -17,6 +17,7 @@ from orchestrator.data.index import DatasetIndex, load_index
 from orchestrator.data.labelled.recognise import open_labelled_set
 from orchestrator.data.predicate import SampleRule
 from orchestrator.data.selection import OpenList, ensure_selection, find_selection, selection_key
+from orchestrator.errors import PlanError
 from orchestrator.runs.annotations import read_annotation_facts
 from orchestrator.runs.captions import prepare_tokenizer, read_tokenizer_facts
 from orchestrator.runs.indexing import ensure_index
@@ -149,9 +150,12 @@ def ensure_evaluation_sets(
     Raises:
         StorageAccessError: a folder that does not open.
         DatasetError: a folder of no known layout, or one whose description does not read.
+        PlanError: a target to fine-tune on that no set has.
     """
     named = zip(evaluation.sets, uris, strict=True)
     sets = [open_labelled_set(open_store(uri, s3), evaluation.layouts.get(name), s3) for name, uri in named]
+    if sets and (wrong := evaluation.fine_tune.say_unknown([name for one in sets for name in one.targets])):
+        raise PlanError(wrong)
     for folder in [folder for one in sets for folder in one.shard_folders]:
         ensure_index(folder, on_progress)
 

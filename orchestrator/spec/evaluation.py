@@ -1,5 +1,6 @@
 """What judges a model: evaluation sets, probes and their settings."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -55,6 +56,11 @@ class FineTuneSpec(Section):
     """Probability with which a row passes the last layer by; less for those below."""
     mixup: float = Field(default=0.2, ge=0)
     """Both parameters of the beta distribution from which shares of two mixed images are drawn; 0: none are mixed."""
+
+    def say_unknown(self, known: Iterable[str]) -> str:
+        """What is wrong with ``targets`` where the sets have the ``known`` ones; empty: nothing."""
+        unknown = sorted({*self.targets} - {*known})
+        return f"evaluation.fine_tune.targets names {unknown}; the sets have {sorted({*known})}" if unknown else ""
 
 
 Layout = Literal["shards", "clip_benchmark", "coco", "karpathy", "image_folder"]

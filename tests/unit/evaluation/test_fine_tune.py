@@ -134,7 +134,7 @@ def test_a_head_starts_from_rows_of_concepts_where_that_is_asked_for_and_there_a
 
 def test_a_target_that_no_set_has_is_named() -> None:
     spec = EvaluationSpec(probes=("fine_tune",), fine_tune=FineTuneSpec(targets=("colour",)))
-    with pytest.raises(EvaluationError, match=r"names \['colour'\]; the sets have the targets \['both', 'color'\]"):
+    with pytest.raises(EvaluationError, match=r"names \['colour'\]; the sets have \['both', 'color'\]"):
         evaluate(Judged(), [EvaluationSet("colors", TARGETS, read(), read_all=read)], spec, 0, 1)
 
 

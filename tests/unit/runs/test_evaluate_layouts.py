@@ -6,7 +6,7 @@ import pytest
 
 from comparisons import COMPARE_JOB
 from layout_files import write_coco, write_flickr, write_folders
-from orchestrator.errors import DatasetError
+from orchestrator.errors import DatasetError, PlanError
 from orchestrator.evaluation.results import ProbeResult
 from orchestrator.evaluation.verdict import find_verdict
 from orchestrator.runs import evaluate
@@ -89,6 +89,15 @@ def test_a_folder_of_no_layout_is_named_before_anything_is_judged(cluster: Clust
     evaluation = EvaluationSpec(sets=("public/notes",))
     with pytest.raises(DatasetError, match=r"public/notes: no layout of labelled images fits"):
         evaluate_run(imported, cluster, evaluation=evaluation)
+
+
+def test_a_target_to_fine_tune_on_that_no_set_has_is_named_before_anything_is_judged(
+    cluster: ClusterSpec, imported: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluation = EvaluationSpec.model_validate({"sets": SETS[:1], "fine_tune": {"targets": ["clas"]}})
+    with pytest.raises(PlanError, match=r"evaluation.fine_tune.targets names \['clas'\]; the sets have \['class'\]"):
+        evaluate_run(imported, cluster, evaluation=evaluation)
+    assert "judging" not in caplog.text
 
 
 @pytest.mark.parametrize("holder", ["another command", "nobody, but the folder takes nothing"])
