@@ -12,13 +12,24 @@ from orchestrator.tracking.mlflow.open import sync_journals
 
 def sync_runs(cluster: ClusterSpec) -> Iterator[str]:
     """Deliver the journals of all runs; one line per journal that had something left or could not be delivered."""
-    for folder in _tracking_folders(cluster.storage.runs):
+    folders, failed = _tracking_folders(cluster.storage.runs), dict[Path, TrackingError]()
+    for folder in folders:
         try:
-            left = [unshipped for unshipped in sync_journals(folder) if unshipped.entries or unshipped.refused]
+            yield from _deliver(folder)
         except TrackingError as error:  # a run that is live, or a server that is away: the others may still go
-            yield f"{folder}: {error}"
-            continue
-        yield from (f"{folder}: {unshipped}" for unshipped in left)
+            failed[folder] = error
+    for folder, first in failed.items():
+        try:
+            if len(failed) == len(folders):
+                raise first
+            yield from _deliver(folder)  # a trial, where the comparison above it has its record only now
+        except TrackingError as last:
+            yield f"{folder}: {last}"
+
+
+def _deliver(folder: Path) -> list[str]:
+    left = [unshipped for unshipped in sync_journals(folder) if unshipped.entries or unshipped.refused]
+    return [f"{folder}: {unshipped}" for unshipped in left]
 
 
 def _tracking_folders(runs_uri: str) -> list[Path]:
