@@ -13,7 +13,7 @@ import altair as alt
 from orchestrator.evaluation.comparison import ComparisonResult, TrialResult
 from orchestrator.evaluation.metric_words import format_difference, is_share, unit_of_difference
 from orchestrator.evaluation.objective_pairs import PairVerdict, Spread
-from orchestrator.report.drawing import INK, MUTED, NARROW, PAPER, Chart, draw, draw_rows, row_names
+from orchestrator.report.drawing import INK, MUTED, NARROW, PAPER, TICKS, Chart, digits_of, draw, draw_rows, row_names
 
 Row = dict[str, Any]
 
@@ -41,7 +41,8 @@ def draw_scores(comparison: ComparisonResult, spreads: Sequence[Spread]) -> Char
     rows = [{"objective": one.objective, "score": score} for one in spreads for score in one.scores]
     means = [{"objective": one.objective, "score": one.mean, "label": _say(comparison, one.mean)} for one in spreads]
     order = [one.objective for one in spreads]
-    x = alt.X("score:Q", title=None, axis=_score_axis(comparison), scale=alt.Scale(zero=False, padding=24))
+    axis = _score_axis(comparison, [score for one in spreads for score in one.scores])
+    x = alt.X("score:Q", title=None, axis=axis, scale=alt.Scale(zero=False, padding=24))
     y = alt.Y("objective:N", sort=order, title=None, axis=row_names())
     color = _by_objective(comparison, order)
     dots = alt.Chart(alt.Data(values=rows)).mark_point(filled=True, size=70, opacity=0.55)
@@ -225,7 +226,7 @@ def _draw_curve(comparison: ComparisonResult, rows: list[Row], title: str) -> Ch
     order = [one.label for one in comparison.objectives if any(row["objective"] == one.label for row in rows)]
     color = _by_objective(comparison, order)
     x = alt.X("x:Q", title=None, axis=alt.Axis(format="~s", tickCount=4), scale=alt.Scale(padding=6))
-    y = alt.Y("y:Q", title=None, axis=_score_axis(comparison), scale=alt.Scale(zero=False))
+    y = alt.Y("y:Q", title=None, axis=_score_axis(comparison, [row["y"] for row in rows]), scale=alt.Scale(zero=False))
     means = [row for row in rows if row["mean"]]
     of_trials, joined = (
         alt.Data(values=[row for row in rows if row["joined"] and row["mean"] == mean]) for mean in (False, True)
@@ -274,8 +275,12 @@ def _by_shape(comparison: ComparisonResult, order: Sequence[str]) -> alt.Shape:
     return alt.Shape("objective:N", scale=alt.Scale(domain=list(order), range=shapes), legend=None)
 
 
-def _score_axis(comparison: ComparisonResult) -> alt.Axis:
-    return alt.Axis(format=".0%" if is_share(comparison.primary_metric) else ".1f", tickCount=5)
+def _score_axis(comparison: ComparisonResult, scores: Sequence[float]) -> alt.Axis:
+    """With as many digits as tell its numbers apart, also where all scores are close."""
+    span = max(scores) - min(scores)
+    if not is_share(comparison.primary_metric):
+        return alt.Axis(format=f".{digits_of(span)}f", tickCount=TICKS)
+    return alt.Axis(format=f".{digits_of(100 * span)}%", tickCount=TICKS)
 
 
 def _say(comparison: ComparisonResult, score: float) -> str:

@@ -1,5 +1,6 @@
 """From a chart to SVG, by Vega-Lite: widths, styles, and where the names of rows stand."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,8 @@ import altair as alt
 import vl_convert
 
 WIDE, NARROW = 520, 340
+TICKS = 5
+"""Of an axis of scores, more or less."""
 INK, MUTED, LINE, PAPER = "var(--ink)", "var(--muted)", "var(--line)", "var(--paper)"
 _CHAR, _LINE_HEIGHT = 8, 16  # pixels of a name at its size, in a wide font: the reader's is unknown here
 _LEAST_PLOT = 250  # pixels that names leave beside them: as wide as a legend
@@ -98,3 +101,8 @@ def draw(
         version = ".".join(alt.SCHEMA_VERSION[1:].split(".")[:2])
         drawn.append(vl_convert.vegalite_to_svg(spec, vl_version=version))
     return tuple(drawn)
+
+
+def digits_of(span: float) -> int:
+    """Behind the point, of numbers that divide ``span``; none where there is none to divide."""
+    return max(0, math.ceil(-math.log10(span / TICKS))) if span > 0 else 0

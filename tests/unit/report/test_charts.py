@@ -56,6 +56,14 @@ def test_names_in_charts_are_whole(labels: Sequence[str]) -> None:
         assert set(labels) <= set(re.findall(r">([^<>]+)<", drawing))
 
 
+@pytest.mark.parametrize("spread", [0.3, 0.02, 0.002, 0.0001])
+def test_an_axis_tells_scores_apart_that_are_close(spread: float) -> None:
+    made = comparison({"clip": [0.6613, 0.6613 + spread / 2], "catlip": [0.6613 + spread / 3, 0.6613 + spread]})
+    (drawing, *_) = draw_scores(made, find_verdict(made, {}).spreads).drawings
+    ticks = re.findall(r">([\d.]+%)<", drawing)
+    assert len(set(ticks)) == len(ticks) > 1
+
+
 def test_of_many_pairs_those_that_the_sentence_tells_are_drawn_and_the_table_has_all() -> None:
     made = compared(MANY)
     verdict = find_verdict(made, {})
