@@ -131,7 +131,9 @@ def test_pictures_come_with_concepts_and_with_what_is_nearest(example: str) -> N
         assert catlip.caption == ""
         assert len({one.picture for one in image.neighbours}) == 1  # all have the image of the row behind it
         assert clip.picture.startswith("data:image/jpeg;base64,")
-    text = Text(render_page(contents))
+    page = render_page(contents)
+    assert f"<bdi>{images[0].caption}</bdi>" in page, "what runs from right to left turns no mark behind it"
+    text = Text(page)
     assert "concepts" in text
     assert "embeds no captions" in text
     assert len(text.pictures) == len(images) * (1 + len(contents.comparison.objectives))
