@@ -151,11 +151,16 @@ def _find_files(folder: Path) -> tuple[Path, Path] | None:
 
 
 def _download(name: str) -> Path:
+    """A repository of the hub with its weights in one form: most have them in two or three."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.bin", "*.txt"]))
+        for weights in ("*.safetensors", "*.bin"):
+            folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", weights]))
+            if holds_model(folder):
+                break
+        return folder
     except (OSError, HFValidationError, HfHubHTTPError, ValueError) as error:
         raise ModelSourceError(
             f"{name}: no such file or folder here, and the Hugging Face hub did not give it "
