@@ -173,6 +173,9 @@ def _message(detail: Any) -> str:
     """Pydantic's words, without those of Python."""
     if detail["type"] in ("model_type", "dict_type"):
         return "Input should be keys and values"
+    if detail["type"] == "too_short":
+        least = detail["ctx"]["min_length"]
+        return f"wanted at least {least} item{'s' if least > 1 else ''}"
     message: str = detail["msg"].removeprefix("Value error, ")
     return message.replace("valid tuple", "list")
 

@@ -104,7 +104,8 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise JobFileError(f"{file}: cannot be read ({error.strerror}); {hint}") from error
     document = parse_yaml(text, str(file))
     if not isinstance(document, dict):
-        raise JobFileError(f"{file}: holds {type(document).__name__}; wanted keys and values at the top")
+        holds = {type(None): "nothing", list: "a list"}.get(type(document), "a single value")
+        raise JobFileError(f"{file}: holds {holds}; wanted keys and values at the top")
     return document
 
 

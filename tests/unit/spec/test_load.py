@@ -167,8 +167,10 @@ def test_a_duplicate_deep_in_the_file_is_found_too(job_file: Path) -> None:
     ("text", "said"),
     [
         ("a: [1, 2", "not valid YAML"),
-        ("- just\n- a list", "holds list; wanted keys and values at the top"),
-        ("", "holds NoneType"),
+        ("- just\n- a list", "holds a list; wanted keys and values at the top"),
+        ("# to be written", "holds nothing; wanted keys and values at the top"),
+        ("pretrain", "holds a single value; wanted keys and values at the top"),
+        ("", "holds nothing"),
         ("kind: !!python/object/apply:os.system ['true']", "not valid YAML"),
         ("? [a, b]\n: c", "key ['a', 'b'] is not text"),
         ("on: 1", "key True is not text"),
