@@ -89,9 +89,12 @@ def _row(
     counts = ledger.counts.get(key, EpochCounts())
     filtered = 0 if key[1] % dataset.epochs_per_pass else dataset.table.num_samples - dataset.num_samples
     num_planned, missing, unplanned = dataset.epoch_samples, 0, 0
-    if key not in ledger.counts or key in ledger.bits:  # a closed epoch misses nothing
+    is_closed = key in ledger.counts and key not in ledger.bits  # it misses nothing, but may be ahead of its turn
+    if not (is_closed and is_whole):
         masks = order.epoch_masks(key) if is_whole else planned.get(key, np.zeros(dataset.table.num_chunks, np.uint64))
         num_planned, missing, unplanned = _compare(masks, ledger.bits.get(key))
+    if is_closed:
+        missing, unplanned = 0, dataset.epoch_samples - num_planned
     return LedgerRow(
         dataset=key[0],
         epoch=key[1],

@@ -9,6 +9,7 @@ the code that indexed it.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 from zlib import adler32
 
 BLOCK_BYTES = 512
@@ -20,13 +21,14 @@ _PLAIN = frozenset(b"0\x007")
 _WITHOUT_DATA = frozenset(b"123456")  # links, devices, folders: their size says nothing
 _GNU_LONG_NAME, _GNU_LONG_LINK, _PAX_HEADER = ord("L"), ord("K"), ord("x")
 _BESIDE_FILES = frozenset(b"5gV")  # folders, what pax says of all members, a label: nobody misses them
+_SPARSE, _SPARSE_KEYS = ord("S"), b"GNU.sparse."
 _REFUSED_KINDS = {
     ord("1"): "a hard link",
     ord("2"): "a symbolic link",
     ord("3"): "a character device",
     ord("4"): "a block device",
     ord("6"): "a fifo",
-    ord("S"): "a sparse file",
+    _SPARSE: "a sparse file",
 }
 
 ReadAt = Callable[[int, int], bytes]
@@ -59,6 +61,19 @@ class TarMember:
         return self.data_start + _padded(self.size_bytes)
 
 
+class _Extension(NamedTuple):
+    """What headers before a member's own say of it."""
+
+    name: str | None = None
+    size: int | None = None
+    is_sparse: bool = False
+
+    def followed_by(self, later: "_Extension") -> "_Extension":
+        """What both say; the later one has the last word."""
+        size = self.size if later.size is None else later.size
+        return _Extension(later.name or self.name, size, self.is_sparse or later.is_sparse)
+
+
 def walk_members(read_at: ReadAt, start: int, stop: int, *, marked: bool) -> Iterator[TarMember]:
     """The files whose headers lie in [start, stop), refused ones included.
 
@@ -68,12 +83,14 @@ def walk_members(read_at: ReadAt, start: int, stop: int, *, marked: bool) -> Ite
 
     Raises TarFaultError behind the last whole member.
     """
-    offset, first, name, size = start, start, None, None
+    offset, first, extension = start, start, _Extension()
     while offset < stop:
         header = read_at(offset, BLOCK_BYTES)
         if len(header) < BLOCK_BYTES:
             raise TarFaultError("truncated_header", f"cut off inside the header at byte {offset}")
         if not any(header):
+            if first < offset:
+                raise TarFaultError("truncated_header", f"no member behind the long name at byte {first}")
             return
         kind = header[156]
         header_size = _checked_size(header, offset)
@@ -87,14 +104,15 @@ def walk_members(read_at: ReadAt, start: int, stop: int, *, marked: bool) -> Ite
             if len(data) < header_size:
                 raise TarFaultError("truncated_header", f"cut off inside the long name at byte {offset}")
             if kind == _GNU_LONG_NAME:
-                name = data.rstrip(b"\0").decode(errors="surrogateescape")
+                extension = extension._replace(name=data.rstrip(b"\0").decode(errors="surrogateescape"))
             elif kind == _PAX_HEADER:
-                name, size = _pax_fields(data, offset)
+                extension = extension.followed_by(_read_pax(data, offset))
             offset = data_start + _padded(header_size)
             continue
-        size_bytes = 0 if kind in _WITHOUT_DATA else header_size if size is None else size
-        name = name or _name(header)
-        member = TarMember(name, first, data_start, size_bytes, _refusal(kind, name))
+        size_bytes = 0 if kind in _WITHOUT_DATA else header_size if extension.size is None else extension.size
+        name = extension.name or _name(header)
+        refused = _refusal(_SPARSE if extension.is_sparse else kind, name)
+        member = TarMember(name, first, data_start, size_bytes, refused)
         if size_bytes > MAX_MEMBER_BYTES:
             raise TarFaultError(
                 "member_too_large", f"a member of {size_bytes} bytes at byte {offset}; at most {MAX_MEMBER_BYTES}"
@@ -107,7 +125,7 @@ def walk_members(read_at: ReadAt, start: int, stop: int, *, marked: bool) -> Ite
         if member.refused or (kind in _PLAIN and not name.endswith("/")):
             yield member
         offset = first = behind
-        name = size = None
+        extension = _Extension()
     if marked:
         raise TarFaultError("truncated_end", f"no end-of-archive marker at byte {offset}: cut off between two members")
 
@@ -158,8 +176,11 @@ def _name(header: bytes) -> str:
     return name.decode(errors="surrogateescape")
 
 
-def _pax_fields(data: bytes, offset: int) -> tuple[str | None, int | None]:
-    """``path`` and ``size`` of a pax header: records of the form ``length key=value newline``."""
+def _read_pax(data: bytes, offset: int) -> _Extension:
+    """A pax header: records of the form ``length key=value newline``.
+
+    GNU tar stores a sparse file as a plain one with keys of its own; its name may be among them.
+    """
     fields: dict[bytes, bytes] = {}
     position = 0
     try:
@@ -169,8 +190,12 @@ def _pax_fields(data: bytes, offset: int) -> tuple[str | None, int | None]:
             key, value = record[record.index(b" ") + 1 : -1].split(b"=", 1)
             fields[key] = value
             position += max(length, 1)
-        path, size = fields.get(b"path"), fields.get(b"size")
-        return path.decode(errors="surrogateescape") if path else None, _decimal(size) if size else None
+        path, size = fields.get(_SPARSE_KEYS + b"name") or fields.get(b"path"), fields.get(b"size")
+        return _Extension(
+            path.decode(errors="surrogateescape") if path else None,
+            _decimal(size) if size else None,
+            any(key.startswith(_SPARSE_KEYS) for key in fields),
+        )
     except ValueError as error:
         raise TarFaultError("header_damaged", f"damaged pax header at byte {offset}") from error
 

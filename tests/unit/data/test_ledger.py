@@ -152,6 +152,18 @@ def test_rows_before_their_turn_are_unplanned() -> None:
     assert (totals["missing"], totals["unplanned"]) == (0, 16)
 
 
+@pytest.mark.parametrize("stop", [0, 240, 480])
+def test_an_epoch_that_is_whole_before_its_turn_is_unplanned(stop: int) -> None:
+    order = build_order()
+    ledger = empty_ledger(order)
+    train(ledger, order, 0, 640)
+    open_rows = report_ledger(ledger, order, stop)
+    assert sum(row.unplanned for row in open_rows) == 640 - stop
+    ledger.close(ledger.whole_epochs(order.epoch_masks))
+    assert len(ledger.bits) < len(ledger.counts)
+    assert report_ledger(ledger, order, stop) == open_rows
+
+
 def test_rows_of_a_step_that_was_left_out_are_counted_as_such_and_not_missing() -> None:
     order = build_order()
     ledger = empty_ledger(order)

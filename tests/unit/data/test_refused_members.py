@@ -108,6 +108,26 @@ def test_index_verify_and_reading_name_the_member(
     assert [sample.refused for sample in samples if sample.refused] == [said]
 
 
+@pytest.mark.parametrize("version", ["0.0", "0.1", "1.0"])
+def test_sparse_files_that_pax_headers_tell_of_are_refused(maker: Any, version: str) -> None:
+    """As GNU tar writes them: plain files of another content, in later versions also of another name."""
+    major, minor = version.split(".")
+
+    def make_sparse(info: tarfile.TarInfo) -> bool:
+        info.pax_headers = {"GNU.sparse.major": major, "GNU.sparse.minor": minor, "GNU.sparse.realsize": "999"}
+        if version != "0.0":
+            info.pax_headers["GNU.sparse.name"] = info.name
+            info.name = f"./GNUSparseFile.1/{info.name}"
+        return True
+
+    write_tar(maker, make_sparse, tarfile.PAX_FORMAT)
+    store, index = open_indexed(maker.folder)
+    assert index.shards[0].num_samples == NUM_SAMPLES
+    said = f"'{BAD:05d}.png': a sparse file"
+    assert verify(store, index) == (Problem("0.tar", "member_refused", f"{BAD:05d}", said),)
+    assert [sample.index for sample in read_chunk(store, index.shards[0], 0) if sample.refused == said] == [BAD]
+
+
 def test_what_belongs_to_no_sample_is_named_too(maker: Any) -> None:
     link = tarfile.TarInfo("latest")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"

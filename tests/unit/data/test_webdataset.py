@@ -139,6 +139,23 @@ def test_a_pax_size_that_is_no_number_of_bytes_is_damage(size: str) -> None:
     assert damage.value.reason == "header_damaged"
 
 
+def test_an_archive_that_ends_behind_a_long_name_is_cut_off(maker: Any) -> None:
+    path = maker.write_members("0.tar", [("0.txt", b"caption"), ("x" * 120 + ".txt", b"lost")], tarfile.GNU_FORMAT)
+    data = path.read_bytes()
+    data = data[: data.index(b"././@LongLink") + 1024] + bytes(10_240)
+    with pytest.raises(TarFaultError, match="no member behind the long name at byte 1024"):
+        list(walk_members(lambda offset, length: data[offset : offset + length], 0, len(data), marked=True))
+
+
+def test_a_long_name_outlasts_a_pax_header_that_has_none() -> None:
+    long_name, member = tarfile.TarInfo("x" * 120 + ".txt"), tarfile.TarInfo("y.txt")
+    member.pax_headers = {"comment": "of another program"}
+    first = long_name.tobuf(tarfile.GNU_FORMAT)[:1024]
+    data = first + member.tobuf(tarfile.PAX_FORMAT) + bytes(1024)
+    (found,) = walk_members(lambda offset, length: data[offset : offset + length], 0, len(data), marked=True)
+    assert found.name == long_name.name
+
+
 def test_every_flipped_bit_of_a_header_is_found() -> None:
     info = tarfile.TarInfo("\udcff" * 90 + "/" + "\udcff" * 90)  # the sum of its bytes needs 17 bits
     info.linkname = "\udcff" * 100
