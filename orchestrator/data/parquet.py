@@ -67,7 +67,7 @@ def read_file(store: Store, path: str, read: Callable[[pq.ParquetFile], T]) -> T
 
     def open_and_read() -> T:
         with store.open_input(path) as file:
-            return read(pq.ParquetFile(file))
+            return read(pq.ParquetFile(file, page_checksum_verification=True))  # of pages that have one
 
     return _explained(open_and_read, f"{store.uri}/{path}")
 

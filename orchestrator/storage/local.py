@@ -88,7 +88,9 @@ class LocalStore(Store):
         root = Path(self.uri)
         found = []
         with self._explained(prefix):
-            for folder, _, names in os.walk(root / checked_path(prefix) if prefix else root, onerror=_raise_if_real):
+            start = root / checked_path(prefix) if prefix else root
+            for folder, folders, names in os.walk(start, onerror=_raise_if_real, followlinks=True):
+                folders[:] = [name for name in folders if not _is_listed(Path(folder, name), root)]
                 for name in names:
                     if name.startswith(".") and name.endswith((TEMPORARY_SUFFIX, _LOCK_SUFFIX)):
                         continue
@@ -184,3 +186,12 @@ def _version_of(file: Path) -> str | None:
 def _raise_if_real(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):  # an absent folder holds nothing
         raise error
+
+
+def _is_listed(folder: Path, root: Path) -> bool:
+    """Whether a folder is a link to what a walk from ``root`` comes to anyway, or to what it lies in (without end)."""
+    if not folder.is_symlink():
+        return False
+    target = folder.resolve()
+    above = [parent.resolve() for parent in folder.parents if parent.is_relative_to(root)]
+    return any(target.is_relative_to(parent) or parent.is_relative_to(target) for parent in above)

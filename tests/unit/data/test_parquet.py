@@ -87,6 +87,16 @@ def test_a_page_that_does_not_read_is_damage_and_no_failing_storage(maker: Any) 
         read_chunk(store, replace(shard, etag=""), 1)
 
 
+def test_a_page_whose_checksum_does_not_hold_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "0.parquet"
+    table = pa.table({"txt": [f"caption {number}" for number in range(9)]})
+    pq.write_table(table, path, write_page_checksum=True, use_dictionary=False, compression="none")
+    path.write_bytes(path.read_bytes().replace(b"caption 4", b"caption 5", 1))
+    store = open_store(str(tmp_path))
+    with pytest.raises(ShardDamagedError, match="CRC checksum"):
+        read_chunk(store, index_dataset(store).shards[0], 0)
+
+
 def test_text_that_is_not_utf8_comes_as_it_is(tmp_path: Path) -> None:
     bad = pa.array([b"\xff\xfe", b"fine"], pa.binary())
     for kind in (pa.string(), pa.large_string()):

@@ -141,6 +141,24 @@ def test_listing_is_recursive_sorted_and_free_of_temporary_files(store: Store, t
     assert store.child("a").list()[0] == store.child("a").stat("1/x")
 
 
+def test_links_to_folders_elsewhere_are_followed_and_others_list_nothing_twice(tmp_path: Path) -> None:
+    home, elsewhere = open_store(str(tmp_path / "home")), open_store(str(tmp_path / "elsewhere"))
+    home.write_bytes("a/0.tar", b"0")
+    elsewhere.write_bytes("b/1.tar", b"1")
+    for link, target in {
+        "home/far": "elsewhere",
+        "home/latest": "home/a",
+        "home/up": ".",
+        "home/a/self": "home/a",
+        "home/gone": "nowhere",
+        "elsewhere/b/again": "elsewhere",
+        "elsewhere/back": "home",
+    }.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
+    assert [info.path for info in home.list()] == ["a/0.tar", "far/b/1.tar"]
+    assert [info.path for info in home.list("far")] == ["far/b/1.tar"]
+
+
 def test_folders_are_those_directly_within(store: Store) -> None:
     assert store.child("absent").folders() == ()
     for path in ("b", "c/1", "a/2", "a/1/x"):
