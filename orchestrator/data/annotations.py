@@ -51,7 +51,7 @@ def encode_annotation(shard: ShardVersion, annotation: Annotation, table: pa.Tab
     table = table.select(schema.names).cast(schema)
     chunks = table[INDEX].to_numpy() // CHUNK_SAMPLES
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True) as writer:
         for chunk in range(int(chunks[-1]) + 1 if len(chunks) else 0):
             start, stop = (int(number) for number in chunks.searchsorted([chunk, chunk + 1]))
             if stop > start:
@@ -97,7 +97,8 @@ def _read(
         header = AnnotationHeader.from_metadata(file.schema_arrow.metadata)
         if chunk is None:
             return header, None
-        if absent := set(columns) - {column.name for column in header.annotation.columns}:
+        told = {INDEX, KEY, *(column.name for column in header.annotation.columns)}
+        if absent := {INDEX, KEY, *columns} - told.intersection(file.schema_arrow.names):
             raise KeyError(f"no column {', '.join(sorted(absent))}")
         groups = [
             group for group in range(file.metadata.num_row_groups) if chunk in (_ALL_CHUNKS, _chunk_of(file, group))
@@ -123,7 +124,10 @@ def _read(
 
 def _chunk_of(file: pq.ParquetFile, group: int) -> int:
     """By the statistics of its first column: nothing but a row group's own rows says whose they are."""
-    least: int = file.metadata.row_group(group).column(0).statistics.min
+    statistics = file.metadata.row_group(group).column(0).statistics
+    if statistics is None:
+        raise ValueError(f"row group {group} does not say whose it is")
+    least: int = statistics.min
     return least // CHUNK_SAMPLES
 
 

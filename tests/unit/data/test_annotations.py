@@ -124,6 +124,40 @@ def test_in_a_copy_of_the_data_set_etags_mean_nothing_and_checksums_still_do(sto
         read_annotation_header(copy, "things", replace(SHARD, etag="other", sha256="4567"))
 
 
+def write_again(store: Store, columns: list[str], **options: Any) -> None:
+    """The same file with some of its columns, as no maker leaves it."""
+    path = Path(store.uri, annotation_path("things", SHARD.path))
+    file = pq.ParquetFile(path)
+    table = file.read().select(columns).replace_schema_metadata(file.schema_arrow.metadata)
+    pq.write_table(table, path, **options)
+
+
+@pytest.mark.parametrize("lost", ["index", "key", "score"])
+def test_a_column_that_the_header_names_and_the_file_lacks_is_damage(store: Store, lost: str) -> None:
+    write_annotation(store, SHARD, ANNOTATION, make_table(INDEXES))
+    write_again(store, [name for name in ("index", "key", "score") if name != lost])
+    with pytest.raises(AnnotationError, match=f"no column {lost}"):
+        read_annotation_chunk(store, "things", SHARD, 0, ("score",))
+
+
+def test_row_groups_that_do_not_say_whose_they_are_are_damage(store: Store) -> None:
+    write_annotation(store, SHARD, ANNOTATION, make_table(INDEXES))
+    write_again(store, ["index", "key", "score"], write_statistics=False)
+    with pytest.raises(AnnotationError, match="row group 0 does not say whose it is"):
+        read_annotation_chunk(store, "things", SHARD, 0, ("score",))
+
+
+def test_a_value_that_changed_on_disk_is_damage(store: Store) -> None:
+    write_annotation(store, SHARD, ANNOTATION, make_table(INDEXES))
+    path = Path(store.uri, annotation_path("things", SHARD.path))
+    column = pq.read_metadata(path).row_group(0).column(2)
+    content = bytearray(path.read_bytes())
+    content[(column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size - 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(AnnotationError, match="CRC checksum"):
+        read_annotation_chunk(store, "things", SHARD, 0, ("score",))
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1 and no more", b"plain"])
 def test_what_is_no_annotation_is_said(store: Store, content: bytes) -> None:
     if content == b"plain":
