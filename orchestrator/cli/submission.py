@@ -43,19 +43,11 @@ def submit(job: JobArgument, cluster: ClusterOption, overrides: SetOption = None
 
 def list_jobs(cluster: ClusterOption = LAPTOP, json: JsonOption = False) -> None:
     """Show what runs on a cluster, and how far it is."""
-    from orchestrator.launch.ray_client import ClusterAwayError
-    from orchestrator.launch.ray_jobs import connect
     from orchestrator.launch.submissions import list_jobs
     from orchestrator.spec.load import load_cluster
 
     place = load_cluster(cluster)
-    jobs = None
-    if place.submit is not None:
-        try:
-            jobs = connect(place.submit, patience_s=0)
-        except ClusterAwayError as error:
-            terminal.err.print(f"{error}; this is what storage knows", markup=False, soft_wrap=True)
-    rows = list_jobs(place, jobs)
+    rows = list_jobs(place, _reach(place, "this is what storage knows", patience_s=0))
     if json:
         typer.echo(json_format.dumps([dataclasses.asdict(row) for row in rows], indent=2))
     elif rows:
@@ -100,20 +92,21 @@ def stop(
 ) -> None:
     """Have a submission write a checkpoint and end; 'submit' goes on from there.
 
-    On a cluster that takes no submissions, and on one that is made for each job, name the run.
+    On a cluster that takes no submissions, and on one that is made for each job, name the run. Where nobody answers at
+    the dashboard, the run is asked through its folder alone.
     """
     from orchestrator.launch.submissions import describe_end, stop_run, stop_submission
     from orchestrator.spec.load import load_cluster
 
     place = load_cluster(cluster)
     with terminal.show_activity(f"{submission} writes a checkpoint and ends"):
-        if place.submit is None:
+        jobs = _reach(place, f"the run is asked through its folder in {place.storage.runs}")
+        if jobs is None:
             ended = stop_run(place, submission, deadline)
         else:
-            jobs, _ = _connect(cluster)
             ended = stop_submission(jobs, place, jobs.find(submission), deadline)
     if not ended:
-        what = "is asked to stop and has not yet" if place.submit is None else "was ended by Ray, past its deadline"
+        what = "is asked to stop and has not yet" if jobs is None else "was ended by Ray, past its deadline"
         terminal.err.print(f"{submission} {what}{describe_end(place)}", markup=False, soft_wrap=True)
         raise typer.Exit(1)
     typer.echo(f"{submission} has ended{describe_end(place)}")
@@ -142,6 +135,20 @@ def _connect(cluster: str) -> tuple[RayJobs, ClusterSpec]:
 
     place = load_cluster(cluster)
     return connect(submit_section(place)), place
+
+
+def _reach(place: ClusterSpec, instead: str, patience_s: float | None = None) -> RayJobs | None:
+    """The cluster's Ray; None where it takes no submissions or nobody answers, which is told with what is done then."""
+    from orchestrator.launch.ray_client import ClusterAwayError
+    from orchestrator.launch.ray_jobs import connect
+
+    if place.submit is None:
+        return None
+    try:
+        return connect(place.submit, patience_s)
+    except ClusterAwayError as error:
+        terminal.err.print(f"{error}; {instead}", markup=False, soft_wrap=True)
+        return None
 
 
 def _follow(jobs: RayJobs, submission_id: str, cluster: str) -> None:

@@ -89,19 +89,18 @@ def stop_submission(jobs: RayJobs, cluster: ClusterSpec, submission: Submission,
     return False
 
 
-def stop_run(cluster: ClusterSpec, run: str, deadline_s: float) -> bool:
+def stop_run(cluster: ClusterSpec, name: str, deadline_s: float) -> bool:
     """The same through storage alone, where no Ray is asked; nothing ends the run by force.
+
+    Args:
+        name: the run's, or its submission's.
 
     Raises:
         RunNotFoundError: no such run is live.
     """
-    store = run_store(cluster, run)
-    record = read_live_record(store)
-    if record is None or record.status != RunStatus.RUNNING or record.is_silent:
-        raise RunNotFoundError(
-            f"no live run '{run}' in {cluster.storage.runs}; 'orchestrator jobs' lists what there is"
-        )
-    request_stop(store, record.submission, _asker())
+    live = _find_live(cluster, name)
+    store = run_store(cluster, live.run)
+    request_stop(store, live.submission, _asker())
     deadline = time.monotonic() + deadline_s
     while time.monotonic() < deadline:
         record = read_live_record(store)
@@ -109,6 +108,22 @@ def stop_run(cluster: ClusterSpec, run: str, deadline_s: float) -> bool:
             return True
         time.sleep(_POLL_S)
     return False
+
+
+def _find_live(cluster: ClusterSpec, name: str) -> LiveRecord:
+    of_run = read_live_record(run_store(cluster, name))
+    if of_run is not None and _is_live(of_run):
+        return of_run
+    of_submission = [record for record in _read_runs(cluster)[0] if record.submission == name and _is_live(record)]
+    if not of_submission:
+        raise RunNotFoundError(
+            f"no live run '{name}' in {cluster.storage.runs}; 'orchestrator jobs' lists what there is"
+        )
+    return min(of_submission, key=lambda record: len(record.run))  # trials are named after their comparison
+
+
+def _is_live(record: LiveRecord) -> bool:
+    return record.status == RunStatus.RUNNING and not record.is_silent
 
 
 def describe_end(cluster: ClusterSpec) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
+from orchestrator.env import SUBMISSION_ENV
 from orchestrator.errors import PlanError, RunNotFoundError
 from orchestrator.runs.interrupts import StopRequest
 from orchestrator.runs.live import LivePost, LiveRecord, read_live_record
@@ -47,6 +49,34 @@ def test_a_run_is_listed_and_stopped_through_its_folder(tmp_path: Path, cluster:
     assert row["reason"].startswith("stop asked for by")
     again = CliRunner().invoke(app, ["stop", "small", "--cluster", cluster])
     assert isinstance(again.exception, RunNotFoundError)
+
+
+@pytest.mark.parametrize("name", ["small", "small-3"])
+def test_a_run_is_stopped_through_its_folder_where_no_dashboard_answers(
+    tmp_path: Path, cluster: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "put back afterwards")
+    monkeypatch.setenv(SUBMISSION_ENV, "small-3")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody listens
+        dashboard = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        submit = f"submit: {{dashboard: '{dashboard}', patience_s: 0}}\n"
+        (tmp_path / "cluster.yaml").write_text(CLUSTER.replace("ROOT", str(tmp_path)) + submit)
+        stop = StopRequest()
+
+        def look() -> LiveRecord:
+            status = RunStatus.KILLED if stop.requested else RunStatus.RUNNING
+            return LiveRecord("small", "small-3", status, 40, 100, 32, 64.0, "", "", None, time.time(), stop.reason)
+
+        store = open_store(str(tmp_path / "runs" / "small"))
+        with LivePost(store, stop, look, {}, 1, interval_s=0.05):
+            while read_live_record(store) is None:
+                time.sleep(0.02)
+            stopped = CliRunner().invoke(app, ["stop", name, "--cluster", cluster, "--deadline", "20"])
+    assert stopped.exit_code == 0
+    assert stopped.stdout.strip() == f"{name} has ended"
+    assert f"no Ray answers at {dashboard}" in stopped.stderr
+    assert f"the run is asked through its folder in file://{tmp_path}/runs" in stopped.stderr
 
 
 def test_what_needs_a_dashboard_says_so_and_wrong_ranks_are_refused(cluster: str) -> None:
