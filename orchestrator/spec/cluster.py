@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from orchestrator.errors import JobFileError
 from orchestrator.spec.cluster_kuberay import KubeRaySpec
@@ -10,12 +10,6 @@ from orchestrator.spec.cluster_slurm import SlurmSpec
 from orchestrator.spec.cluster_submit import SubmitSpec
 from orchestrator.spec.devices import DeviceKind
 from orchestrator.spec.section import Section
-
-
-def bucket_with_credentials(uri: str) -> bool:
-    """Whether an S3 URI has more than a bucket where that belongs; a secret may hold a slash. ARNs have colons."""
-    bucket = uri.removeprefix("s3://").partition("/")[0]
-    return uri.startswith("s3://") and ("@" in bucket or (":" in bucket and not bucket.startswith("arn:")))
 
 
 class S3Spec(Section):
@@ -62,17 +56,6 @@ class StorageSpec(Section):
     s3: S3Spec = S3Spec()
     cache: CacheSpec | None = None
     """Local copies of what is read from the data's bucket, tars and Parquet; none: every epoch reads it again."""
-
-    @field_validator("data", "runs")
-    @classmethod
-    def _without_credentials(cls, uri: str, info: ValidationInfo) -> str:
-        if bucket_with_credentials(uri):
-            raise JobFileError(
-                f"storage.{info.field_name} (not shown) carries credentials, which would reach plan.json and every "
-                f"worker; write s3://BUCKET/PREFIX and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the "
-                f"environment"
-            )
-        return uri
 
 
 class RaySpec(Section):

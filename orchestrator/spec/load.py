@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from orchestrator.errors import JobFileError, StorageAccessError
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.compare import CompareSpec
+from orchestrator.spec.credentials import find_credentials
 from orchestrator.spec.installed import find_installed, installed_names
 from orchestrator.spec.job import EvaluateSpec, PrepareSpec, PretrainSpec
 from orchestrator.spec.kinds import Job, JobSpec
@@ -137,6 +138,11 @@ def _assign(document: dict[str, Any], keys: list[str], value: Any, override: str
 
 
 def _validate(adapter: TypeAdapter[S], document: dict[str, Any], file: Path) -> S:
+    for path in find_credentials(document):
+        raise JobFileError(
+            f"{file}: {_where(path)} (not shown) carries credentials, which would reach plans, manifests and workers; "
+            f"write s3://BUCKET/PREFIX and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
+        )
     try:
         return adapter.validate_python(document)
     except ValidationError as error:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from urllib.parse import urlsplit
 
 from orchestrator.errors import StorageAccessError
-from orchestrator.spec.cluster import CacheSpec, S3Spec, bucket_with_credentials
+from orchestrator.spec.cluster import CacheSpec, S3Spec
+from orchestrator.spec.credentials import bucket_with_credentials
 from orchestrator.spec.load import local_path
 
 if TYPE_CHECKING:

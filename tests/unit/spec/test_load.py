@@ -346,14 +346,30 @@ def test_credentials_of_a_tracking_server_are_refused_before_anything_shows_them
     assert "MDENG" not in str(caught.value)
 
 
-@pytest.mark.parametrize("given", ["s3://AKIA:K7MDENG@bucket/x", "s3://AKIA:K7/MDENG@bucket/x"])
-def test_credentials_in_a_buckets_uri_are_refused_wherever_it_stands(tmp_path: Path, given: str) -> None:
+@pytest.mark.parametrize(
+    "given",
+    ["s3://AKIA:K7MDENG@bucket/x", "s3://AKIA:K7/MDENG@bucket/x", "S3://AKIA:K7MDENG@bucket", " s3://AKIA:K7MDENG@b/x"],
+)
+def test_credentials_in_a_buckets_uri_are_refused_wherever_it_stands(
+    tmp_path: Path, job_file: Path, given: str
+) -> None:
     place = {"name": "here", "workers": {"count": 1, "accelerator": "cpu"}}
     for key in ("data", "runs"):
         storage = {"data": "d", "runs": "r", key: given}
         (tmp_path / "cluster.yaml").write_text(yaml.safe_dump({**place, "storage": storage}))
         with pytest.raises(JobFileError, match=rf"storage\.{key} \(not shown\) carries credentials") as caught:
             load_cluster(str(tmp_path))
+        assert "MDENG" not in str(caught.value)
+    for overrides in (
+        [f"data={{kind: shards, train: '{given}'}}"],
+        [f"data={{kind: shards, train: [{{uri: ok}}, {{uri: '{given}'}}]}}"],
+        ["data={kind: shards, train: ok}", f"data.heldout='{given}'"],
+        ["data={kind: shards, train: ok}", f"text.tokenizer='{given}/t.json'"],
+        [f"data={{kind: shards, train: ok, '{given}': 1}}"],
+        [f"evaluation.sets=['{given}']"],
+    ):
+        with pytest.raises(JobFileError, match=r"\(not shown\) carries credentials") as caught:
+            load_job(str(job_file), overrides)
         assert "MDENG" not in str(caught.value)
     with pytest.raises(StorageAccessError, match="carries credentials") as refused:
         open_store(given)
