@@ -41,7 +41,7 @@ def start_logging(debug: bool) -> None:
     """Records go to stderr from INFO up (all with ``debug``) and, with tracebacks, to a log file."""
     setup_logging(logging.DEBUG)
     root = logging.getLogger("orchestrator")
-    if err.is_terminal:  # a bare stream handler would write through the middle of a progress bar
+    if _draws():  # a bare stream handler would write through the middle of a progress bar
         root.handlers[:] = [RichHandler(console=err, show_path=False, show_level=False, markup=False)]
         root.handlers[0].setFormatter(RedactingFormatter())
     root.handlers[0].setLevel(logging.DEBUG if debug else logging.INFO)
@@ -73,7 +73,7 @@ def report_defect(kind: type[BaseException], error: BaseException, trace: Traceb
 @contextmanager
 def show_progress() -> Iterator[OnProgress]:
     """Bars at a terminal; elsewhere a line per activity, every ten seconds and at its end."""
-    if not err.is_terminal:
+    if not _draws():
         yield _Lines().show
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -84,7 +84,7 @@ def show_progress() -> Iterator[OnProgress]:
 @contextmanager
 def show_activity(activity: str) -> Iterator[None]:
     """What is done within, and for how long: turning at a terminal; elsewhere a line every ten seconds."""
-    if err.is_terminal:
+    if _draws():
         with err.status(activity):
             yield
         return
@@ -101,6 +101,11 @@ def show_activity(activity: str) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+def _draws() -> bool:
+    """Whether somebody sees a bar move: a dumb terminal, such as an editor's shell, would have nothing but its end."""
+    return err.is_terminal and not err.is_dumb_terminal
 
 
 class _PrivateFileHandler(logging.FileHandler):

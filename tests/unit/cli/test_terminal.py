@@ -4,9 +4,11 @@ import logging
 import os
 import stat
 import time
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from orchestrator.cli import terminal
 from orchestrator.runs.progress import Progress
@@ -22,6 +24,16 @@ def test_plain_progress_is_a_line_per_activity_and_one_at_its_end(capsys: pytest
         "read captions: 10,000/10,000 samples",
         "train: 1 steps, loss 5.545",
     ]
+
+
+def test_a_terminal_that_draws_no_bars_has_the_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = StringIO()
+    dumb = Console(file=shown, force_terminal=True, _environ={"TERM": "dumb"})
+    monkeypatch.setattr(terminal, "err", dumb)
+    monkeypatch.setattr(terminal, "PLAIN_INTERVAL_S", 0.0)
+    with terminal.show_progress() as on_progress:
+        on_progress(Progress("train", 3, 10, "steps"))
+        assert shown.getvalue() == "train: 3/10 steps\n"
 
 
 def test_plain_progress_of_work_side_by_side_is_no_flood(capsys: pytest.CaptureFixture[str]) -> None:
