@@ -10,10 +10,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment
+from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 
-from orchestrator.errors import JobFileError
+from orchestrator.errors import JobFileError, TrackingError
 from orchestrator.redaction import redact
 
 _SQLITE = "sqlite:///"
@@ -62,8 +62,16 @@ def connect(tracking_uri: str) -> MlflowClient:
 
 
 def ensure_experiment(client: MlflowClient, tracking_uri: str, name: str) -> str:
-    """Id of the experiment, created when it is not there. With SQLite its artifacts lie beside the database."""
+    """Id of the experiment, created when it is not there. With SQLite its artifacts lie beside the database.
+
+    Raises TrackingError for one that was deleted, which MLflow keeps and takes nothing for.
+    """
     experiment: Experiment | None = client.get_experiment_by_name(name)
+    if experiment is not None and experiment.lifecycle_stage == LifecycleStage.DELETED:
+        raise TrackingError(
+            f"experiment '{name}' was deleted in MLflow; restore it there (mlflow experiments restore -x "
+            f"{experiment.experiment_id}), or name another one as 'experiment' in the job file"
+        )
     if experiment is not None:
         return str(experiment.experiment_id)
     database = sqlite_path(tracking_uri)

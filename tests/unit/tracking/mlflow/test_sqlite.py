@@ -6,6 +6,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -375,3 +376,19 @@ def test_runs_of_a_comparison_are_shown_below_it_and_write_side_by_side(
         run = the_run(uri, tracker.run_id())
         assert run.data.tags["mlflow.parentRunId"] == parent
         assert len(connect(uri).get_metric_history(run.info.run_id, "train/loss")) == 20
+
+
+def test_a_deleted_experiment_is_named_with_what_restores_it_and_loses_nothing(
+    uri: str, target: Target, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = connect(uri)
+    gone = client.create_experiment("gone")
+    client.delete_experiment(gone)
+    tracker = open_tracker(replace(target("early"), experiment="gone"), tmp_path, "driver", owns_run=True)
+    tracker.log_metrics({"train/loss": 0.5}, 1)
+    while "experiment 'gone' was deleted in MLflow" not in caplog.text:
+        time.sleep(0.02)
+    assert f"mlflow experiments restore -x {gone}" in caplog.text
+    client.restore_experiment(gone)
+    assert tracker.close(timeout_s=60).entries == 0
+    assert the_run(uri, tracker.run_id()).data.metrics["train/loss"] == 0.5
