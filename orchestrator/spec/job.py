@@ -254,7 +254,8 @@ class PretrainSpec(TrainingSpec):
 
     kind: Literal["pretrain"]
     name: Name
-    """The run's name; running the same name again goes on with the same run."""
+    """The run's name: 1 to 63 small letters, digits, ``.``, ``_`` and ``-``, the first no sign. Running the same name
+    again goes on with the same run."""
     experiment: Experiment = "vl-orchestrator"
     """MLflow experiment that holds the run; a name of 1 to 200 characters."""
     seed: SeedSpec = SeedSpec()

@@ -15,6 +15,7 @@ import yaml
 from orchestrator.errors import JobFileError
 
 MAX_FILE_BYTES = 1_000_000
+_MERGE_TAG = "tag:yaml.org,2002:merge"  # of the key <<
 
 
 class _Loader(yaml.SafeLoader):
@@ -59,6 +60,8 @@ class _Loader(yaml.SafeLoader):
 def _construct_unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[str, int] = {}
     for key_node, _ in node.value:
+        if key_node.tag == _MERGE_TAG:  # what it brings yields to the keys beside it
+            continue
         key = loader.construct_object(key_node, deep=True)
         line = key_node.start_mark.line + 1
         if not isinstance(key, str):
@@ -80,13 +83,14 @@ def parse_yaml(text: str, name: str) -> Any:
     Raises:
         JobFileError: it is not YAML, has a key twice, or says more than a file may; begins with ``name``.
     """
-    loader = _Loader(text, name)
     try:
-        return loader.get_single_data()
+        loader = _Loader(text, name)  # looks for characters that no YAML has
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
     except (yaml.YAMLError, RecursionError) as error:
         raise JobFileError(f"{name}: not valid YAML: {error}") from error
-    finally:
-        loader.dispose()
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

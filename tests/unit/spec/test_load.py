@@ -171,6 +171,7 @@ def test_a_duplicate_deep_in_the_file_is_found_too(job_file: Path) -> None:
         ("# to be written", "holds nothing; wanted keys and values at the top"),
         ("pretrain", "holds a single value; wanted keys and values at the top"),
         ("", "holds nothing"),
+        ("kind: pre\0train", "not valid YAML: unacceptable character"),
         ("kind: !!python/object/apply:os.system ['true']", "not valid YAML"),
         ("? [a, b]\n: c", "key ['a', 'b'] is not text"),
         ("on: 1", "key True is not text"),
@@ -182,6 +183,14 @@ def test_text_that_is_no_job_is_refused_by_name(job_file: Path, text: str, said:
     message = refusal(job_file)
     assert said in message, message
     assert str(job_file) in message
+
+
+def test_keys_that_are_merged_yield_to_those_beside_them(job_file: Path) -> None:
+    merged = "optimizer:\n  <<: {learning_rate: 1.0, weight_decay: 0.3}\n"
+    job_file.write_text(JOB.replace("optimizer:\n", merged))
+    job = load_job(str(job_file))
+    assert isinstance(job, PretrainSpec)
+    assert (job.optimizer.learning_rate, job.optimizer.weight_decay) == (1e-3, 0.3)
 
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
