@@ -26,7 +26,7 @@ class Meter:
         self._num_steps = self._num_samples = 0
         self._data_wait_s = 0.0
         self._started_s = time.monotonic()
-        self._paused_s = 0.0
+        self._paused_s = self._taken_s = 0.0
 
     @property
     def num_steps(self) -> int:
@@ -53,6 +53,12 @@ class Meter:
         start_s = time.monotonic()
         yield
         self._paused_s += time.monotonic() - start_s
+
+    def take_seconds(self) -> float:
+        """In steps since the last time this was asked, on this rank; not to be asked in a pause."""
+        seconds = time.monotonic() - self._started_s - self._paused_s - self._taken_s
+        self._taken_s += seconds
+        return seconds
 
     def read(self, device: torch.device) -> dict[str, float]:
         """Means over steps and ranks by the objective's short names, plus the loop's own; then empty."""

@@ -182,7 +182,8 @@ class _Run:
     def _pause_after(self, done: int) -> bool:
         """What may follow a step: a log line, a checkpoint, an evaluation; true when the run is to stop."""
         plan, last = self._plan, done == self._plan.steps
-        if done % plan.log_every_steps == 0 or last:
+        is_logged = done % plan.log_every_steps == 0 or last
+        if is_logged:
             self._log(done)
         decision = Decision(Wish.GO_ON, checkpoint=False)
         if self._agreement.is_due(done):
@@ -193,10 +194,13 @@ class _Run:
         if last:
             return False  # the end writes its own checkpoint
         if decision.wish is Wish.STOP:
+            if not is_logged:  # the next attempt's means begin after these steps
+                self._log(done)
             return True
         evaluate = self._is_evaluated(done)
         is_planned = _is_multiple(done, plan.checkpoint.every_steps) or done in plan.checkpoint.keep_steps
         if decision.checkpoint or evaluate or is_planned:
+            self._spent.add(self._meter.take_seconds())
             with self._meter.paused():
                 self._save(done, wait=evaluate)
                 if evaluate:
@@ -226,10 +230,10 @@ class _Run:
 
     def _log(self, done: int) -> None:
         num_steps = self._meter.num_steps
+        self._spent.add(self._meter.take_seconds())
         means = self._meter.read(self._device)
         norms = self._engine.gradient_norms()
         skipped = self._ledger.skipped()
-        self._spent.add(means["step_s"] * num_steps)
         num_clipped = self._engine.num_clipped_steps
         clipped, self._last_clipped = num_clipped - self._last_clipped, num_clipped
         self._samples_per_s = means["samples_per_s"]

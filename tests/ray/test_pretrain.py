@@ -33,6 +33,7 @@ from orchestrator.spec.resolve import resolve_plan
 from orchestrator.storage.lease import acquire_lease
 from orchestrator.storage.store import open_store
 from orchestrator.tracking.metrics import is_metric
+from orchestrator.training.checkpoint_folders import list_stored
 from shards import read_members
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(600)]
@@ -140,7 +141,13 @@ def test_siglip_runs_in_micro_batches_and_classifies_by_names(cluster: ClusterSp
 def test_another_world_size_and_zero_stage_may_go_on(
     cluster: ClusterSpec, smoke_job: SmokeJob, scenes: Path, local_cluster: LocalCluster
 ) -> None:
-    settings = {"budget__steps": 80, "checkpoint__every_steps": 40, "evaluation__sets": "[]", "name": "moved"}
+    settings = {
+        "budget__steps": 160,
+        "checkpoint__every_steps": 20,
+        "log_every_steps": 30,
+        "evaluation__sets": "[]",
+        "name": "moved",
+    }
     stopped = threading.Event()
 
     def stop_once(progress: Progress) -> None:
@@ -150,14 +157,19 @@ def test_another_world_size_and_zero_stage_may_go_on(
 
     first = run_pretrain(smoke_job("clip", **settings), cluster, on_progress=stop_once)
     assert first.status == "stopped"
-    assert first.step < 80
+    assert first.step < 160
     assert recorded(first).info.status == "KILLED"
+    assert first.mlflow_run_id is not None
+    points = mlflow.MlflowClient(first.tracking_uri).get_metric_history(first.mlflow_run_id, "train/loss")
+    assert max(point.step for point in points) == first.step, "all steps are in a mean"
+    seconds = [record.record.state["train_s"] for record in list_stored(open_store(first.run_folder))]
+    assert sorted(set(seconds), reverse=True) == seconds, "what no line of the log has counted yet is spent too"
     runs = Path(first.run_folder.removeprefix("file://")).parent
     second = run_pretrain(smoke_job("clip", zero_stage=3, **settings), local_cluster(scenes, runs, num_workers=1))
     assert second.status == "finished"
     assert second.mlflow_run_id == first.mlflow_run_id
     counts = total_rows(report_run_ledger(second.run_folder, cluster).rows)
-    expected = 80 * second.plan.batch.global_size
+    expected = 160 * second.plan.batch.global_size
     assert counts == {**dict.fromkeys(counts, 0), "expected": expected, "trained_once": expected}
     assert recorded(second).info.status == "FINISHED"
 
