@@ -97,7 +97,8 @@ class Checkpoints:
             score=score,
             engine=_engine_state(engine, ema),
         )
-        local = Path(tempfile.mkdtemp(prefix=f"{self._local_prefix}{step}-"))
+        with naming_full_disk(tempfile.gettempdir()):
+            local = Path(tempfile.mkdtemp(prefix=f"{self._local_prefix}{step}-"))
         name = f"{self._attempt}-{self._rank:05d}"
         layout = _write_locally(local, name, self._own_pieces(engine, ema), attachments or {})
         self._pending = self._uploader.submit(self._upload, record, local, name, layout)
@@ -178,9 +179,10 @@ class Checkpoints:
             return
         layouts = {f"{name}.safetensors": word["layout"] for name, word in zip(names, words, strict=True)}
         common = local / "common"
-        common.mkdir()
-        (common / LAYOUT_FILE).write_text(json.dumps(layouts))
-        (common / STATE_FILE).write_bytes(record.to_json())
+        with naming_full_disk(local.parent):
+            common.mkdir()
+            (common / LAYOUT_FILE).write_text(json.dumps(layouts))
+            (common / STATE_FILE).write_bytes(record.to_json())
         files = [MarkedFile(**file) for word in words for file in word["files"]]
         write_marker(self._store, record.folder, files + upload_files(self._store, record.folder, common))
         self._completed.append(record)
