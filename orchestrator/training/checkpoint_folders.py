@@ -32,6 +32,8 @@ PROMOTED = "promoted"
 STATE_FILE = "state.json"
 LAYOUT_FILE = "layout.json"
 LEDGER_FILE = "ledger.parquet"
+HELDOUT = "heldout"
+"""Key of a run's state: digest of the samples that the score is taken on; they may change between attempts."""
 CheckpointChoice = Literal["last", "best"] | int
 """The newest, that of least held-out loss, or that of a step."""
 
@@ -159,9 +161,15 @@ def find_checkpoint_of(store: Store, checkpoint: CheckpointChoice = "last") -> S
 
 
 def best_of(records: Iterable[CheckpointRecord]) -> CheckpointRecord | None:
-    """The one of least score, of equals the first; None where none has a score."""
+    """The one of least score, of equals the first; None where none has a score.
+
+    Losses on other held-out samples than the newest say nothing beside it; an earlier version did not note which.
+    """
     scored = [record for record in records if record.score is not None and math.isfinite(record.score)]
-    return min(scored, key=lambda record: (record.score or 0.0, record.step), default=None)
+    newest = max(scored, key=lambda record: record.step, default=None)
+    wanted = newest.state.get(HELDOUT) if newest else None
+    alike = [record for record in scored if record.state.get(HELDOUT, wanted) == wanted]
+    return min(alike, key=lambda record: (record.score or 0.0, record.step), default=None)
 
 
 def prune_checkpoints(store: Store, keep_last: int, keep_best: bool, keep_steps: Sequence[int] = ()) -> list[str]:

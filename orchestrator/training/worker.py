@@ -28,7 +28,13 @@ from orchestrator.tracking import metrics
 from orchestrator.training.agreement import Agreement, Decision
 from orchestrator.training.batches import TrainingBatches
 from orchestrator.training.checkpoint import Checkpoints
-from orchestrator.training.checkpoint_folders import LEDGER_FILE, CheckpointRecord, find_checkpoint, read_attachment
+from orchestrator.training.checkpoint_folders import (
+    HELDOUT,
+    LEDGER_FILE,
+    CheckpointRecord,
+    find_checkpoint,
+    read_attachment,
+)
 from orchestrator.training.data_parts import block_reader
 from orchestrator.training.ema import Ema
 from orchestrator.training.feed import Arrays, Feed
@@ -266,6 +272,7 @@ class _Run:
             "workers": self._world_size,
             **self._spent.state(step),
             "metrics": losses,
+            **({HELDOUT: self._plan.data.heldout.digest} if self._plan.data.heldout else {}),
         }
         record, self._checkpoint_s = self._checkpoints.save(
             self._engine,

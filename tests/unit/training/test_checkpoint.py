@@ -25,6 +25,7 @@ from orchestrator.storage.store import Store
 from orchestrator.training import checkpoint as checkpoint_module
 from orchestrator.training.checkpoint import Checkpoints
 from orchestrator.training.checkpoint_folders import (
+    HELDOUT,
     find_checkpoint,
     find_checkpoint_of,
     find_stored,
@@ -79,12 +80,13 @@ def opened(store: Store, world_size: int = 1, **spec: Any) -> Checkpoints:
     return Checkpoints(store, CheckpointSpec(**spec), rank=0, world_size=world_size)
 
 
-def save_steps(store: Store, engine: Any, scores: dict[int, float | None], **spec: Any) -> None:
+def save_steps(store: Store, engine: Any, scores: dict[int, float | None], heldout: str = "", **spec: Any) -> None:
+    state = {HELDOUT: heldout} if heldout else {}
     checkpoints = opened(store, **spec)
     for step, score in scores.items():
         engine.fill(step)
         engine.steps_taken = step
-        checkpoints.save(engine, None, step, {"note": step}, score=score, wait=True)
+        checkpoints.save(engine, None, step, {"note": step, **state}, score=score, wait=True)
     checkpoints.close()
 
 
@@ -188,6 +190,16 @@ def test_the_newest_and_the_best_are_kept(store, engine):
     assert steps_in(store) == [2, 5, 6]
     save_steps(store, engine, {7: 0.5}, keep_last=1, keep_best=False)
     assert steps_in(store) == [7]
+
+
+def test_scores_on_other_heldout_samples_are_not_compared(store, engine):
+    save_steps(store, engine, {1: 0.3}, keep_last=9)  # an earlier version's, which may be of the same samples
+    save_steps(store, engine, {2: 0.1}, heldout="few", keep_last=9)
+    save_steps(store, engine, {3: 0.5, 4: 0.7}, heldout="many", keep_last=1)
+    assert steps_in(store) == [1, 4]
+    save_steps(store, engine, {5: 0.2, 6: 0.4, 7: None}, heldout="many", keep_last=1)
+    assert steps_in(store) == [5, 7]
+    assert find_checkpoint_of(store, "best").record.step == 5
 
 
 def test_those_of_named_steps_are_kept_for_other_runs(store, engine):
