@@ -1,6 +1,7 @@
 """A disk that is really full: a file system of its own, of a quarter of a megabyte."""
 
 import errno
+import json
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -10,10 +11,12 @@ import pytest
 import torch
 
 from orchestrator.errors import StorageAccessError
+from orchestrator.spec.checkpoint import CheckpointSpec
 from orchestrator.storage.disk import is_full, naming_full_disk
 from orchestrator.storage.range_cache import RangeCache
 from orchestrator.storage.store import open_store
 from orchestrator.training import checkpoint
+from orchestrator.training.checkpoint_folders import CheckpointRecord, EngineState, checkpoint_folder, find_stored
 from orchestrator.training.fragment_files import Piece
 
 LARGE = bytes(2**20)
@@ -50,6 +53,21 @@ def test_a_checkpoint_that_does_not_fit_on_the_node_is_named_and_leaves_nothing(
     with pytest.raises(StorageAccessError, match="TMPDIR"):
         checkpoint._write_locally(local, "0", pieces, {})
     assert list(small_disk.iterdir()) == []
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_completed_is_named(small_disk: Path, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "run"))
+    checkpoints = checkpoint.Checkpoints(store, CheckpointSpec(), rank=0, world_size=1)
+    word = json.dumps({"files": [], "layout": {}}).encode()
+    store.write_bytes(f"{checkpoint_folder(1)}/{checkpoints._attempt}-00000.json", word)
+    record = CheckpointRecord(1, "", {}, None, EngineState(1, 1, 1.0, None, {}))
+    local = Path(tempfile.mkdtemp(dir=small_disk))
+    with pytest.raises(OSError, match="No space left"):
+        (small_disk / "of somebody else").write_bytes(LARGE)
+    with pytest.raises(StorageAccessError, match=rf"the disk of {small_disk} on .* is full.*TMPDIR"):
+        checkpoints._complete(record, local)
+    checkpoints.close()
+    assert find_stored(store) is None
 
 
 def test_a_cache_on_a_full_disk_hands_on_what_it_cannot_keep(
