@@ -12,6 +12,7 @@ tracking/            journal of what MLflow gets (below the user's state folder 
 import json
 import logging
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.env import state_folder, temporary_state_folder
@@ -21,10 +22,12 @@ from orchestrator.spec.load import local_path
 from orchestrator.spec.plan import PLAN_FILE, Plan, load_plan
 from orchestrator.spec.plan_differences import compare_plans
 from orchestrator.storage.store import ObjectNotFoundError, Store, open_store
+from orchestrator.training.checkpoint_folders import find_checkpoint
 
 logger = logging.getLogger(__name__)
 
 KEY_FILE = "run.json"
+_OF_LENGTH = ("steps: ", "schedule: ", "model.resolutions: {")  # with phases that end at shares of it
 
 
 def claim_run(store: Store, plan: Plan) -> str:
@@ -56,7 +59,17 @@ def check_claim(store: Store, plan: Plan) -> None:
             f"run '{plan.name}' in {store.uri} belongs to another plan; its values -> yours:\n  "
             + "\n  ".join(differences)
             + "\nuse another name (--set name=...), or restore these values to go on with it"
+            + _way_on(store, plan, differences)
         )
+
+
+def _way_on(store: Store, plan: Plan, differences: Sequence[str]) -> str:
+    """Who only wants another length need not begin anew."""
+    last = find_checkpoint(store)
+    is_length = all(line.startswith(_OF_LENGTH) for line in differences)
+    if last is None or last.step >= plan.steps or not is_length:
+        return ""
+    return f"; for another length from where it is, another name and start: {{run: {plan.name}, step: {last.step}}}"
 
 
 def open_run(run_uri: str, s3: S3Spec) -> tuple[Store, Plan, str]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.errors import ModelSourceError, PlanError, RunNotFoundError
+from orchestrator.errors import ModelSourceError, PlanError, RunConflictError, RunNotFoundError
 from orchestrator.runs.folder import claim_run
 from orchestrator.runs.start import check_start
 from orchestrator.spec.cluster import ClusterSpec
@@ -49,6 +49,20 @@ def test_a_cooldown_goes_on_from_the_constant_rate(cluster: ClusterSpec, caplog:
         check_start(plan_of(cluster, "late", 45, start={"run": "trunk", "step": 40}))
     assert "the learning rate jumps" in caplog.text
     assert "has 1 of its peak, this job's schedule has 0.6" in caplog.text
+
+
+def test_a_run_of_another_length_is_refused_with_what_goes_on_from_it(cluster: ClusterSpec) -> None:
+    leave_run(plan_of(cluster, "ended", 100), 100)
+    store = open_store(f"{cluster.storage.runs}/ended")
+    way_on = "another name and start: {run: ended, step: 100}"
+    with pytest.raises(RunConflictError, match="steps: 100 -> 200") as error:
+        claim_run(store, plan_of(cluster, "ended", 200))
+    assert way_on in str(error.value)
+    check_start(plan_of(cluster, "longer", 200, start={"run": "ended", "step": 100}))
+    for other in (plan_of(cluster, "ended", 50), plan_of(cluster, "ended", 200, seed={"data": 3})):
+        with pytest.raises(RunConflictError) as error:
+            claim_run(store, other)
+        assert way_on not in str(error.value), "it would not do"
 
 
 def test_what_is_not_there_is_said_with_what_would_keep_it(cluster: ClusterSpec) -> None:
