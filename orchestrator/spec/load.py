@@ -194,7 +194,8 @@ def _explain(detail: Any, path: tuple[Any, ...]) -> str:
         advice = f"did you mean '{near[0]}'?" if near else f"valid keys here: {', '.join(sorted(choices))}"
         return f"{where}: unknown key '{path[-1]}'; {advice}"
     if detail["type"] == "missing":
-        return f"{where}: this key is required and is not given"
+        what = "value" if isinstance(path[-1], int) else "key"
+        return f"{where}: this {what} is required and is not given"
     if detail["type"] == "union_tag_not_found":
         tag = detail["ctx"]["discriminator"].strip("'")
         return f"{where}.{tag}: this key is required and is not given; it says which keys are valid beside it"
@@ -239,7 +240,7 @@ def _written_path(detail: Any, document: dict[str, Any]) -> tuple[tuple[Any, ...
         is_form = not is_key and not (isinstance(node, list) and isinstance(part, int))
         if not is_form:
             path.append(part)
-            node = node.get(part) if isinstance(node, dict) else node[part]
+            node = node.get(part) if isinstance(node, dict) else next(iter(node[part : part + 1]), None)
     return tuple(path), is_form and detail["type"] != "value_error"  # which a section says of its keys together
 
 

@@ -69,6 +69,10 @@ def test_infinity_is_refused_with_what_the_key_takes_instead(job_file: Path, ove
     assert said in refusal(job_file, override)
 
 
+def test_a_list_that_is_too_short_is_refused_with_what_it_lacks(job_file: Path) -> None:
+    assert "optimizer.betas[1]: this value is required and is not given" in refusal(job_file, "optimizer.betas=[0.9]")
+
+
 def test_a_decay_too_short_to_be_divided_by_is_refused(job_file: Path) -> None:
     said = refusal(job_file, "schedule={kind: wsd, decay_fraction: 1.0e-17}")
     assert "schedule.decay_fraction: Input should be greater than or equal to 0.000001" in said
