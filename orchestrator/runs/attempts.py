@@ -3,6 +3,8 @@
 import logging
 import time
 
+from ray.exceptions import RayActorError
+
 from orchestrator.errors import Interrupted, RunHeldError, WorkerLostError
 from orchestrator.runs.control import MailboxLink, RunControl
 from orchestrator.runs.failures import judge_failure
@@ -12,7 +14,7 @@ from orchestrator.runs.worker_group import WorkerGroup
 from orchestrator.spec.plan import Plan
 from orchestrator.storage.lease import Lease
 from orchestrator.training.entry import train_on_worker
-from orchestrator.training.reports import Wish, WorkerResult
+from orchestrator.training.reports import Report, Wish, WorkerResult
 
 logger = logging.getLogger(__name__)
 
@@ -61,17 +63,19 @@ class _Attempt:
         self._control = RunControl()
         config = {"plan": plan.model_dump_json(), "link": MailboxLink(self._control.mailbox)}
         self._group = WorkerGroup(train_on_worker, config, plan.workers, f"{plan.name}-{number}")
+        self._unheard: RayActorError | None = None
+        """The mailbox died, as where a node's memory runs out: its reports are lost; rank 0 fails when it asks next."""
 
     @property
     def result(self) -> WorkerResult | None:
-        """Of rank 0; none: it failed."""
+        """Of rank 0; none: it failed, or not all that it told was heard."""
         result: WorkerResult | None = self._group.result
-        return result
+        return None if self._unheard else result
 
     @property
     def failure(self) -> BaseException | None:
         """What ended it, where it has no result."""
-        return self._group.failure
+        return self._group.failure or self._unheard
 
     def watch(self, recorder: Recorder, stop: StopRequest, lease: Lease) -> None:
         """Run to the end; reports are handed on meanwhile, a request to stop is passed to the workers.
@@ -85,19 +89,32 @@ class _Attempt:
         while not ended:
             ended = self._group.wait(_POLL_S)
             recorder.store_peak.look()
-            recorder.record(self._control.take())
+            recorder.record(self._take())
             wish = Wish.LEAVE if lease.lost else Wish.STOP if stop.requested else Wish.GO_ON
             if wish > asked:
-                self._control.ask(wish)
+                self._ask(wish)
                 asked = wish
             if not waits and not recorder.places and time.monotonic() - started_s > _STARTS_WITHIN_S:
                 logger.warning("no worker has started yet: waiting for room for all of them (ray.patience_s)")
                 waits = True
             if asked and waits and not recorder.places:
                 break
-        recorder.record(self._control.take())
+        recorder.record(self._take())
         self._group.forget()
         if lease.lost:
             raise RunHeldError("the lease on this run went to another holder while it ran; it was stopped here")
         if not ended:
             raise Interrupted(f"{stop.reason}, while no worker had started")
+
+    def _take(self) -> list[Report]:
+        try:
+            return self._control.take()
+        except RayActorError as error:
+            self._unheard = error
+            return []
+
+    def _ask(self, wish: Wish) -> None:
+        try:
+            self._control.ask(wish)
+        except RayActorError as error:
+            self._unheard = error

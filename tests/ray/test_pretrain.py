@@ -11,6 +11,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import ray
 import torch
 
 from found_runs import recorded, weights_of
@@ -18,6 +19,7 @@ from orchestrator.data.ledger_report import total_rows
 from orchestrator.data.quarantine import read_quarantine
 from orchestrator.errors import BadSampleLimitError, Interrupted, RunConflictError, RunHeldError, WorkerLostError
 from orchestrator.runs import attempts
+from orchestrator.runs.control import RunControl
 from orchestrator.runs.evaluate import evaluate_run
 from orchestrator.runs.export import export_run
 from orchestrator.runs.interrupts import StopRequest
@@ -172,6 +174,27 @@ def test_another_world_size_and_zero_stage_may_go_on(
     expected = 160 * second.plan.batch.global_size
     assert counts == {**dict.fromkeys(counts, 0), "expected": expected, "trained_once": expected}
     assert recorded(second).info.status == "FINISHED"
+
+
+def test_a_driver_that_no_longer_hears_its_workers_starts_them_again(
+    cluster: ClusterSpec, smoke_job: SmokeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controls: list[RunControl] = []
+
+    class Kept(RunControl):
+        def __init__(self) -> None:
+            super().__init__()
+            controls.append(self)
+
+    def kill_once(progress: Progress) -> None:
+        if progress.activity == "train" and len(controls) == 1:
+            ray.kill(controls[0].mailbox)
+
+    monkeypatch.setattr(attempts, "RunControl", Kept)
+    job = smoke_job("clip", name="unheard", budget__steps=60, evaluation__sets="[]")
+    result = run_pretrain(job, cluster, on_progress=kill_once)
+    assert (result.status, result.step, len(controls)) == ("finished", 60, 2)
+    assert recorded(result).data.metrics["run/attempts"] == 2
 
 
 def damaged_scenes(scenes: Path, root: Path, num_bad: int) -> Path:
