@@ -2,6 +2,9 @@
 
 import logging
 import os
+import shutil
+import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -10,13 +13,14 @@ import ray
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
 
-from orchestrator.errors import Interrupted, PlanError
+from orchestrator.errors import Interrupted, PlanError, StorageAccessError
 from orchestrator.fork_server import CAN_FORK, CLIENT
 from orchestrator.spec.cluster import ClusterSpec
 from orchestrator.spec.facts import MachineFacts
 
 logger = logging.getLogger(__name__)
 
+_RAY_ROOM_BYTES = 32 * 2**20
 _TRAIN_PATIENCE_ENV = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 
@@ -41,7 +45,12 @@ def ray_session(cluster: ClusterSpec, machine: MachineFacts) -> Iterator[None]:
 
 
 def start_local_ray(num_cpus: int, object_store_bytes: int, forked: bool) -> None:
-    """A Ray of this process alone; ``forked``: its workers start by a fork (not for CUDA)."""
+    """A Ray of this process alone; ``forked``: its workers start by a fork (not for CUDA).
+
+    Raises:
+        StorageAccessError: no room for its sockets and logs, without which it hangs and ends this process.
+    """
+    _check_room(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     with forked_workers() if forked else nullcontext():
         _init(
             address="local",
@@ -78,6 +87,15 @@ def _start(cluster: ClusterSpec, machine: MachineFacts) -> None:
             f"ray.address: no Ray answers at {cluster.ray.address} ({error}); start one there, "
             f"or leave ray.address out of the cluster file to start one here"
         ) from error
+
+
+def _check_room(folder: str) -> None:
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < _RAY_ROOM_BYTES:
+        raise StorageAccessError(
+            f"the disk of {folder} on {socket.gethostname()} has {free_bytes / 2**20:.0f} MiB left, and Ray keeps its "
+            f"sockets and logs there; make room for {_RAY_ROOM_BYTES // 2**20} MiB, or name another with TMPDIR"
+        )
 
 
 def _init(**options: Any) -> None:

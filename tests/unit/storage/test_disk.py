@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from orchestrator.errors import StorageAccessError
+from orchestrator.runs.session import start_local_ray
 from orchestrator.spec.checkpoint import CheckpointSpec
 from orchestrator.storage.disk import is_full, naming_full_disk
 from orchestrator.storage.range_cache import RangeCache
@@ -68,6 +69,13 @@ def test_a_disk_that_fills_while_a_checkpoint_is_completed_is_named(small_disk: 
         checkpoints._complete(record, local)
     checkpoints.close()
     assert find_stored(store) is None
+
+
+def test_ray_is_not_started_where_its_logs_have_no_room(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    with pytest.raises(StorageAccessError, match=rf"the disk of {small_disk} on .* has 0 MiB left.*TMPDIR"):
+        start_local_ray(num_cpus=1, object_store_bytes=2**27, forked=False)
 
 
 def test_a_cache_on_a_full_disk_hands_on_what_it_cannot_keep(
