@@ -26,7 +26,9 @@ class Meter:
         self._num_steps = self._num_samples = 0
         self._data_wait_s = 0.0
         self._started_s = time.monotonic()
-        self._paused_s = self._taken_s = 0.0
+        self._paused_s = 0.0
+        self.taken_s = 0.0
+        """What ``take_seconds`` has given since the last reading."""
 
     @property
     def num_steps(self) -> int:
@@ -56,8 +58,8 @@ class Meter:
 
     def take_seconds(self) -> float:
         """In steps since the last time this was asked, on this rank; not to be asked in a pause."""
-        seconds = time.monotonic() - self._started_s - self._paused_s - self._taken_s
-        self._taken_s += seconds
+        seconds = time.monotonic() - self._started_s - self._paused_s - self.taken_s
+        self.taken_s += seconds
         return seconds
 
     def read(self, device: torch.device) -> dict[str, float]:

@@ -235,11 +235,11 @@ class _Run:
         )
 
     def _log(self, done: int) -> None:
-        num_steps = self._meter.num_steps
-        self._spent.add(self._meter.take_seconds())
+        num_steps, taken_s = self._meter.num_steps, self._meter.taken_s
         means = self._meter.read(self._device)
         norms = self._engine.gradient_norms()
         skipped = self._ledger.skipped()
+        self._spent.add(means["step_s"] * num_steps - taken_s)  # as the log has them, less what checkpoints counted
         num_clipped = self._engine.num_clipped_steps
         clipped, self._last_clipped = num_clipped - self._last_clipped, num_clipped
         self._samples_per_s = means["samples_per_s"]
