@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import psutil
@@ -54,10 +55,13 @@ def test_workers_find_what_the_run_found_although_one_of_them_dies(
 ) -> None:
     killed: list[int] = []
     seen: list[Progress] = []
+    looks = Counter[int]()
 
     def kill_one(progress: Progress) -> None:
         seen.append(progress)
-        if not killed and (pids := train_worker_pids()):
+        looks.update(pids := train_worker_pids())
+        # Not while the group starts: Ray Train then keeps its room for ever where no dashboard runs.
+        if not killed and pids and looks[pids[-1]] > 2:
             os.kill(pids[-1], signal.SIGKILL)
             killed.append(pids[-1])
 
